@@ -1,0 +1,19 @@
+"""Real photographs, ten ways to damage them, and the training pairs of both."""
+
+from .degradations import TASKS, VERBS, batch, degrade, random_mask, task_name
+from .photos import Form, Photo, held_out_photos, load_image, save_image, training_photos
+
+__all__ = [
+    "TASKS",
+    "VERBS",
+    "Form",
+    "Photo",
+    "batch",
+    "degrade",
+    "held_out_photos",
+    "load_image",
+    "random_mask",
+    "save_image",
+    "task_name",
+    "training_photos",
+]

@@ -1,0 +1,283 @@
+"""Real colour photographs, split by scene, and the reading and writing of anybody's own.
+
+A network trained on crops of a photo must not be judged on another crop of it, so the split is by *scene* and fixed:
+four easily judged scenes (a face, an animal, an object, a building in a landscape) are held out, all others train.
+The photos come with packages under free licences: a few with scikit-image, scikit-learn and matplotlib, and, by the
+name "desktop", some thirty wallpapers of Debian and Ubuntu packages. Drawings and renderings of those are left out.
+
+Large photos are reduced on loading (Lanczos) to `LONGEST` pixels: at full size a photo is smooth and noisy at the
+scale of a pixel, reduced it is crisp and clean, which is what a restoration should learn to return.
+"""
+
+import errno
+import functools
+import importlib.util
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+LONGEST = 960
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
+
+# name: (scene, python package, file inside it, author and licence)
+WHEELS = {
+    "astronaut": ("astronaut", "skimage", "data/astronaut.png", "NASA, public domain"),
+    "chelsea": ("chelsea", "skimage", "data/chelsea.png", "Stefan van der Walt, CC0"),
+    "coffee": ("coffee", "skimage", "data/coffee.png", "Rachel Michetti, CC0"),
+    "china": ("china", "sklearn", "datasets/images/china.jpg", "danielbuechele, CC BY 2.0"),
+    "rocket": ("rocket", "skimage", "data/rocket.jpg", "SpaceX, public domain"),
+    "motorcycle_left": (
+        "motorcycle",
+        "skimage",
+        "data/motorcycle_left.png",
+        "Scharstein et al. 2014, scikit-image",
+    ),
+    "motorcycle_right": (
+        "motorcycle",
+        "skimage",
+        "data/motorcycle_right.png",
+        "Scharstein et al. 2014, scikit-image",
+    ),
+    "flower": ("flower", "sklearn", "datasets/images/flower.jpg", "vultilion, CC BY 2.0"),
+    "hopper": ("hopper", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "US Navy, public domain"),
+}
+HELD_OUT = ("astronaut", "chelsea", "coffee", "china")  # scenes
+
+# (Debian package, file, author, licence), as the package's copyright file or the picture's own metadata says.
+_UBUNTU, _MATE, _KDE = "/usr/share/backgrounds", "/usr/share/backgrounds/mate/nature", "/usr/share/wallpapers"
+DESKTOP = (
+    *(
+        ("lomiri-wallpapers-16.04", f"{_UBUNTU}/{file}.jpg", author, licence)
+        for file, author, licence in (
+            ("Bridge_by_Sander_Klootwijk", "Sander Klootwijk", "CC BY-SA 4.0"),
+            ("Dragonfly_by_Bolly", "Bolly", "CC BY-SA 4.0"),
+            ("Picture_0B_by_freespace", "Trevor 'Freespace'", "CC BY 4.0"),
+            ("Picture_1A_by_freespace", "Trevor 'Freespace'", "CC BY 4.0"),
+            ("Wine_by_Jakkub_Mede", "Jakub Mede", "CC BY 4.0"),
+            ("aitzgorri_by_Aitzol_Berasategi", "Aitzol Berasategi", "CC BY 4.0"),
+            ("friends_by_Aitzol_Berasategi", "Aitzol Berasategi", "CC BY 4.0"),
+            ("greentock_by_Peter_Nerlich", "Peter Nerlich", "CC BY-SA 4.0"),
+            ("life_by_Aitzol_Berasategi", "Aitzol Berasategi", "CC BY 4.0"),
+            ("picosdeeuropa_by_Aitzol_Berasategi", "Aitzol Berasategi", "CC BY 4.0"),
+            ("seeding_by_Clements_Engelhardt", "Clemens Engelhardt", "CC0"),
+            ("sunset_by_Aitzol_Berasategi", "Aitzol Berasategi", "CC BY 4.0"),
+        )
+    ),
+    ("lomiri-wallpapers-20.04", f"{_UBUNTU}/Kleiber_by_Lukas_Baubkus.jpg", "Lukas Baubkus", "CC BY-SA 3.0"),
+    *(
+        ("mate-backgrounds", f"{_MATE}/{file}.jpg", author, "GPL-2+")
+        for file, author in (
+            ("Aqua", "Charles Barbin"),
+            ("Blinds", "Lennart Poettering, Andrea Cimitan"),
+            ("Dune", "Marco Cogoni, Hylke Bons"),
+            ("FreshFlower", "Jens Ansorg"),
+            ("Garden", "Charles Barbin"),
+            ("GreenMeadow", "Timothy Schellhase, Lapo Calamandrei"),
+            ("LadyBird", "Charles Barbin"),
+            ("RainDrops", "blackcombwhistler07"),
+            ("Storm", "Sergey Nazarov"),
+            ("TwoWings", "Charles Barbin, Hylke Bons"),
+            ("Wood", "Jean-François Fortin Tam"),
+            ("YellowFlower", "Charles Barbin"),
+        )
+    ),
+    *(
+        ("plasma-workspace-wallpapers", f"{_KDE}/{folder}/contents/images/2560x1600.jpg", author, "LGPLv3")
+        for folder, author in (
+            ("BytheWater", "Maciej Wiklo"),
+            ("ColorfulCups", "Dmitri Popov"),
+            ("EveningGlow", "Ian Hex"),
+            ("FallenLeaf", "Martin Klapetek"),
+            ("Kite", "Risto Saukonpää"),
+            ("OneStandsOut", "Risto Saukonpää"),
+            ("Path", "Risto Saukonpää"),
+            ("summer_1am", "Risto Saukonpää"),
+        )
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo: `pixels` are its 8-bit values (H, W, 3), `source` names its package or file."""
+
+    name: str
+    scene: str
+    pixels: np.ndarray
+    source: str
+    licence: str
+
+    @property
+    def image(self) -> Float[np.ndarray, "H W 3"]:
+        """float32 in [0, 1]."""
+        return self.pixels.astype(np.float32) / 255
+
+
+def held_out_photos() -> list[Photo]:
+    """The scenes that no training ever touches."""
+    return [_from_wheel(name) for name, (scene, *_) in WHEELS.items() if scene in HELD_OUT]
+
+
+def training_photos(folders: Iterable[str | Path] = ()) -> list[Photo]:
+    """The training scenes: those of the Python packages, then those of each entry of `folders`.
+
+    An entry is a folder of photos (searched deeply, each file a scene of its own) or the name "desktop" (`DESKTOP`).
+    """
+    photos = [_from_wheel(name) for name, (scene, *_) in WHEELS.items() if scene not in HELD_OUT]
+    for folder in [folders] if isinstance(folders, str | Path) else folders:
+        photos += _desktop() if folder == "desktop" else _from_folder(Path(folder))
+    return photos
+
+
+def _from_wheel(name: str) -> Photo:
+    scene, package, file, licence = WHEELS[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        wheel = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package)
+        raise ValueError(
+            f"the photo {name!r} comes with {wheel}, which is not installed: pip install {wheel}"
+        )
+    return Photo(name, scene, _reduced(Path(spec.submodule_search_locations[0], file)), package, licence)
+
+
+def _desktop() -> list[Photo]:
+    missing = sorted({package for package, file, *_ in DESKTOP if not os.path.exists(file)})
+    if missing:
+        raise ValueError(
+            f"the desktop photos are not all installed: sudo apt-get install {' '.join(missing)}"
+        )
+    return [
+        # A photo's name is the first part of its path that says something: KDE's files are all called 2560x1600.jpg.
+        Photo(name, f"desktop/{name}", _reduced(Path(file)), package, f"{author}, {licence}")
+        for package, file, author, licence in DESKTOP
+        for name in [file.split("/")[4] if file.startswith(_KDE) else Path(file).stem]
+    ]
+
+
+def _from_folder(folder: Path) -> list[Photo]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder of photos; give a folder or the name 'desktop'")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"no photos in {folder}: looked for {', '.join(SUFFIXES)}")
+    return [Photo(f.stem, str(f), _reduced(f), str(folder), "as given by its owner") for f in files]
+
+
+@functools.lru_cache(maxsize=None)
+def _reduced(path: Path) -> np.ndarray:
+    image, _ = _open(path, draft=2 * LONGEST)
+    image = image.convert("RGB")
+    image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    pixels = np.array(image)
+    pixels.flags.writeable = False
+    return pixels
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an image file held besides its colours, so that a restored image can be written as the same kind of file."""
+
+    grey: bool = False
+    bits: int = 8  # 16 for 16-bit grey; Pillow reads 16-bit colour as 8-bit
+    alpha: np.ndarray | None = None  # (H, W), float32 in [0, 1]
+    icc_profile: bytes | None = None
+
+
+def load_image(path: str | Path) -> tuple[Float[np.ndarray, "H W 3"], Form]:
+    """Read an image file of any mode: float32 RGB in [0, 1], upright, and the `Form` that `save_image` wants back.
+
+    Grey is repeated into three channels; alpha is kept aside, not blended; palettes and CMYK become RGB.
+
+    Raises:
+        ValueError: the file cannot be read, is empty or is no image; one line that names it.
+    """
+    image, icc = _open(Path(path))
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image).astype(np.float64)
+        if image.mode == "F" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"{path} holds floating-point values outside [0, 1]; scale them first")
+        values = values if image.mode == "F" else values / 65535
+        grey = np.clip(values, 0, 1).astype(np.float32)
+        return np.repeat(grey[..., None], 3, axis=-1), Form(grey=True, bits=16, icc_profile=icc)
+    grey = image.mode in ("1", "L", "LA", "La")
+    rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
+    alpha = rgba[..., 3].copy() if image.has_transparency_data else None
+    return rgba[..., :3].copy(), Form(grey=grey, alpha=alpha, icc_profile=icc)
+
+
+def _open(path: Path, draft: int | None = None) -> tuple[Image.Image, bytes | None]:
+    """The upright image, decoded, and its colour profile."""
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty")
+        with Image.open(path) as image:
+            if draft and max(image.size) > draft:
+                image.draft("RGB", (draft, draft))
+            image.load()
+            icc = image.info.get("icc_profile")
+            upright = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that Pillow can read") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    except (Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    if 0 in upright.size:
+        raise ValueError(f"{path} has no pixels: its size is {upright.width} x {upright.height}")
+    return upright, icc
+
+
+def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form | None = None) -> None:
+    """Write float RGB in [0, 1] in the given form, the whole file or none of it; the suffix names the format.
+
+    Raises:
+        ValueError: unknown suffix, or a form that the format cannot hold.
+        OSError: the folder is not writable or the disk is full; one line that names the file, and nothing is left behind.
+    """
+    path, form = Path(path), form or Form()
+    Image.init()
+    kind = Image.EXTENSION.get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(
+            f"cannot write {path}: unknown image suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}"
+        )
+    if form.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
+        raise ValueError(f"cannot write {path}: {kind} holds no transparency; use .png")
+    picture = _picture(np.asarray(image, np.float64), form, deep=kind in ("PNG", "TIFF"))
+    options = {"icc_profile": form.icc_profile} if form.icc_profile else {}
+    options |= {"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "xb") as file:
+            picture.save(file, format=kind, **options)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise OSError(f"cannot write {path}: {reason}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _picture(image: np.ndarray, form: Form, deep: bool) -> Image.Image:
+    """float RGB -> Pillow image; grey is the luma of Rec. 601, as Pillow's own."""
+    if form.grey:
+        grey = np.clip(image @ np.array([0.299, 0.587, 0.114]), 0, 1)
+        if form.bits == 16 and deep:
+            return Image.fromarray(np.round(grey * 65535).astype(np.uint16))
+        picture = Image.fromarray(_bytes(grey))
+    else:
+        picture = Image.fromarray(_bytes(image))
+    if form.alpha is not None:
+        picture.putalpha(Image.fromarray(_bytes(form.alpha)))
+    return picture
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
