@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 from PIL import Image, ImageDraw
 from scipy.signal import fftconvolve, oaconvolve
 
@@ -52,14 +52,14 @@ def generator(key: Key) -> np.random.Generator:
 
 
 def motion_blurry(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
-    """The mean of the image along a smooth random path of 2 + 18 severity pixels."""
+    """The mean of the image along a smooth random path of 20 severity pixels."""
     rng = generator(key)
     turn, bend, swing = rng.uniform(0, 2 * np.pi), rng.normal(0, 1.0), rng.normal(0, 1.5)
     s = np.linspace(0, 1, 96)
     heading = turn + bend * s + swing * np.sin(np.pi * (s + rng.uniform()))
     speed = 1 + 0.5 * np.sin(2 * np.pi * (s + rng.uniform()))  # the camera lingers, as a hand does
     path = np.cumsum(speed / speed.sum() * np.stack([np.sin(heading), np.cos(heading)]), axis=1) * (
-        2 + 18 * severity
+        20 * severity
     )
     return np.clip(_blur(image, _splat(path - path.mean(axis=1, keepdims=True))), 0, 1)
 
@@ -67,7 +67,7 @@ def motion_blurry(key: Key, image: RgbImage, severity: float, view: View = WHOLE
 def low_light(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
     """A short exposure: gain J^gamma, shot and read noise, rounded to 8 bits as every file is."""
     rng = generator(key)
-    gain = np.exp(-2.4 * severity * rng.uniform(0.85, 1.15))
+    gain = np.exp(-1.9 * severity**0.7 * rng.uniform(0.85, 1.15))
     dark = gain * image ** (1 + 0.8 * severity * rng.uniform(0.85, 1.15))
     sigma = np.sqrt((0.003 * dark + 0.00003) * 2 * severity)
     dark = dark + sigma * rng.standard_normal(image.shape, np.float32)
@@ -97,13 +97,13 @@ def jpeg_quality(severity: float) -> int:
 
 
 def hazy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
-    """Haze over a random smooth depth that mostly grows towards the top; beta = 1.4 severity."""
+    """Haze over a random smooth depth that mostly grows towards the top; beta = 1.2 severity."""
     rng = generator(key)
     air = rng.uniform(0.75, 0.98) + rng.uniform(-0.02, 0.02, 3)
     y, x = _coordinates(image.shape, view)
     slope, tilt = rng.uniform(0.2, 0.9), rng.uniform(-0.2, 0.2)
     depth = 0.85 + slope * (0.5 - y) + tilt * (x - 0.5) + 0.12 * _hills(rng, y, x, 3)
-    return haze(image, np.clip(depth, 0.15, 1.5), 1.4 * severity, air)
+    return haze(image, np.clip(depth, 0.15, 1.5), 1.2 * severity, air)
 
 
 def haze(image: RgbImage, depth: np.ndarray, beta: float, air: np.ndarray) -> RgbImage:
@@ -122,9 +122,9 @@ def rainy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> Rgb
         angle = lean + rng.uniform(-0.06, 0.06)
         s = np.linspace(-0.5, 0.5, 2 * int(length) + 2) * length
         streak = _splat(np.stack([s * np.cos(angle), s * np.sin(angle)]), width)
-        drops = _scatter(rng, image.shape, streak.shape, 2 * severity * density)
+        drops = _scatter(rng, image.shape, streak.shape, 1.6 * severity * density)
         light += strength * np.minimum(fftconvolve(drops, streak / streak.max(), "valid"), 1)
-    light = np.clip((0.5 + 0.5 * severity) * light + 0.08 * severity, 0, 0.9)[..., None]
+    light = np.clip((0.6 + 0.2 * severity) * light + 0.06 * severity, 0, 0.85)[..., None]
     return np.clip(image + light * (0.92 - image), 0, 1).astype(np.float32)
 
 
@@ -133,7 +133,7 @@ def snowy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> Rgb
     rng = generator(key)
     clear = np.ones(image.shape[:2], np.float32)
     drift = rng.uniform(-0.8, 0.8)
-    for density, radius, soft in ((0.010, 0.8, 0.5), (0.0022, 1.9, 0.9), (0.0005, 4.0, 2.2)):
+    for density, radius, soft in ((0.009, 1.0, 0.7), (0.0022, 1.9, 0.9), (0.0005, 4.0, 2.2)):
         radius *= (0.8 + 0.4 * severity) * rng.uniform(0.85, 1.15)
         flake = _flake(radius, soft, stretch=1 + rng.uniform(0, 0.6), angle=drift)
         seeds = _scatter(rng, image.shape, flake.shape, 2 * severity * density)
@@ -198,8 +198,10 @@ def shadowed(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> 
     penumbra = rng.uniform(0.01, 0.05)
     depth = (field(generator(seed), *_coordinates(image.shape, view)) - level) / penumbra
     shade = 1 / (1 + np.exp(-np.clip(4 * depth, -30, 30)))
-    sky = np.array([0.95, 1.0, 1.12]) + rng.uniform(-0.03, 0.03, 3)  # light that still reaches it is bluish
-    keep = 1 - np.clip(0.95 * severity * rng.uniform(0.9, 1.1), 0, 0.93)
+    sky = 1 + severity * (
+        np.array([-0.1, 0.0, 0.2]) + rng.uniform(-0.05, 0.05, 3)
+    )  # the light that still reaches it
+    keep = np.exp(-1.4 * severity * rng.uniform(0.85, 1.15))
     return np.clip(image * (1 - shade[..., None] * (1 - keep * sky)), 0, 1).astype(np.float32)
 
 

@@ -168,7 +168,7 @@ def _from_folder(folder: Path) -> list[Photo]:
     return [Photo(f.stem, str(f), _reduced(f), str(folder), "as given by its owner") for f in files]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _reduced(path: Path) -> np.ndarray:
     image, _ = _open(path, draft=2 * LONGEST)
     image = image.convert("RGB")
