@@ -1,0 +1,67 @@
+"""Array-namespace helpers that every formula of the core shares.
+
+One formula serves two masters: given numbers or numpy arrays it is evaluated on the host in float64 (exact coefficient tables),
+given a jax array or a tracer it is staged (differentiable grids). `namespace` makes that choice and nothing else does.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+Arr = np.ndarray | np.generic | jax.Array
+Scalar = float | int | Arr
+
+
+def namespace(*args: Any):
+    """`jax.numpy` if any argument is a jax array or tracer, else `numpy`; a python float is numpy."""
+    return jnp if any(isinstance(a, jax.Array) for a in args) else np
+
+
+def is_traced(*args: Any) -> bool:
+    """True if any leaf of the arguments is a tracer: its value cannot be looked at."""
+    return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(args))
+
+
+def phi(k: int, z: Scalar) -> Any:
+    r"""phi_k(z) = int_0^1 e^{(1-u) z} u^{k-1}/(k-1)! du;  phi_0 = e^z,  phi_k(0) = 1/k!  [Hochbruck & Ostermann 2010, eq. 2.10].
+
+    The recursion phi_{k+1} = (phi_k - 1/k!)/z cancels for small z, where the Taylor series takes over. phi_k(-inf) = 0.
+    """
+    xp = namespace(z)
+    if k == 0:
+        return xp.exp(z)
+    near = xp.abs(z) < 0.5
+    z_near = xp.where(near, z, 0.0)
+    z_far = xp.where(near, -1.0, z)  # both branches stay finite, so gradients through `where` do too
+    series = sum(z_near**j / math.factorial(j + k) for j in range(15))
+    value = xp.expm1(z_far) / z_far
+    for j in range(1, k):
+        value = (value - 1 / math.factorial(j)) / z_far
+    return xp.where(near, series, value)
+
+
+def cast(a: Scalar, like: Arr) -> jax.Array:
+    """The scalar `a` in the dtype of `like`, so that strict promotion never widens or refuses a state."""
+    return jnp.asarray(a).astype(like.dtype)
+
+
+def axpy(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
+    """a x + b y, leaf by leaf, in the dtype of x."""
+    return jax.tree.map(lambda u, v: cast(a, u) * u + cast(b, u) * v.astype(u.dtype), x, y)
+
+
+def normal(key: Any, like: PyTree) -> PyTree:
+    """Standard normal noise shaped like `like` (arrays or ShapeDtypeStructs), one folded key per leaf.
+
+    With JAX's default (partitionable threefry) bits an element depends on the key and its flat index only: the noise of sample i
+    of a leading batch axis is the same whatever the batch size, and sharded batches need no communication.
+    """
+    leaves, treedef = jax.tree.flatten(like)
+    return jax.tree.unflatten(
+        treedef,
+        [jax.random.normal(jax.random.fold_in(key, i), a.shape, a.dtype) for i, a in enumerate(leaves)],
+    )

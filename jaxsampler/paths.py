@@ -1,0 +1,473 @@
+r"""Gaussian probability paths: x_t = mu + alpha(t) (x_0 - mu) + sigma(t) eps, with eps ~ N(0, I).
+
+t = 0 is data, t = t_max is noise. Notation: lam = log(alpha/sigma) (half log-SNR, falls with t), rho = sigma/alpha = exp(-lam).
+mu = 0 on every path but `MeanReverting`. A schedule is static data (floats, hashable tables), so it is never traced; formulas are
+written against `namespace(t)`: numbers give exact float64 on the host, tracers give a differentiable schedule.
+
+A path of your own is a subclass with `alpha` and `sigma` only:
+
+    class Cubic(js.Path):
+        def alpha(self, t):
+            return 1 - t**3
+
+        def sigma(self, t):
+            return t
+
+References: Song et al. 2021 (VP, VE, sub-VP); Nichol & Dhariwal 2021 (cosine); Karras et al. 2022 (EDM); Lipman et al. 2023
+(CondOT); Luo et al. 2023 (IR-SDE, mean reversion).
+"""
+
+import functools
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .numerics import axpy, cast, namespace, normal
+
+KINDS = ("data", "noise", "score", "velocity", "v")
+
+
+def derivative(f: Callable, t: Any) -> Any:
+    """df/dt of a scalar schedule: a complex step on the host (exact in float64), one jvp when t is a jax array."""
+    if namespace(t) is jnp:
+        return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
+    t = np.asarray(t, np.float64)
+    slope = np.imag(np.asarray(f(t + 1e-20j))) / 1e-20
+    # A formula that drops the imaginary part (abs, clip, interp) would give a silent zero: hold it against a difference quotient.
+    h = 1e-6 * np.maximum(np.abs(t), 1e-3)
+    with np.errstate(all="ignore"):
+        coarse = (np.asarray(f(t + h)) - np.asarray(f(t - h))) / (2 * h)
+    wrong = np.abs(slope - coarse) > 1e-2 * (np.abs(slope) + np.abs(coarse)) + 1e-3
+    if np.any(wrong & np.isfinite(coarse) & np.isfinite(slope)):
+        raise ValueError(
+            f"the complex-step derivative of {getattr(f, '__qualname__', f)} is wrong: its formula is not analytic (abs, clip or "
+            "interp?). Define alpha_dot(t) and sigma_dot(t) on the path."
+        )
+    return slope
+
+
+def interpolate(t: Any, knots: Any, values: Any) -> Any:
+    """Piecewise linear interpolation, constant outside the knots, in the namespace and dtype of t."""
+    if namespace(t) is jnp:
+        return jnp.interp(t, jnp.asarray(knots, t.dtype), jnp.asarray(values, t.dtype))
+    return np.interp(t, knots, values)
+
+
+def _segment_slope(t: Any, knots: Any, values: Any) -> Any:
+    """Slope of the linear segment that ends at or contains t (the left derivative at a knot)."""
+    xp = namespace(t)
+    slopes = np.diff(values) / np.diff(knots)
+    if xp is jnp:
+        knots, slopes = jnp.asarray(knots, t.dtype), jnp.asarray(slopes, t.dtype)
+    i = xp.clip(xp.searchsorted(knots, t, side="left") - 1, 0, len(slopes) - 1)
+    return xp.asarray(slopes)[i]
+
+
+class Path(eqx.Module):
+    """x_t = alpha(t) x_0 + sigma(t) eps on t in [0, t_max]; subclass with `alpha` and `sigma`, all else follows.
+
+    `t_min` is only where default grids stop; any decreasing grid within [0, t_max] is legal.
+    """
+
+    t_min: ClassVar[float] = 1e-3
+    t_max: ClassVar[float] = 1.0
+
+    @abstractmethod
+    def alpha(self, t: Any) -> Any:
+        """Signal scale at time t."""
+
+    @abstractmethod
+    def sigma(self, t: Any) -> Any:
+        """Noise standard deviation at time t."""
+
+    def alpha_dot(self, t: Any) -> Any:
+        """d alpha/dt."""
+        return derivative(self.alpha, t)
+
+    def sigma_dot(self, t: Any) -> Any:
+        """d sigma/dt."""
+        return derivative(self.sigma, t)
+
+    def lam(self, t: Any) -> Any:
+        """Half log-SNR log(alpha/sigma): +inf where sigma = 0, -inf where alpha = 0."""
+        xp = namespace(t)
+        with np.errstate(divide="ignore"):
+            return xp.log(self.alpha(t)) - xp.log(self.sigma(t))
+
+    def rho(self, t: Any) -> Any:
+        """Noise-to-signal ratio sigma/alpha, the sigma of EDM."""
+        return self.sigma(t) / self.alpha(t)
+
+    def time(self, lam: Any) -> Any:
+        """The t with lam(t) = lam: 64 bisections, then one Newton step, which carries the gradient."""
+        if namespace(lam) is np:
+            lam = np.asarray(lam, np.float64)
+            low, high = np.zeros_like(lam), np.full_like(lam, self.t_max)
+            for _ in range(64):
+                mid = 0.5 * (low + high)
+                high_snr = self.lam(mid) > lam
+                low, high = np.where(high_snr, mid, low), np.where(high_snr, high, mid)
+            return 0.5 * (low + high)
+
+        def halve(_, bracket):
+            low, high = bracket
+            mid = 0.5 * (low + high)
+            high_snr = self.lam(mid) > lam
+            return jnp.where(high_snr, mid, low), jnp.where(high_snr, high, mid)
+
+        bracket = jnp.zeros_like(lam), jnp.full_like(lam, self.t_max)
+        low, high = jax.lax.fori_loop(0, 64, halve, jax.lax.stop_gradient(bracket))
+        t = jax.lax.stop_gradient(0.5 * (low + high))
+        return t - (self.lam(t) - lam) / jax.lax.stop_gradient(derivative(self.lam, t))
+
+    @property
+    def centre(self) -> PyTree | None:
+        """mu, the mean that the path reverts to; None means zero."""
+        return None
+
+    def form(self, kind: str, t: Any) -> tuple[Any, Any]:
+        """(a, b) with prediction = a (x_0 - mu) + b eps; see `predictions`."""
+        if kind == "data":
+            return 1.0, 0.0
+        if kind == "noise":
+            return 0.0, 1.0
+        if kind == "score":
+            return 0.0, -1 / self.sigma(t)
+        if kind == "velocity":
+            return self.alpha_dot(t), self.sigma_dot(t)
+        if kind == "v":
+            return -self.sigma(t), self.alpha(t)
+        raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of x at t_max - mu, as samplers draw it."""
+        return float(self.sigma(self.t_max))
+
+    def prior(self, key: Any, like: PyTree) -> PyTree:
+        """x_T = mu + prior_std z, shaped like `like` (array, ShapeDtypeStruct or a pytree of them)."""
+        z = normal(key, like)
+        return self.uncentred(jax.tree.map(lambda a: cast(self.prior_std, a) * a, z))
+
+    def perturb(self, x0: PyTree, t: Any, eps: PyTree) -> PyTree:
+        """x_t = mu + alpha (x_0 - mu) + sigma eps at scalar time t."""
+        return self.uncentred(axpy(self.alpha(t), self.centred(x0), self.sigma(t), eps))
+
+    def centred(self, x: PyTree) -> PyTree:
+        """x - mu."""
+        return x if self.centre is None else _shift(x, self.centre, -1)
+
+    def uncentred(self, y: PyTree) -> PyTree:
+        """y + mu."""
+        return y if self.centre is None else _shift(y, self.centre, 1)
+
+
+def _shift(x: PyTree, mu: PyTree, sign: int) -> PyTree:
+    """x + sign * mu; mu is a pytree like x, or one array or number for every leaf."""
+    if jax.tree.structure(mu) != jax.tree.structure(x):
+        mu = jax.tree.map(lambda _: mu, x)
+    return jax.tree.map(lambda a, m: a + sign * jnp.broadcast_to(cast(m, a), a.shape), x, mu)
+
+
+class VP(Path):
+    r"""Variance preserving, beta linear in t: log alpha = -t^2 (b1 - b0)/4 - t b0/2, sigma^2 = 1 - alpha^2 [Song et al. 2021]."""
+
+    beta_min: float = eqx.field(static=True, default=0.1)
+    beta_max: float = eqx.field(static=True, default=20.0)
+
+    def _log_alpha(self, t):
+        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+
+    def _time(self, log_alpha):
+        u = -4 * (self.beta_max - self.beta_min) * log_alpha
+        root = namespace(u).sqrt(self.beta_min**2 + u)
+        return u / ((root + self.beta_min) * (self.beta_max - self.beta_min))
+
+    def alpha(self, t):
+        return namespace(t).exp(self._log_alpha(t))
+
+    def sigma(self, t):
+        xp = namespace(t)
+        return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
+
+    def time(self, lam):
+        xp = namespace(lam)
+        return self._time(-xp.logaddexp(0.0 * lam, -2 * lam) / 2)
+
+    @property
+    def prior_std(self):
+        return 1.0
+
+
+class SubVP(VP):
+    r"""alpha of `VP`, sigma = 1 - alpha^2 [Song et al. 2021, eq. 13]; alpha^2 + sigma^2 is not 1."""
+
+    def sigma(self, t):
+        return -namespace(t).expm1(2 * self._log_alpha(t))
+
+    def time(self, lam):  # e^lam = alpha/(1 - alpha^2)  <=>  -log alpha = asinh(e^{-lam}/2)
+        xp = namespace(lam)
+        return self._time(-xp.arcsinh(xp.exp(-lam) / 2))
+
+
+class CosineVP(Path):
+    r"""alpha = cos(pi/2 (t+s)/(1+s)) / cos(pi/2 s/(1+s)) [Nichol & Dhariwal 2021], on t <= 0.9946, before the singular end."""
+
+    t_max: ClassVar[float] = 0.9946
+    s: float = eqx.field(static=True, default=0.008)
+
+    @property
+    def _phase(self):
+        return math.pi / 2 * self.s / (1 + self.s)
+
+    def _log_alpha(self, t):
+        # log(cos(c+d)/cos c) = log1p(-2 sin(c + d/2) sin(d/2)/cos c): no cancellation as t -> 0
+        xp, d = namespace(t), math.pi / 2 / (1 + self.s) * t
+        return xp.log1p(-2 * xp.sin(self._phase + d / 2) * xp.sin(d / 2) / math.cos(self._phase))
+
+    def alpha(self, t):
+        return namespace(t).exp(self._log_alpha(t))
+
+    def sigma(self, t):
+        xp = namespace(t)
+        return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
+
+    def time(self, lam):
+        xp = namespace(lam)
+        alpha = xp.exp(-xp.logaddexp(0.0 * lam, -2 * lam) / 2)
+        return (xp.arccos(alpha * math.cos(self._phase)) - self._phase) * 2 * (1 + self.s) / math.pi
+
+    @property
+    def prior_std(self):
+        return 1.0
+
+
+class VE(Path):
+    r"""Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t [Song et al. 2021]."""
+
+    t_min: ClassVar[float] = 1e-5
+    sigma_min: float = eqx.field(static=True, default=0.01)
+    sigma_max: float = eqx.field(static=True, default=50.0)
+
+    def alpha(self, t):
+        return 1.0 + 0.0 * t
+
+    def sigma(self, t):
+        return self.sigma_min * namespace(t).exp(t * math.log(self.sigma_max / self.sigma_min))
+
+    def time(self, lam):
+        return (-lam - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+
+
+class EDM(Path):
+    r"""alpha = 1, sigma = t: time is the noise level [Karras et al. 2022]; data are assumed to have standard deviation 0.5."""
+
+    sigma_min: float = eqx.field(static=True, default=0.002)
+    sigma_max: float = eqx.field(static=True, default=80.0)
+
+    @property
+    def t_min(self):
+        return self.sigma_min
+
+    @property
+    def t_max(self):
+        return self.sigma_max
+
+    def alpha(self, t):
+        return 1.0 + 0.0 * t
+
+    def sigma(self, t):
+        return 1.0 * t
+
+    def time(self, lam):
+        return namespace(lam).exp(-lam)
+
+
+class CondOT(Path):
+    r"""x_t = (1-t) x_0 + t eps: rectified flow [Lipman et al. 2023, eq. 22 with sigma_min = 0, time reversed]."""
+
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return 1.0 * t
+
+    def time(self, lam):
+        xp = namespace(lam)
+        return xp.exp(-xp.logaddexp(0.0 * lam, lam))
+
+
+class DiscreteVP(Path):
+    r"""A discrete-time schedule of N noise levels made continuous: knots t_n = (n+1)/N, log alpha linear in between, alpha(0) = 1.
+
+    Between knots this is the convention of DPM-Solver [Lu et al. 2022, app. D]. `network_time(t)` = N t - 1 is the (real-valued)
+    index that a discrete-time network was trained with; pass it on in your network's wrapper.
+    """
+
+    alphas_cumprod: tuple[float, ...] = eqx.field(static=True, converter=lambda a: tuple(float(v) for v in a))
+
+    def __check_init__(self):
+        a = np.asarray(self.alphas_cumprod)
+        if a.ndim != 1 or len(a) < 2 or not np.all(np.diff(a) < 0) or a[0] >= 1 or a[-1] < 0:
+            raise ValueError("alphas_cumprod must fall strictly from below 1 towards 0 (the running product of 1 - beta)")
+
+    @staticmethod
+    def from_betas(betas: Sequence[float] | np.ndarray) -> "DiscreteVP":
+        """From the betas of the forward steps."""
+        return DiscreteVP(np.cumprod(1 - np.asarray(betas, np.float64)))
+
+    @staticmethod
+    def linear(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> "DiscreteVP":
+        """beta linear in the index [Ho et al. 2020]."""
+        return DiscreteVP.from_betas(np.linspace(beta_start, beta_end, T))
+
+    @staticmethod
+    def scaled_linear(T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> "DiscreteVP":
+        """sqrt(beta) linear in the index, as Stable Diffusion uses [Rombach et al. 2022]."""
+        return DiscreteVP.from_betas(np.linspace(beta_start**0.5, beta_end**0.5, T) ** 2)
+
+    @property
+    def t_min(self):
+        return 1 / len(self.alphas_cumprod)
+
+    @property
+    def _table(self):
+        return _discrete_table(self.alphas_cumprod)
+
+    def network_time(self, t: Any) -> Any:
+        """N t - 1: 0 at the first noise level, N - 1 at the last."""
+        return len(self.alphas_cumprod) * t - 1
+
+    def alpha(self, t):
+        return namespace(t).exp(interpolate(t, *self._table))
+
+    def sigma(self, t):
+        xp = namespace(t)
+        return xp.sqrt(-xp.expm1(2 * interpolate(t, *self._table)))
+
+    def alpha_dot(self, t):
+        return self.alpha(t) * _segment_slope(t, *self._table)
+
+    def sigma_dot(self, t):  # d sigma^2 = -d alpha^2
+        return -self.alpha(t) * self.alpha_dot(t) / self.sigma(t)
+
+    def time(self, lam):
+        xp = namespace(lam)
+        knots, log_alpha = self._table
+        return interpolate(xp.logaddexp(0.0 * lam, -2 * lam) / 2, -log_alpha, knots)
+
+    @property
+    def prior_std(self):
+        return 1.0
+
+
+@functools.lru_cache(maxsize=32)
+def _discrete_table(alphas_cumprod):
+    n = len(alphas_cumprod)
+    with np.errstate(divide="ignore"):  # a zero-terminal-SNR schedule ends at alpha = 0
+        log_alpha = 0.5 * np.log(np.asarray(alphas_cumprod))
+    if np.isinf(log_alpha[-1]):
+        log_alpha[-1] = -354.0  # alpha = 1e-154: zero in float32, and alpha^2 still positive in float64
+    return np.arange(n + 1) / n, np.concatenate([[0.0], log_alpha])
+
+
+class MeanReverting(Path):
+    r"""dx = f (mu - x) dt + g dw with g^2 = 2 std^2 f: images drift to their degraded version mu [Luo et al. 2023, IR-SDE].
+
+    With bar(t) = int_0^t f:  alpha = exp(-bar), sigma = std sqrt(1 - alpha^2). Hence y = (x - mu)/std is a variance-preserving
+    path: MR Sampler is the exponential-integrator family on this one. t is the index of the original tables, real in [0, T];
+    bar is interpolated linearly, which is the exact process with piecewise constant f.
+
+    mu: the mean, a pytree like x (the only leaf). std: stationary standard deviation in units of x. schedule: "cosine", "linear"
+    or "constant". eps: alpha(T). variant: "mrs" keeps theta_0 (t = 0 is very slightly noisy), "irsde" drops it (alpha(0) = 1).
+    """
+
+    mu: PyTree
+    std: float = eqx.field(static=True, default=50 / 255)
+    schedule: str = eqx.field(static=True, default="cosine")
+    T: int = eqx.field(static=True, default=100)
+    eps: float = eqx.field(static=True, default=0.005)
+    variant: str = eqx.field(static=True, default="mrs")
+
+    def __check_init__(self):
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ValueError(f"unknown schedule {self.schedule!r}; valid: cosine, linear, constant")
+        if self.variant not in ("mrs", "irsde"):
+            raise ValueError(f"unknown variant {self.variant!r}; valid: mrs, irsde")
+        if not (self.std > 0 and 0 < self.eps < 1 and self.T >= 2):
+            raise ValueError(f"need std > 0, 0 < eps < 1, T >= 2; got std={self.std}, eps={self.eps}, T={self.T}")
+
+    @property
+    def t_min(self):
+        return 0.0 if self.variant == "mrs" else 1.0
+
+    @property
+    def t_max(self):
+        return float(self.T)
+
+    @property
+    def _table(self):
+        return mean_reverting_table(self.schedule, self.T, self.eps, self.variant)
+
+    def bar(self, t: Any) -> Any:
+        """Accumulated mean reversion int_0^t f."""
+        return interpolate(t, *self._table)
+
+    def rate(self, t: Any) -> Any:
+        """f(t), constant on (i-1, i]."""
+        return _segment_slope(t, *self._table)
+
+    def alpha(self, t):
+        return namespace(t).exp(-self.bar(t))
+
+    def sigma(self, t):
+        xp = namespace(t)
+        return self.std * xp.sqrt(-xp.expm1(-2 * self.bar(t)))
+
+    def alpha_dot(self, t):
+        return -self.rate(t) * self.alpha(t)
+
+    def sigma_dot(self, t):  # sigma^2 = std^2 (1 - alpha^2)
+        return self.std**2 * self.rate(t) * self.alpha(t) ** 2 / self.sigma(t)
+
+    def time(self, lam):
+        xp = namespace(lam)
+        bar = 0.5 * xp.logaddexp(0.0 * lam, -2 * lam - 2 * math.log(self.std))
+        knots, bars = self._table
+        return interpolate(bar, bars, knots)
+
+    @property
+    def centre(self):
+        return self.mu
+
+    def form(self, kind, t):
+        if kind == "v":  # in the units of x: v = alpha std eps - (sigma/std)(x_0 - mu)
+            return -self.sigma(t) / self.std, self.alpha(t) * self.std
+        return super().form(kind, t)
+
+    @property
+    def prior_std(self):
+        return self.std
+
+
+@functools.lru_cache(maxsize=32)
+def mean_reverting_table(schedule: str, T: int, eps: float, variant: str) -> tuple[np.ndarray, np.ndarray]:
+    """(index, bar) of the released tables, bar_i = dt * (theta_0 +) theta_1 + .. + theta_i with dt set so that alpha(T) = eps."""
+    if schedule == "cosine":
+        n = T + 2
+        a = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * math.pi / 2) ** 2
+        theta = 1 - a[1 : T + 2] / a[0]
+    elif schedule == "linear":
+        scale = 1000 / (T + 1)
+        theta = np.linspace(1e-4 * scale, 2e-2 * scale, T + 1)
+    else:
+        theta = np.ones(T + 1)
+    total = np.cumsum(theta) if variant == "mrs" else np.cumsum(theta) - theta[0]
+    return np.arange(T + 1.0), total * (-math.log(eps) / total[-1])

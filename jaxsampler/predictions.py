@@ -1,0 +1,98 @@
+r"""What a network predicts, and how any prediction becomes any other.
+
+Every prediction at (x, t) is a linear form a (x_0 - mu) + b eps in the unknown data and noise; so is the state itself:
+
+    x - mu    (alpha, sigma)          data      (1, 0)  (+ mu)        noise   (0, 1)
+    score     (0, -1/sigma)           velocity  (alpha', sigma') = dx/dt
+    v         (-sigma, alpha)         (MeanReverting: (-sigma/std, alpha std), in units of x)
+
+Two of these determine (x_0, eps), hence any third: one 2x2 solve converts any kind to any other, conditional means included. Because a
+kind is two numbers, the kind a solver wants from a row is data, not code.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .numerics import axpy, is_traced, namespace
+from .paths import KINDS, Path
+
+Kind = str | tuple[Any, Any]
+
+
+def weights(path: Path, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
+    """(u, w) with target = u (x - mu) + w source, both predictions as linear forms in (x_0 - mu, eps)."""
+    (sa, sb), (ta, tb) = (path.form(k, t) if isinstance(k, str) else k for k in (source, target))
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    xp = namespace(t, sa, ta)
+    det = alpha * sb - sigma * sa
+    cross = ta * sb - tb * sa
+    same = cross == 0  # target is a multiple of source: exact, also where the state alone tells nothing (sigma = 0)
+    if not is_traced(det, same) and np.any((np.asarray(det) == 0) & ~np.asarray(same)):
+        raise ValueError(
+            f"a {source!r} prediction does not determine {target!r} at t={t} (alpha={alpha}, sigma={sigma}); "
+            "keep the grid away from that end or use a network of another kind"
+        )
+    det = xp.where(same, 1.0, det)
+    u = xp.where(same, 0.0, cross / det)
+    w = xp.where(same, (ta * sa + tb * sb) / (sa**2 + sb**2), (alpha * tb - sigma * ta) / det)
+    return u, w
+
+
+def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: Kind) -> PyTree:
+    """The prediction `m` of kind `source`, made at state x and scalar time t, as one of kind `target`.
+
+    Kinds are names ("data", "noise", "score", "velocity", "v") or, for a target, two numbers (a, b) of the centred linear form.
+    """
+    if isinstance(source, str) and source == target:
+        return m
+    for kind in (source, target):
+        if isinstance(kind, str) and kind not in KINDS:
+            raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
+    u, w = weights(path, t, source, target)
+    m = path.centred(m) if source == "data" else m
+    out = axpy(u, path.centred(x), w, m)
+    return path.uncentred(out) if isinstance(target, str) and target == "data" else out
+
+
+class Denoiser(eqx.Module):
+    """A network with the path it was trained on and the kind of prediction that it makes.
+
+    `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x. Conditioning is closed over (`functools.partial`) or is a
+    leaf of an equinox network. The network may compute in another float precision; its output is cast to the dtype of x.
+    """
+
+    net: Callable
+    path: Path
+    kind: str = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
+        if not isinstance(self.path, Path):
+            raise TypeError(f"path must be a js.Path, got {type(self.path).__name__}")
+
+    def __call__(self, x: PyTree, t: Any, kind: Kind = "data") -> PyTree:
+        """The prediction of the wanted kind at state x and scalar time t."""
+        return convert(match(self.net(x, t), x), x, t, self.path, source=self.kind, target=kind)
+
+
+def match(m: PyTree, x: PyTree) -> PyTree:
+    """A model output in the dtype of the state; a clear error if its structure, shape or type cannot be the state's."""
+    if jax.tree.structure(m) != jax.tree.structure(x):
+        raise TypeError(f"the network returned a {jax.tree.structure(m)}, the state is a {jax.tree.structure(x)}")
+
+    def leaf(a, b):
+        if jnp.shape(a) != jnp.shape(b):
+            raise ValueError(f"the network returned shape {jnp.shape(a)} for a state of shape {jnp.shape(b)}; they must be equal")
+        a = jnp.asarray(a)
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            raise TypeError(f"the network returned dtype {a.dtype} for a state of {jnp.asarray(b).dtype}; return floats")
+        return a.astype(jnp.asarray(b).dtype)
+
+    return jax.tree.map(leaf, m, x)

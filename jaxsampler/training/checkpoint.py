@@ -1,0 +1,95 @@
+"""Arrays of a pytree in one safetensors file, a JSON card beside it.
+
+The name of an array is its key path, so a file can be read without the code that wrote it and a mismatch can be named. The structure
+is not stored: `load` fills the arrays of a tree `like` built by the caller. Files are written whole or not at all.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse
+from safetensors.numpy import save as serialise
+
+T = TypeVar("T")
+
+
+def write(path: str | Path, data: bytes) -> None:
+    """`data` at `path`, whole or not at all: a temporary file beside it, flushed to the disk, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: str | Path, tree: Any, card: dict[str, Any] | None = None) -> None:
+    """The array leaves of `tree` at `path`; `card`, if given, as JSON beside it (suffix .json)."""
+    if card is not None:
+        write(Path(path).with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    write(path, serialise({name: np.asarray(leaf) for name, leaf in named(tree).items()}))
+
+
+def load(path: str | Path, like: T) -> T:
+    """`like` with its arrays read from `path`.
+
+    Raises ValueError in one line if the file is missing, corrupt, or its names, shapes or dtypes are not those of `like`.
+    """
+    arrays = read(path)
+    expected = named(like)
+    for name in expected:
+        if name not in arrays:
+            raise ValueError(f"{path} has no array {name!r}: it was saved by another model or version.")
+    for name, array in arrays.items():
+        if name not in expected:
+            raise ValueError(f"{path} holds an array {name!r} that the model has not: it was saved by another model.")
+        want = expected[name]
+        if array.shape != want.shape or array.dtype != want.dtype:
+            raise ValueError(
+                f"{path}: array {name!r} is {array.dtype}{list(array.shape)}, the model needs {want.dtype}{list(want.shape)}."
+            )
+    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+    return jax.tree_util.tree_map_with_path(lambda p, x: arrays[spell(p)] if eqx.is_array(x) else x, like)
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of a safetensors file by name."""
+    return _open(path, lambda data: parse(data))
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The JSON card beside the weights at `path`."""
+    return _open(Path(path).with_suffix(".json"), json.loads)
+
+
+def _open(path: str | Path, decode: Callable[[bytes], Any]) -> Any:
+    try:
+        return decode(Path(path).read_bytes())
+    except OSError as e:
+        raise ValueError(f"cannot read {path}: {e.strerror}.") from None
+    except (SafetensorError, ValueError) as e:
+        raise ValueError(f"{path} is corrupt ({str(e).splitlines()[0]}): fetch or train it again.") from None
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The array leaves of `tree` by key path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {spell(path): leaf for path, leaf in leaves if eqx.is_array(leaf)}
+
+
+def spell(path: tuple[Any, ...]) -> str:
+    """A key path as dotted words: `unet.encoder.0.1.film.weight`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")

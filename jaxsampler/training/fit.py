@@ -1,0 +1,147 @@
+r"""The training loop: a pure step, batches that are functions of the step, and state that fits in one file.
+
+Nothing depends on history but the state (model, average, optimiser, step): step k uses the batch `data(k)` and the key
+`fold_in(key(seed), k)`. A run that is killed and started again therefore ends with the same bits as one that was not.
+
+The weights to use are the running average, ema <- d ema + (1-d) model with d = min(decay, (1+k)/(10+k)): the warm-up forgets
+the random start, which a fixed 0.999 remembers for thousands of steps.
+"""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from tqdm import tqdm
+
+from jaxsampler.training import checkpoint
+
+M = TypeVar("M")
+Loss = Callable[[Any, Any, PRNGKeyArray], Float[Array, ""]]
+
+
+class State(NamedTuple, Generic[M]):
+    """All that a run carries from step to step. `step` counts the updates made."""
+
+    model: M
+    ema: M
+    optimiser: Any
+    step: Int[Array, ""]
+
+
+def start(model: M, optimiser: optax.GradientTransformation) -> State[M]:
+    """The state before the first step; the average begins as the model. `update` eats its arrays, so both are copies."""
+    model, average = (jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model) for _ in range(2))
+    return State(model, average, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def update(
+    fixed: tuple[Loss, optax.GradientTransformation, float, PRNGKeyArray], state: State[M], batch: Any
+) -> tuple[State[M], dict[str, Float[Array, ""]]]:
+    """One optimiser step; `fixed` is (loss, optimiser, ema decay, key of the run). Also returns loss and gradient norm."""
+    loss, optimiser, decay, key = fixed
+    key = jax.random.fold_in(key, state.step)
+    value, grad = eqx.filter_value_and_grad(loss)(state.model, batch, key)
+    change, memory = optimiser.update(grad, state.optimiser, eqx.filter(state.model, eqx.is_inexact_array))
+    model = eqx.apply_updates(state.model, change)
+    k = state.step.astype(value.dtype)
+    keep = jnp.minimum(decay, (1 + k) / (10 + k))
+    average = jax.tree.map(
+        lambda e, m: (keep.astype(e.dtype) * e + (1 - keep).astype(e.dtype) * m) if eqx.is_inexact_array(e) else e,
+        state.ema,
+        model,
+    )
+    return State(model, average, memory, state.step + 1), {"loss": value, "gradient": optax.global_norm(grad)}
+
+
+def fit(
+    model: M,
+    loss: Loss,
+    data: Callable[[int], Any],
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    seed: int,
+    decay: float = 0.999,
+    folder: str | Path | None = None,
+    card: dict[str, Any] | None = None,
+    minutes: float = 5.0,
+    log_every: int = 50,
+    progress: bool = True,
+) -> State[M]:
+    """Trains until `steps` updates are made; returns the final state (use its `ema`).
+
+    `loss(model, batch, key)` is a scalar; `data(k)` the batch of step k, prepared in a background thread. With a `folder` the state
+    is saved there every `minutes` (0: after every step) and at the end, losses (means over `log_every` steps) go to `log.csv`, and a
+    state found there is continued. `card` describes the run: continuing one with another card is refused.
+    """
+    state = start(model, optimiser)
+    file = None if folder is None else Path(folder) / "state.safetensors"
+    card = json.loads(json.dumps(card or {}))  # as it will be read back
+    if file is not None and file.exists():
+        if (old := checkpoint.read_card(file)) != card:
+            changed = sorted(k for k in {*old, *card} if old.get(k) != card.get(k))
+            raise ValueError(f"{folder} holds a run with another {', '.join(changed)}: use another folder or delete it.")
+        state = checkpoint.load(file, state)
+    first = int(state.step)
+    log = None if folder is None else Log(Path(folder) / "log.csv", first)
+    fixed = (loss, optimiser, float(decay), jax.random.key(seed))
+    saved, sums, count = time.monotonic(), None, 0
+    bar = tqdm(prefetch(data, first, steps), total=steps, initial=first, disable=not progress, unit="step", mininterval=1)
+    for k, batch in bar:
+        state, numbers = update(fixed, state, batch)
+        sums = numbers if sums is None else jax.tree.map(jnp.add, sums, numbers)
+        count += 1
+        if (k + 1) % log_every == 0 or k + 1 == steps:
+            means = {name: float(x) / count for name, x in sums.items()}
+            sums, count = None, 0
+            bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+            if log is not None:
+                log.add(k + 1, means)
+        if file is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps):
+            checkpoint.save(file, state, card)
+            saved = time.monotonic()
+    return state
+
+
+def prefetch(data: Callable[[int], Any], first: int, stop: int, ahead: int = 3) -> Iterator[tuple[int, Any]]:
+    """(k, data(k)) for k in [first, stop), computed in order by one thread up to `ahead` batches early."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(data, k) for k in range(first, min(first + ahead, stop))]
+        try:
+            for k in range(first, stop):
+                batch = waiting.pop(0).result()
+                if k + ahead < stop:
+                    waiting.append(pool.submit(data, k + ahead))
+                yield k, batch
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Log:
+    """Loss log: one CSV row per interval. A continued run first drops the rows past its checkpoint."""
+
+    def __init__(self, path: Path, step: int):
+        self.path, self.began = path, time.monotonic()
+        rows = [r for r in csv.DictReader(path.open()) if int(r["step"]) <= step] if path.exists() else []
+        self.spent = float(rows[-1]["seconds"]) if rows else 0.0
+        checkpoint.write(path, "".join(self._line(r) for r in [None, *rows]).encode())
+
+    @staticmethod
+    def _line(row: dict[str, Any] | None) -> str:
+        names = ("step", "seconds", "loss", "gradient")
+        return ",".join(names if row is None else [str(row[n]) for n in names]) + "\n"
+
+    def add(self, step: int, means: dict[str, float]) -> None:
+        row = {"step": step, "seconds": f"{self.spent + time.monotonic() - self.began:.1f}"}
+        with open(self.path, "a") as f:
+            f.write(self._line(row | {name: f"{x:.6g}" for name, x in means.items()}))

@@ -1,0 +1,117 @@
+"""`jaxsampler train configs/train/restore.toml`: the restoration network, from photographs to shipped weights.
+
+One network for all tasks, trained on random crops of the training photos, each degraded afresh. The loss is the square of the error
+of the preconditioned network (`nn/unet.py`), every task and time weighing the same. The weights that count are the running average.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsampler import config
+from jaxsampler.data import degradations, photos
+from jaxsampler.nn.unet import RestorationNet
+from jaxsampler.training import checkpoint, losses
+from jaxsampler.training.fit import State, fit, start
+
+
+@dataclass(frozen=True)
+class Restore:
+    """A training of the restoration network."""
+
+    photos: tuple[str, ...]  # folders of training photos besides those of the wheels; "desktop" names Debian's wallpapers
+    seed: int
+    steps: int
+    batch: int  # crops per step
+    crop: int  # pixels
+    std: float  # of the path, image units
+    T: int
+    eps: float  # alpha(T)
+    widths: tuple[int, ...]  # channels at 1/2, 1/4, ... resolution
+    depth: int  # residual blocks per level, each way
+    embedding: int
+    lr: float  # peak of AdamW's rate: linear warm-up, cosine decay to a hundredth
+    warmup: int  # steps
+    weight_decay: float
+    clip: float  # global norm of the gradient
+    decay: float  # of the running average
+    minutes: float = 5.0  # between checkpoints
+
+
+def data(c: Restore) -> Callable[[int], dict[str, np.ndarray]]:
+    """Batches as a function of the step: photos, crops and damage depend on (seed, step) only."""
+    images = photos.training_photos(c.photos)
+    return lambda step: degradations.batch(c.seed, step, images, c.crop, c.batch)
+
+
+def residuals(c: Restore, samples: int = 2000) -> tuple[float, ...]:
+    """Root mean square of clean - degraded per task, over training crops drawn with another seed."""
+    images = photos.training_photos(c.photos)
+    sums, counts = np.zeros(len(degradations.TASKS)), np.zeros(len(degradations.TASKS))
+    for step in range(-(-samples // c.batch)):
+        b = degradations.batch(c.seed + 1, step, images, c.crop, c.batch)
+        np.add.at(sums, b["task"], np.square(b["clean"] - b["degraded"]).mean((1, 2, 3)))
+        np.add.at(counts, b["task"], 1)
+    return tuple(float(r) for r in np.round(np.sqrt(sums / counts), 4))
+
+
+def network(c: Restore, residual: tuple[float, ...]) -> RestorationNet:
+    """The untrained network of a config."""
+    sizes = {"widths": c.widths, "depth": c.depth, "embedding": c.embedding}
+    return RestorationNet(residual, std=c.std, T=c.T, eps=c.eps, **sizes, key=jax.random.key(c.seed))
+
+
+def optimiser(c: Restore) -> optax.GradientTransformation:
+    rate = optax.warmup_cosine_decay_schedule(0.0, c.lr, c.warmup, c.steps, end_value=c.lr / 100)
+    return optax.chain(optax.clip_by_global_norm(c.clip), optax.adamw(rate, weight_decay=c.weight_decay))
+
+
+def loss(net: RestorationNet, batch: dict[str, Any], key: Any) -> Any:
+    """Mean square of the error of F: the data error divided by std c_out."""
+    mu, task = batch["degraded"], batch["task"]
+    k1, k2 = jax.random.split(key)
+    t = losses.stratified(k1, mu.shape[0], 0.0, float(net.T))
+    return losses.matching(
+        lambda x, t: net(x, t, mu, task),
+        net.path(mu),
+        batch["clean"],
+        t,
+        k2,
+        weight=lambda t: 1 / (net.std * net.scales(t, task)[2]),
+    )
+
+
+def main(config_path: str, out: str | None = None) -> Path:
+    """Trains what the config says and writes the weights to `out` (default: restore.safetensors in the working folder).
+
+    Checkpoints and the loss log live in the folder `out` without its suffix; an interrupted run is continued from there.
+    """
+    c = config.load(config_path, Restore)
+    target = Path(out or "restore.safetensors")
+    residual = residuals(c)
+    card = dataclasses.asdict(c) | {"residual": residual}
+    net = network(c, residual)
+    state = fit(
+        net,
+        loss,
+        data(c),
+        optimiser(c),
+        steps=c.steps,
+        seed=c.seed,
+        decay=c.decay,
+        folder=target.with_suffix(""),
+        card=card,
+        minutes=c.minutes,
+    )
+    publish(target, state)
+    return target
