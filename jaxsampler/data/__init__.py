@@ -1,6 +1,7 @@
 """Real photographs, ten ways to damage them, and the training pairs of both."""
 
-from .degradations import TASKS, VERBS, batch, degrade, random_mask, task_name
+from .degradations import TASKS, VERBS, degrade, random_mask, task_name
+from .pairs import batch
 from .photos import Form, Photo, held_out_photos, load_image, save_image, training_photos
 
 __all__ = [

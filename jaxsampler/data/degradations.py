@@ -2,22 +2,22 @@ r"""Ten ways to damage a photo, each a pure function `(key, image, severity) -> 
 
 Severity runs from 0 (hardly visible) over 0.5 (as in the published test sets) to 1 (worse than any of them):
 
-    motion-blurry   camera shake along a curved path                                 [Nah et al. 2017, GoPro]
-    hazy            I = J t + A (1 - t), t = exp(-beta depth)                        [Li et al. 2019, RESIDE]
+    motion-blurry   camera shake along a curved path                           [Nah et al. 2017, GoPro]
+    hazy            I = J t + A (1 - t), t = exp(-beta depth)                  [Li et al. 2019, RESIDE]
     jpeg-compressed a real codec at quality 60 (5/60)^severity
-    low-light       gain J^gamma, sensor noise, 8 bits                               [Wei et al. 2018, LOL]
+    low-light       gain J^gamma, sensor noise, 8 bits                         [Wei et al. 2018, LOL]
     noisy           Gaussian noise of standard deviation 90/255 severity, clipped
-    raindrop        drops on the lens, each showing the scene upside down, blurred   [Qian et al. 2018]
-    rainy           bright streaks in two layers                                     [Yang et al. 2017, Rain100H]
-    shadowed        a soft-edged region lit by the blue sky only                     [Qu et al. 2017, SRD]
-    snowy           flakes of three sizes, the large ones out of focus               [Liu et al. 2018, Snow100K]
-    uncompleted     strokes and boxes cut out, filled black                          [Lugmayr et al. 2022]
+    raindrop        drops on the lens, showing the scene upside down, blurred  [Qian et al. 2018]
+    rainy           bright streaks in two layers                               [Yang et al. 2017, Rain100H]
+    shadowed        a soft-edged region lit by the blue sky only               [Qu et al. 2017, SRD]
+    snowy           flakes of three sizes, the large ones out of focus         [Liu et al. 2018, Snow100K]
+    uncompleted     strokes and boxes cut out, filled black                    [Lugmayr et al. 2022]
 
-Lengths (blur, streaks, flakes, drops, strokes) are in pixels, as the network that undoes them sees pixels. Depth and
-shadows are as large as the photo: a crop that stands for part of a photo says which by `view`.
+Lengths (blur, streaks, flakes, drops, strokes) are in pixels, as the network that undoes them sees pixels.
+Depth and shadows are as large as the photo: a crop that stands for part of a photo says which by `view`.
 
-Everything runs in numpy on the host, since a codec does: the JAX key only seeds a generator, so the same key gives the
-same bits and no image knows of the others in its batch. The layout (where the streaks are) does not depend on severity.
+Everything runs in numpy on the host, since a codec does: the JAX key only seeds a generator, so the same key
+gives the same bits and no image knows of the others in its batch.
 """
 
 import difflib
@@ -26,29 +26,24 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 from PIL import Image, ImageDraw
-from scipy.signal import fftconvolve, oaconvolve
+from scipy.signal import fftconvolve
 
-from .photos import Photo
+from .fields import RgbImage, blur, coordinates, flake, hills, scatter, splat
 
 Key = PRNGKeyArray | int | Sequence[int]
 View = tuple[float, float, float, float]  # top, left, bottom, right of the image within its photo, in [0, 1]
 WHOLE: View = (0.0, 0.0, 1.0, 1.0)
-RgbImage = Float[np.ndarray, "H W 3"]
 
 
 def generator(key: Key) -> np.random.Generator:
     """numpy's generator for a JAX key, an integer or several; equal keys, equal streams."""
     if isinstance(key, jax.Array):
-        words = np.asarray(
-            jax.random.key_data(key) if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-        )
+        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        words = np.asarray(jax.random.key_data(key) if typed else key)
         key = words.ravel().tolist()
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-
-# --- camera ---------------------------------------------------------------------------------------------------------
 
 
 def motion_blurry(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
@@ -58,10 +53,9 @@ def motion_blurry(key: Key, image: RgbImage, severity: float, view: View = WHOLE
     s = np.linspace(0, 1, 96)
     heading = turn + bend * s + swing * np.sin(np.pi * (s + rng.uniform()))
     speed = 1 + 0.5 * np.sin(2 * np.pi * (s + rng.uniform()))  # the camera lingers, as a hand does
-    path = np.cumsum(speed / speed.sum() * np.stack([np.sin(heading), np.cos(heading)]), axis=1) * (
-        20 * severity
-    )
-    return np.clip(_blur(image, _splat(path - path.mean(axis=1, keepdims=True))), 0, 1)
+    velocity = speed / speed.sum() * np.stack([np.sin(heading), np.cos(heading)])
+    path = 20 * severity * np.cumsum(velocity, axis=1)
+    return np.clip(blur(image, splat(path - path.mean(axis=1, keepdims=True))), 0, 1)
 
 
 def low_light(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
@@ -93,16 +87,13 @@ def jpeg_quality(severity: float) -> int:
     return round(60 * (5 / 60) ** severity)
 
 
-# --- weather --------------------------------------------------------------------------------------------------------
-
-
 def hazy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
     """Haze over a random smooth depth that mostly grows towards the top; beta = 1.2 severity."""
     rng = generator(key)
     air = rng.uniform(0.75, 0.98) + rng.uniform(-0.02, 0.02, 3)
-    y, x = _coordinates(image.shape, view)
+    y, x = coordinates(image.shape, view)
     slope, tilt = rng.uniform(0.2, 0.9), rng.uniform(-0.2, 0.2)
-    depth = 0.85 + slope * (0.5 - y) + tilt * (x - 0.5) + 0.12 * _hills(rng, y, x, 3)
+    depth = 0.85 + slope * (0.5 - y) + tilt * (x - 0.5) + 0.12 * hills(rng, y, x, 3)
     return haze(image, np.clip(depth, 0.15, 1.5), 1.2 * severity, air)
 
 
@@ -113,7 +104,7 @@ def haze(image: RgbImage, depth: np.ndarray, beta: float, air: np.ndarray) -> Rg
 
 
 def rainy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
-    """Streaks in one direction, a far layer (many, thin) and a near one (few, long), screened over a faint veil."""
+    """Streaks in one direction: a far layer (many, thin), a near one (few, long), and a faint veil."""
     rng = generator(key)
     lean = rng.uniform(-0.6, 0.6)
     light = np.zeros(image.shape[:2], np.float32)
@@ -121,8 +112,8 @@ def rainy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> Rgb
         length *= (0.6 + 0.8 * severity) * rng.uniform(0.8, 1.2)
         angle = lean + rng.uniform(-0.06, 0.06)
         s = np.linspace(-0.5, 0.5, 2 * int(length) + 2) * length
-        streak = _splat(np.stack([s * np.cos(angle), s * np.sin(angle)]), width)
-        drops = _scatter(rng, image.shape, streak.shape, 1.6 * severity * density)
+        streak = splat(np.stack([s * np.cos(angle), s * np.sin(angle)]), width)
+        drops = scatter(rng, image.shape, streak.shape, 1.6 * severity * density)
         light += strength * np.minimum(fftconvolve(drops, streak / streak.max(), "valid"), 1)
     light = np.clip((0.6 + 0.2 * severity) * light + 0.06 * severity, 0, 0.85)[..., None]
     return np.clip(image + light * (0.92 - image), 0, 1).astype(np.float32)
@@ -135,44 +126,38 @@ def snowy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> Rgb
     drift = rng.uniform(-0.8, 0.8)
     for density, radius, soft in ((0.009, 1.0, 0.7), (0.0022, 1.9, 0.9), (0.0005, 4.0, 2.2)):
         radius *= (0.8 + 0.4 * severity) * rng.uniform(0.85, 1.15)
-        flake = _flake(radius, soft, stretch=1 + rng.uniform(0, 0.6), angle=drift)
-        seeds = _scatter(rng, image.shape, flake.shape, 2 * severity * density)
-        clear *= 1 - np.clip(fftconvolve(seeds, flake, "valid"), 0, 0.97)
+        disc = flake(radius, soft, stretch=1 + rng.uniform(0, 0.6), angle=drift)
+        seeds = scatter(rng, image.shape, disc.shape, 2 * severity * density)
+        clear *= 1 - np.clip(fftconvolve(seeds, disc, "valid"), 0, 0.97)
     cover = 1 - clear[..., None] * (1 - 0.06 * severity)
     return np.clip(image + cover * (0.97 - image), 0, 1).astype(np.float32)
 
 
 def raindrop(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
-    """Drops on the lens: each is a small wide-angle lens that shows its surroundings upside down and out of focus."""
+    """Drops on the lens: small wide-angle lenses that show their surroundings upside down, out of focus."""
     rng = generator(key)
     height, width, _ = image.shape
-    blurred = _blur(image, _flake(2.5, 1.5))
+    blurred = blur(image, flake(2.5, 1.5))
     out = image.astype(np.float32)
     for _ in range(rng.poisson(2 * severity * 0.0011 * height * width)):
         radius = np.exp(rng.uniform(np.log(2.5), np.log(11.0))) * (0.8 + 0.4 * severity)
         cy, cx = rng.uniform(-4, height + 4), rng.uniform(-4, width + 4)
-        wobble, phase, zoom, light = (
-            rng.uniform(0, 0.18),
-            rng.uniform(0, 7, 2),
-            rng.uniform(1.5, 3.5),
-            rng.normal(0, 1),
-        )
+        wobble, phase = rng.uniform(0, 0.18), rng.uniform(0, 2 * np.pi, 2)
+        zoom, light = rng.uniform(1.5, 3.5), rng.normal()
         top, left = max(int(cy - 1.4 * radius), 0), max(int(cx - 1.4 * radius), 0)
         y = np.arange(top, min(int(cy + 1.4 * radius) + 2, height))[:, None] - cy
         x = np.arange(left, min(int(cx + 1.4 * radius) + 2, width)) - cx
         if not (y.size and x.size):
             continue
         r, theta = np.hypot(y, x), np.arctan2(y, x)
-        edge = radius * (
-            1 + wobble * np.cos(2 * theta + phase[0]) + wobble / 2 * np.cos(3 * theta + phase[1])
-        )
+        outline = np.cos(2 * theta + phase[0]) + 0.5 * np.cos(3 * theta + phase[1])
+        edge = radius * (1 + wobble * outline)
         alpha = np.clip((edge - r) / 1.5, 0, 1)[..., None]  # a rim 1.5 pixels soft
         rows = np.clip(np.abs(cy - zoom * y).astype(int), 0, height - 1)
         columns = np.clip(np.abs(cx - zoom * x).astype(int), 0, width - 1)
         inside = r / np.maximum(edge, 1e-3)
-        shade = (
-            1.05 + 0.08 * light + 0.25 * y / radius - 0.45 * inside**6
-        )  # dark rim, bright where the sky is, below
+        # A dark rim; bright below, where the drop shows the sky.
+        shade = 1.05 + 0.08 * light + 0.25 * y / radius - 0.45 * inside**6
         glint = np.exp(-(((y + 0.45 * radius) ** 2 + (x + 0.35 * radius) ** 2) / (0.02 * radius**2 + 0.3)))
         drop = blurred[rows, columns] * shade[..., None] + 0.5 * glint[..., None]
         part = out[top : top + y.shape[0], left : left + x.shape[0]]
@@ -180,45 +165,45 @@ def raindrop(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> 
     return out
 
 
-# --- scene ----------------------------------------------------------------------------------------------------------
-
-
 def shadowed(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
-    """A cast shadow over a third to two thirds of the photo: an organic outline or a building's straight edges."""
+    """A cast shadow over a quarter to three fifths of the photo, with a round or a straight outline."""
     rng = generator(key)
-    outline, turns, offsets = rng.uniform() < 0.6, rng.uniform(0, 2 * np.pi, 2), rng.uniform(-0.2, 0.2, 2)
-
-    def field(hills: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        planes = [(x - 0.5) * np.cos(a) + (y - 0.5) * np.sin(a) + b for a, b in zip(turns, offsets)]
-        return 0.25 * _hills(hills, y, x, 4) if outline else np.minimum(*planes)
-
+    rounded, turns, shifts = rng.uniform() < 0.6, rng.uniform(0, 2 * np.pi, 2), rng.uniform(-0.2, 0.2, 2)
     seed = int(rng.integers(2**31))
-    coarse = field(generator(seed), *_coordinates((24, 24), WHOLE))
-    level = np.quantile(coarse, 1 - rng.uniform(0.33, 0.67))
+
+    def field(y, x):  # the shadow is where it exceeds a level, on the whole photo as on a part of it
+        if rounded:
+            return 0.25 * hills(generator(seed), y, x, 4)
+        planes = x * np.cos(turns)[:, None, None] + y * np.sin(turns)[:, None, None] + shifts[:, None, None]
+        return planes.min(axis=0)
+
+    level = np.quantile(field(*coordinates((24, 24), WHOLE)), 1 - rng.uniform(0.25, 0.6))
     penumbra = rng.uniform(0.01, 0.05)
-    depth = (field(generator(seed), *_coordinates(image.shape, view)) - level) / penumbra
+    depth = (field(*coordinates(image.shape, view)) - level) / penumbra
     shade = 1 / (1 + np.exp(-np.clip(4 * depth, -30, 30)))
-    sky = 1 + severity * (
-        np.array([-0.1, 0.0, 0.2]) + rng.uniform(-0.05, 0.05, 3)
-    )  # the light that still reaches it
-    keep = np.exp(-1.4 * severity * rng.uniform(0.85, 1.15))
-    return np.clip(image * (1 - shade[..., None] * (1 - keep * sky)), 0, 1).astype(np.float32)
+    tint = np.array([-0.1, 0.0, 0.2]) + rng.uniform(
+        -0.05, 0.05, 3
+    )  # of the sky's light, which still reaches it
+    keep = np.exp(-1.3 * severity * rng.uniform(0.85, 1.15))
+    return np.clip(image * (1 - shade[..., None] * (1 - keep * (1 + severity * tint))), 0, 1).astype(
+        np.float32
+    )
 
 
 def uncompleted(
     key: Key, image: RgbImage, severity: float, view: View = WHOLE, mask: np.ndarray | None = None
 ) -> RgbImage:
-    """Black where `mask` (H, W; white = True is known) is dark; without one, strokes and boxes over 0.4 severity of it.
+    """Black where `mask` is dark; without a mask, strokes and boxes over 0.4 severity of the image.
+
+    `mask` (H, W) is bool, uint8 or float in [0, 1]: white is known, black is cut out.
 
     Raises:
         ValueError: a mask of another size than the image.
     """
     mask = random_mask(key, image.shape[:2], severity) if mask is None else np.asarray(mask)
     if mask.shape != image.shape[:2]:
-        raise ValueError(
-            f"the mask is {' x '.join(map(str, mask.shape))}, the image {' x '.join(map(str, image.shape[:2]))} pixels "
-            "(height x width); a mask has the image's size and one channel"
-        )
+        sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, image.shape[:2])]
+        raise ValueError(f"the mask is {sizes[0]}, the image {sizes[1]} (height x width); they must agree")
     known = mask if mask.dtype == bool else mask > (127 if mask.dtype == np.uint8 else 0.5)
     return np.where(known[..., None], image, np.float32(0)).astype(np.float32)
 
@@ -238,10 +223,8 @@ def random_mask(key: Key, shape: tuple[int, int], severity: float) -> np.ndarray
                 draw.rectangle((x - w / 2, y - h / 2, x + w / 2, y + h / 2), fill=0)
                 continue
             steps = np.cumsum(rng.normal(0, 0.6, 5)) + rng.uniform(0, 2 * np.pi)
-            points = np.cumsum(np.stack([np.cos(steps), np.sin(steps)], -1) * rng.uniform(5, 14), axis=0) + (
-                x,
-                y,
-            )
+            stride = rng.uniform(5, 14) * np.stack([np.cos(steps), np.sin(steps)], -1)
+            points = np.cumsum(stride, axis=0) + (x, y)
             draw.line([tuple(p) for p in points], fill=0, width=int(rng.integers(3, 8)), joint="curve")
         cut = 1 - np.asarray(canvas).mean() / 255
     return np.asarray(canvas) > 127
@@ -259,23 +242,8 @@ TASKS = {
     "snowy": snowy,
     "uncompleted": uncompleted,
 }
-VERBS = dict(
-    zip(
-        (
-            "deblur",
-            "dehaze",
-            "dejpeg",
-            "lowlight",
-            "denoise",
-            "deraindrop",
-            "derain",
-            "deshadow",
-            "desnow",
-            "inpaint",
-        ),
-        TASKS,
-    )
-)
+_VERBS = "deblur dehaze dejpeg lowlight denoise deraindrop derain deshadow desnow inpaint"
+VERBS = dict(zip(_VERBS.split(), TASKS, strict=True))
 
 
 def task_name(name: str) -> str:
@@ -298,114 +266,3 @@ def degrade(
     if not 0 <= severity <= 1:
         raise ValueError(f"severity lies in [0, 1]; got {severity}")
     return TASKS[task](key, image.astype(np.float32), float(severity), view)
-
-
-MARGIN = (
-    8  # pixels degraded around a training crop and cut off: blur, streaks and drops reach in from outside
-)
-
-
-def batch(seed: int, step: int, photos: Sequence[Photo], size: int, n: int) -> dict[str, np.ndarray]:
-    """Training pairs, a function of (seed, step) alone: `clean` and `degraded` [n, size, size, 3], `task` int32 [n].
-
-    Each: a photo (as likely as it has pixels), a crop of it reduced by 0.5 to 1 and flipped, a task (index in `TASKS`),
-    a severity. A window `MARGIN` wider is degraded and its centre kept; JPEG's 8-pixel blocks stay aligned with the crop.
-    The view of that window (for haze and shadow) is its true place in the photo, or a larger one half of the time, as
-    few crops of a photo hold the edge of a shadow.
-    """
-    weights = np.array([p.pixels.shape[0] * p.pixels.shape[1] for p in photos], float)
-    pairs = [_pair((seed, step, i), photos, weights / weights.sum(), size) for i in range(n)]
-    clean, degraded, task = zip(*pairs)
-    return {"clean": np.stack(clean), "degraded": np.stack(degraded), "task": np.array(task, np.int32)}
-
-
-def _pair(key: tuple[int, int, int], photos: Sequence[Photo], weights: np.ndarray, size: int):
-    rng = generator(key)
-    photo = photos[rng.choice(len(photos), p=weights)]
-    task = int(rng.integers(len(TASKS)))
-    height, width, _ = photo.pixels.shape
-    side = size + 2 * MARGIN
-    window = min(round(side / rng.uniform(0.5, 1.0)), height, width)
-    if window < side:
-        raise ValueError(
-            f"the photo {photo.name!r} is {height} x {width}; crops of {size} need {side} at least"
-        )
-    top, left = int(rng.integers(height - window + 1)), int(rng.integers(width - window + 1))
-    crop = photo.pixels[top : top + window, left : left + window]
-    if rng.uniform() < 0.5:
-        crop = crop[:, ::-1]
-    if window > side:
-        crop = np.asarray(
-            Image.fromarray(np.ascontiguousarray(crop)).resize((side, side), Image.Resampling.LANCZOS)
-        )
-    image = crop.astype(np.float32) / 255
-    view = (top / height, left / width, (top + window) / height, (left + window) / width)
-    if rng.uniform() < 0.5:
-        (y, x), part = rng.uniform(0, 0.5, 2), rng.uniform(0.25, 0.5)
-        view = (y, x, y + part, x + part)
-    damaged = degrade(list(TASKS)[task], (*key, 1), image, view=view)
-    centre = slice(MARGIN, MARGIN + size)
-    return image[centre, centre], damaged[centre, centre], task
-
-
-# --- helpers --------------------------------------------------------------------------------------------------------
-
-
-def _coordinates(shape: Sequence[int], view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres, (H, 1) and (1, W), in the photo's unit square."""
-    top, left, bottom, right = view
-    y = top + (bottom - top) * (np.arange(shape[0]) + 0.5) / shape[0]
-    x = left + (right - left) * (np.arange(shape[1]) + 0.5) / shape[1]
-    return y[:, None].astype(np.float32), x[None, :].astype(np.float32)
-
-
-def _hills(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, waves: int) -> np.ndarray:
-    """A smooth random field of unit variance: plane waves of 1/2 to 2 periods across the photo."""
-    total = 0
-    for _ in range(2 * waves):
-        turn, phase = rng.uniform(0, 2 * np.pi, 2)
-        pace = 2 * np.pi * rng.uniform(0.4, 2.0)
-        total = total + np.cos(pace * (y * np.sin(turn) + x * np.cos(turn)) + phase)
-    return total / np.sqrt(waves)
-
-
-def _splat(path: np.ndarray, width: float = 0.0) -> np.ndarray:
-    """A kernel of sum 1 that spreads points (2, n) in pixels around its centre, bilinear or as Gaussian spots."""
-    half = int(np.ceil(np.abs(path).max() + 3 * width)) + 1
-    grid = np.arange(-half, half + 1)
-    away = np.abs(grid[:, None, None] - path)
-    spots = np.maximum(1 - away, 0) if width == 0 else np.exp(-0.5 * (away / width) ** 2)
-    kernel = spots[:, 0] @ spots[:, 1].T
-    return (kernel / kernel.sum()).astype(np.float32)
-
-
-def _flake(radius: float, soft: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
-    """A disc of peak 1 whose edge falls over `soft` pixels, drawn out along `angle` from the vertical."""
-    half = int(np.ceil(radius * stretch + 2 * soft)) + 1
-    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
-    along, across = y * np.cos(angle) + x * np.sin(angle), -y * np.sin(angle) + x * np.cos(angle)
-    return 1 / (1 + np.exp(np.clip((np.hypot(along / stretch, across) - radius) / (0.35 * soft), -30, 30)))
-
-
-def _scatter(
-    rng: np.random.Generator, shape: Sequence[int], kernel: Sequence[int], density: float
-) -> np.ndarray:
-    """Sparse random amplitudes in [0.4, 1] on a field so much larger that a valid convolution gives `shape`."""
-    size = (shape[0] + kernel[0] - 1, shape[1] + kernel[1] - 1)
-    place = rng.random(size, np.float32)
-    return np.where(place < density, rng.uniform(0.4, 1.0, size), 0).astype(np.float32)
-
-
-def _blur(image: RgbImage, kernel: np.ndarray) -> RgbImage:
-    """Convolution of each channel with a kernel of odd sides, normalised; the image continues as its mirror image."""
-    (top, left), (height, width, _) = (k // 2 for k in kernel.shape), image.shape
-    rows, columns = _mirror(height, top), _mirror(width, left)
-    convolve = oaconvolve if height * width > 65_536 else fftconvolve
-    out = convolve(image[rows][:, columns], (kernel / kernel.sum())[..., None], "valid", axes=(0, 1))
-    return out.astype(np.float32)
-
-
-def _mirror(n: int, pad: int) -> np.ndarray:
-    """Indices -pad .. n + pad - 1 reflected into 0 .. n - 1, whatever the sizes."""
-    i = np.arange(-pad, n + pad) % max(2 * n - 2, 1)
-    return np.minimum(i, 2 * n - 2 - i) if n > 1 else np.zeros(n + 2 * pad, int)

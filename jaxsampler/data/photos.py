@@ -1,12 +1,12 @@
 """Real colour photographs, split by scene, and the reading and writing of anybody's own.
 
-A network trained on crops of a photo must not be judged on another crop of it, so the split is by *scene* and fixed:
-four easily judged scenes (a face, an animal, an object, a building in a landscape) are held out, all others train.
-The photos come with packages under free licences: a few with scikit-image, scikit-learn and matplotlib, and, by the
-name "desktop", some thirty wallpapers of Debian and Ubuntu packages. Drawings and renderings of those are left out.
+A network trained on crops of a photo must not be judged on another crop of it, so the split is by *scene* and
+fixed: four easily judged scenes (a face, an animal, an object, a building in a landscape) are held out, all
+others train. The photos come with packages under free licences: a few with scikit-image, scikit-learn and
+matplotlib, and, by the name "desktop", some thirty wallpapers of Debian packages (not the drawn ones).
 
-Large photos are reduced on loading (Lanczos) to `LONGEST` pixels: at full size a photo is smooth and noisy at the
-scale of a pixel, reduced it is crisp and clean, which is what a restoration should learn to return.
+Large photos are reduced on loading (Lanczos) to `LONGEST` pixels: at full size a photo is smooth and noisy at
+the scale of a pixel, reduced it is crisp and clean, which is what a restoration should learn to return.
 """
 
 import errno
@@ -126,7 +126,7 @@ def held_out_photos() -> list[Photo]:
 def training_photos(folders: Iterable[str | Path] = ()) -> list[Photo]:
     """The training scenes: those of the Python packages, then those of each entry of `folders`.
 
-    An entry is a folder of photos (searched deeply, each file a scene of its own) or the name "desktop" (`DESKTOP`).
+    An entry is a folder of photos (searched deeply, each file its own scene) or "desktop" (see `DESKTOP`).
     """
     photos = [_from_wheel(name) for name, (scene, *_) in WHEELS.items() if scene not in HELD_OUT]
     for folder in [folders] if isinstance(folders, str | Path) else folders:
@@ -151,12 +151,13 @@ def _desktop() -> list[Photo]:
         raise ValueError(
             f"the desktop photos are not all installed: sudo apt-get install {' '.join(missing)}"
         )
-    return [
-        # A photo's name is the first part of its path that says something: KDE's files are all called 2560x1600.jpg.
-        Photo(name, f"desktop/{name}", _reduced(Path(file)), package, f"{author}, {licence}")
-        for package, file, author, licence in DESKTOP
-        for name in [file.split("/")[4] if file.startswith(_KDE) else Path(file).stem]
-    ]
+    photos = []
+    for package, file, author, licence in DESKTOP:
+        name = (
+            file.split("/")[4] if file.startswith(_KDE) else Path(file).stem
+        )  # KDE's files are all 2560x1600.jpg
+        photos.append(Photo(name, f"desktop/{name}", _reduced(Path(file)), package, f"{author}, {licence}"))
+    return photos
 
 
 def _from_folder(folder: Path) -> list[Photo]:
@@ -180,7 +181,7 @@ def _reduced(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Form:
-    """What an image file held besides its colours, so that a restored image can be written as the same kind of file."""
+    """What an image file holds besides its colours: with it a restored image is written in the same mode."""
 
     grey: bool = False
     bits: int = 8  # 16 for 16-bit grey; Pillow reads 16-bit colour as 8-bit
@@ -189,7 +190,7 @@ class Form:
 
 
 def load_image(path: str | Path) -> tuple[Float[np.ndarray, "H W 3"], Form]:
-    """Read an image file of any mode: float32 RGB in [0, 1], upright, and the `Form` that `save_image` wants back.
+    """Read an image of any mode: float32 RGB in [0, 1], upright, and the `Form` to hand to `save_image`.
 
     Grey is repeated into three channels; alpha is kept aside, not blended; palettes and CMYK become RGB.
 
@@ -237,7 +238,7 @@ def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form |
 
     Raises:
         ValueError: unknown suffix, or a form that the format cannot hold.
-        OSError: the folder is not writable or the disk is full; one line that names the file, and nothing is left behind.
+        OSError: the folder is not writable or the disk is full; one line, and nothing is left behind.
     """
     path, form = Path(path), form or Form()
     Image.init()
