@@ -25,6 +25,7 @@ import io
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 from PIL import Image, ImageDraw
@@ -40,7 +41,7 @@ WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 def generator(key: Key) -> np.random.Generator:
     """numpy's generator for a JAX key, an integer or several; equal keys, equal streams."""
     if isinstance(key, jax.Array):
-        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         words = np.asarray(jax.random.key_data(key) if typed else key)
         key = words.ravel().tolist()
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
@@ -243,7 +244,7 @@ TASKS = {
     "uncompleted": uncompleted,
 }
 _VERBS = "deblur dehaze dejpeg lowlight denoise deraindrop derain deshadow desnow inpaint"
-VERBS = dict(zip(_VERBS.split(), TASKS, strict=True))
+VERBS: dict[str, str] = dict(zip(_VERBS.split(), TASKS, strict=True))
 
 
 def task_name(name: str) -> str:

@@ -18,11 +18,11 @@ MARGIN = 8
 def batch(seed: int, step: int, photos: Sequence[Photo], size: int, n: int) -> dict[str, np.ndarray]:
     """n training pairs: `clean` and `degraded` float32 [n, size, size, 3], `task` int32 [n] of `TASKS`.
 
-    Each is a crop of a photo, reduced by 0.5 to 1 and flipped or not, a task and a severity. Photos are drawn by
-    their pixels. Much of a good photo is sky or out of focus, from which little is learnt (nor what sharp is), so
-    seven crops of ten are the most detailed of three. A window wider by `MARGIN` is degraded and its centre kept;
-    JPEG's blocks of 8 pixels stay aligned with the crop. Haze and shadow are mostly those of a quarter to three
-    quarters of a photo, else of the crop's true place in it, as few small crops hold the edge of a shadow.
+    Each is a crop of a photo, reduced by 0.5 to 1 and flipped or not, a task and a severity. Photos are drawn
+    by their pixels. Much of a good photo is sky or out of focus, which teaches little, so seven crops of ten
+    are the most detailed of three. A window wider by `MARGIN` is degraded and its centre kept; JPEG's blocks
+    of 8 pixels stay aligned with the crop. Haze and shadow are mostly those of a quarter to three quarters of
+    a photo, else of the crop's true place in it, as few small crops hold the edge of a shadow.
     """
     sizes = np.array([photo.pixels.size for photo in photos], float)
     pairs = [_pair((seed, step, i), photos, sizes / sizes.sum(), size) for i in range(n)]
