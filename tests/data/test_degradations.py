@@ -11,6 +11,7 @@ from scipy import ndimage
 from jaxsampler.data import (
     TASKS,
     VERBS,
+    Photo,
     batch,
     degrade,
     held_out_photos,
@@ -294,8 +295,6 @@ def test_batch_holds_every_task_and_true_pairs():
 
 def test_batch_crops_are_of_the_photos():
     """A made-up photo whose red and green name the place shows scale and flip."""
-    from jaxsampler.data import Photo
-
     y, x = np.mgrid[:200, :250].astype(np.uint8)
     maker = Photo("map", "map", np.stack([y, x, np.zeros_like(x)], -1), "", "")
     pairs = batch(0, 0, [maker], 64, 40)
@@ -308,3 +307,23 @@ def test_batch_crops_are_of_the_photos():
     assert 8 < (steps_right < 0).sum() < 32  # flipped half of the time
     with pytest.raises(ValueError, match="'map' is 200 x 250 pixels; training needs 208 at least"):
         batch(0, 0, [maker], 192, 1)
+
+
+def test_batch_damages_each_crop_in_its_own_way():
+    pairs = batch(3, 0, training_photos(), 48, 60)
+    kinds = {"noisy": np.sign, "uncompleted": np.abs, "snowy": np.abs}
+    for name, view in kinds.items():
+        here = pairs["task"] == list(TASKS).index(name)
+        damage = view(pairs["degraded"][here] - pairs["clean"][here]).reshape(here.sum(), -1)
+        likeness = np.corrcoef(damage)[~np.eye(len(damage), dtype=bool)]
+        assert here.sum() >= 3 and np.abs(likeness).max() < 0.6, name
+
+
+def test_batch_prefers_detail():
+    """Of a photo that is half texture, half plain, more than half of the crops are texture, but not all."""
+    rng = np.random.default_rng(0)
+    pixels = np.full((400, 800, 3), 128, np.uint8)
+    pixels[:, 400:] = rng.integers(0, 256, (400, 400, 3))
+    pairs = batch(0, 0, [Photo("half", "half", pixels, "", "")], 32, 200)
+    textured = (pairs["clean"].std(axis=(1, 2, 3)) > 0.05).mean()
+    assert 0.65 < textured < 0.95
