@@ -16,6 +16,8 @@ CPU convolutions prefer. Residual blocks carry time and task by FiLM [Perez et a
 [Chen et al. 2022]: plain, normalised over channels of one pixel.
 """
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -114,8 +116,8 @@ class UNet(eqx.Module):
         keys = iter(jax.random.split(key, 2 + 2 * (levels - 1) + depth * (2 * levels - 1)))
         self.stem = Conv(4 * cin, widths[0], key=next(keys))
         self.encoder = [[Block(w, embedding, key=next(keys)) for _ in range(depth)] for w in widths]
-        self.down = [Conv(a, b, 2, stride=2, key=next(keys)) for a, b in zip(widths, widths[1:])]
-        self.up = [Conv(b, 4 * a, 1, key=next(keys)) for a, b in zip(widths, widths[1:])]
+        self.down = [Conv(a, b, 2, stride=2, key=next(keys)) for a, b in pairwise(widths)]
+        self.up = [Conv(b, 4 * a, 1, key=next(keys)) for a, b in pairwise(widths)]
         self.decoder = [[Block(w, embedding, key=next(keys)) for _ in range(depth)] for w in widths[:-1]]
         self.head = Conv(widths[0], 4 * cout, gain=0.0, key=next(keys))
 
@@ -132,7 +134,7 @@ class UNet(eqx.Module):
             h = unfold(self.up[level](h)) + skips.pop()
             for block in self.decoder[level]:
                 h = block(h, e)
-        return unfold(self.head(jax.nn.silu(normalise(h))))
+        return unfold(self.head(h))
 
 
 class RestorationNet(eqx.Module):
