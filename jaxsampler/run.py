@@ -1,0 +1,373 @@
+r"""Run a table, or anything that implements `Solver`, over its rows with one compiled loop; and `loop`, the plain oracle.
+
+One row is one model call is one scan iteration. The table is an argument of the jitted function, never a constant in it, so another solver,
+grid or order of the same shape reuses the compilation. Coefficients are cast to the dtype of the state (float32 at least for
+times); the sum over registers is elementwise, so no accelerator rounds it to a lower precision.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from . import grids
+from .adjoints import Adjoint, RecursiveCheckpoint
+from .numerics import axpy, cast, is_traced, normal
+from .paths import Path
+from .predictions import Denoiser, convert, match
+from .progress import Bar, tick
+from .steps import Solver as Schedule
+from .steps import schedule
+from .tables import Table
+
+Save = Literal["all"] | Sequence[int] | None
+
+
+class Trajectory(NamedTuple):
+    """x: the final sample. t: the saved grid times [k]. xs: the states there, stacked along a new leading axis."""
+
+    x: PyTree
+    t: Float[Array, " k"]
+    xs: PyTree
+
+
+class StepEnd(NamedTuple):
+    """What a hook sees at the end of a grid interval: the whole state, its time, and a key of its own (None without a key)."""
+
+    x: PyTree
+    t: Float[Array, ""]
+    key: Any
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A sampler that is not a table: norm-dependent steps, adaptive steps, schemes with two states.
+
+    `rows` is a pytree of arrays with one leading axis, one row per scan iteration, with a leaf `end` (the grid time at which the row's
+    interval ends, else NaN). The state is a tuple whose first entry is the current x (uncentred).
+    """
+
+    def rows(self, path: Path, grid: Any) -> PyTree:
+        """What the scan iterates over."""
+        ...
+
+    def init(self, x: PyTree, rows: PyTree) -> tuple:
+        """The state before the first row."""
+        ...
+
+    def step(self, model: Callable, state: tuple, row: PyTree, key: Any) -> tuple:
+        """One row: model, state, row and a key folded from the row's index (None without a key)."""
+        ...
+
+    def final(self, state: tuple) -> PyTree:
+        """The sample."""
+        ...
+
+
+class TableSolver(eqx.Module):
+    """The four functions of a `Table`; noise is drawn per draw index, or given as an array in order of use."""
+
+    start: Float[Array, " 2"]
+    key: Any
+    noise: PyTree | None
+
+    def draw(self, i: Any, like: PyTree) -> PyTree | None:
+        """Standard normal draw i, None if no noise is to be had."""
+        if self.noise is not None:
+            return jax.tree.map(lambda z, a: jnp.asarray(z[i], a.dtype), self.noise, like)
+        return None if self.key is None else normal(jax.random.fold_in(self.key, i), like)
+
+    def init(self, x: PyTree, rows: Table) -> tuple:
+        """Start scale and noise, empty registers."""
+        z = self.draw(0, x)
+        x = axpy(self.start[0], x, 0.0 if z is None else self.start[1], x if z is None else z)
+        return x, jax.tree.map(lambda a: jnp.zeros((rows.regs, *a.shape), a.dtype), x)
+
+    def step(self, model: Callable, state: tuple, row: Table, key: Any = None) -> tuple:
+        """One row of the recurrence."""
+        x, mem = state
+        m = model(x, row.t, row.form)
+        z = self.draw(row.draw, x)
+
+        def write(registers, a, b):
+            return registers.at[row.keep].set(a).at[row.slot].set(b)
+
+        def update(a, registers):
+            return sum((cast(row.B[r], a) * registers[r] for r in range(row.B.shape[-1])), cast(row.A, a) * a)
+
+        mem = jax.tree.map(write, mem, x, m)
+        x = jax.tree.map(update, x, mem)
+        return (x if z is None else axpy(1.0, x, row.C, z)), mem
+
+    def final(self, state: tuple) -> PyTree:
+        """The state after the last row."""
+        return state[0]
+
+
+class _Body(eqx.Module):
+    """One scan iteration with its observers; its leaves (network, conditioning, noise) are what is differentiated."""
+
+    solver: Any
+    model: Callable
+    key: Any
+    centre: Path | None
+    hook: Callable | None
+    bar: Bar | None = eqx.field(static=True)
+    check: bool = eqx.field(static=True)
+
+    def __call__(self, carry: tuple, row: tuple) -> tuple:
+        state, saved, fault = carry
+        row, i, slot, is_end = row
+        key = None if self.key is None else jax.random.fold_in(self.key, i)
+        outputs_finite = []
+
+        def model(x, t, *form):
+            m = self.model(x, t, *form)
+            if self.check:
+                outputs_finite.append(_all_finite(m))
+            return m
+
+        state = self.solver.step(model, state, row, key)
+        if self.check:
+            code = jnp.where(jnp.stack(outputs_finite).all(), 2 * i + 1, 2 * i) if outputs_finite else 2 * i + 1
+            healthy = _all_finite(state[0]) & (jnp.stack(outputs_finite).all() if outputs_finite else True)
+            fault = jnp.minimum(fault, jnp.where(healthy, fault, code))
+        if self.hook is not None:
+            hook_key = None if key is None else jax.random.fold_in(key, 1)
+            x = jax.lax.cond(is_end, lambda x: self._hooked(x, row.end, hook_key), lambda x: x, state[0])
+            state = (x, *state[1:])
+        if saved is not None:
+            saved = jax.tree.map(lambda buffer, x: buffer.at[slot].set(x), saved, state[0])
+        if self.bar is not None:
+            tick(i, self.bar)
+        return state, saved, fault
+
+    def _hooked(self, x, t, key):
+        whole = x if self.centre is None else self.centre.uncentred(x)
+        new = match(self.hook(StepEnd(whole, t, key)), x)
+        return new if self.centre is None else self.centre.centred(new)
+
+
+def _all_finite(x: PyTree) -> Any:
+    return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(x)]).all()
+
+
+def _saved_points(save: Save, end: Any) -> tuple[np.ndarray, Any]:
+    """Grid indices to save, and for each row the buffer slot that it writes (the last one is waste)."""
+    is_end = ~jnp.isnan(end)
+    count = jnp.cumsum(is_end)  # index of the grid point that a row's interval ends at
+    if isinstance(save, str) or any(i < 0 for i in save):
+        if is_traced(end):
+            raise ValueError("save='all' and negative indices need the number of intervals: a concrete table, or give indices >= 0")
+        n = int(np.sum(~np.isnan(np.asarray(end))))
+        if isinstance(save, str) and save != "all":
+            raise ValueError(f"save must be None, 'all' or indices of grid points, got {save!r}")
+        points = np.arange(n + 1) if isinstance(save, str) else np.array([i + n + 1 if i < 0 else i for i in save])
+        if np.any((points < 0) | (points > n)):
+            raise ValueError(f"save indices must lie in [{-n - 1}, {n}]: the grid has {n + 1} points")
+    else:
+        points = np.asarray(save)
+    if len(set(points.tolist())) != len(points):
+        raise ValueError("save indices repeat")
+    hit = is_end[:, None] & (count[:, None] == points[None, :])
+    return points, jnp.where(hit.any(1), hit.argmax(1), len(points))
+
+
+def drive(
+    solver: Any,
+    rows: PyTree,
+    model: Callable,
+    x: PyTree,
+    *,
+    key: Any = None,
+    adjoint: Adjoint | None = None,
+    save: Save = None,
+    progress: bool = False,
+    hook: Callable | None = None,
+    check: bool = False,
+    centre: Path | None = None,
+) -> Any:
+    """Scan `solver.step` over `rows`; see `run` for the options. `centre`: path whose mu the state of a table leaves out."""
+    n = rows.end.shape[0]
+    state = solver.init(x, rows)
+    saved, points, slot = None, np.zeros(0, int), jnp.zeros(n, jnp.int32)
+    if save is not None:
+        points, slot = _saved_points(save, rows.end)
+        saved = jax.tree.map(lambda a: jnp.zeros((len(points) + 1, *a.shape), a.dtype), state[0])
+        if 0 in points:
+            k = int(np.argmax(points == 0))
+            saved = jax.tree.map(lambda buffer, a: buffer.at[k].set(a), saved, state[0])
+    body = _Body(solver, model, key, centre, hook, Bar(n) if progress else None, check)
+    fault = jnp.asarray(2 * n, jnp.int32)
+    xs = (rows, jnp.arange(n, dtype=jnp.int32), slot, ~jnp.isnan(rows.end))
+    state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(body, (state, saved, fault), xs)
+    out = solver.final(state)
+    if centre is not None:
+        out = centre.uncentred(out)
+        saved = None if saved is None else centre.uncentred(saved)
+    if check:
+        out = eqx.branched_error_if(out, fault < 2 * n, jnp.clip(fault, 0, 2 * n - 1), _fault_messages(rows))
+    if save is None:
+        return out
+    first = rows.t[0] if hasattr(rows, "t") else jnp.nan
+    t = jnp.full(len(points) + 1, first, rows.end.dtype).at[slot].set(rows.end)
+    return Trajectory(out, t[:-1], jax.tree.map(lambda a: a[:-1], saved))
+
+
+def _fault_messages(rows: Any) -> list[str]:
+    n = rows.end.shape[0]
+    times = getattr(rows, "t", None)
+    known = times is not None and not is_traced(times)
+    where = [f"row {i} of {n}" + (f" (model call at t={float(times[i]):.6g})" if known else "") for i in range(n)]
+    return [f"{w}: {what}" for w in where for what in ("the network returned a non-finite value", "the state became non-finite")]
+
+
+def run(
+    model: Callable,
+    table: Table,
+    x: PyTree,
+    *,
+    key: Any = None,
+    noise: PyTree | None = None,
+    adjoint: Adjoint | None = None,
+    save: Save = None,
+    progress: bool = False,
+    hook: Callable[[StepEnd], PyTree] | None = None,
+    check: bool = False,
+) -> Any:
+    """Run `table` from x_T = `x` (any pytree of floats) and return x at the last grid time, or a `Trajectory` if `save` is given.
+
+    model: a `Denoiser` (asked for the kind that each row wants; the state then is x - mu of its path), or a callable (x, t) that returns
+    that kind. key: draws the noise, folded in per draw. noise: array [draws, *x.shape] (or a pytree of them) in order of use instead.
+    adjoint: how gradients flow (default `RecursiveCheckpoint()`). save: None, "all", or indices of grid points (0 is the start).
+    progress: a bar on stderr. hook: `hook(StepEnd) -> x`, called at the end of every grid interval. check: report the first row with a
+    non-finite network output or state, and its time, as an error (costs a host callback).
+    A traced stochastic table without noise cannot be seen to need it: its result is NaN.
+    """
+    if not isinstance(table, Table):
+        raise TypeError(f"run takes a Table (js.tabulate makes one), got {type(table).__name__}; js.sample runs other solvers")
+    if table.t.ndim != 1:
+        raise ValueError("a stack of tables runs under vmap: jax.vmap(lambda table, x: js.run(model, table, x))(tables, xs)")
+    x = _float_state(x)
+    path = model.path if isinstance(model, Denoiser) else None
+    dtype = jnp.result_type(jnp.float32, *[a.dtype for a in jax.tree.leaves(x)])
+    _check_noise(table, key, noise, x)
+
+    if isinstance(model, Denoiser):
+
+        def predict(denoiser, y, t, form):
+            whole = denoiser.path.uncentred(y)
+            m = match(denoiser.net(whole, t), whole)
+            return convert(m, whole, t, denoiser.path, source=denoiser.kind, target=(form[0], form[1]))
+
+    else:
+
+        def predict(model, y, t, form):
+            return match(model(y, t), y)
+
+    rows = jax.tree.map(lambda a: jnp.asarray(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else jnp.int32), table)
+    x = x if path is None else path.centred(x)
+    if key is None and noise is None and is_traced(table):
+        poison = jnp.where((rows.C != 0).any() | (rows.start[1] != 0), jnp.nan, 0.0)
+        x = jax.tree.map(lambda a: a + cast(poison, a), x)
+    return drive(
+        TableSolver(rows.start, key, noise),
+        eqx.tree_at(lambda table: table.start, rows, None),  # what is scanned has one leading axis
+        eqx.Partial(predict, model),
+        x,
+        key=key,
+        adjoint=adjoint,
+        save=save,
+        progress=progress,
+        hook=hook,
+        check=check,
+        centre=path,
+    )
+
+
+def _float_state(x: PyTree) -> PyTree:
+    x = jax.tree.map(jnp.asarray, x)
+    if not jax.tree.leaves(x):
+        raise TypeError("the state x is empty: give x, or an array (or pytree of arrays) shaped like a sample")
+    for leaf in jax.tree.leaves(x):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"the state must be floating point, got {leaf.dtype}; cast x with x.astype(jnp.float32)")
+    return x
+
+
+def _check_noise(table: Table, key: Any, noise: PyTree | None, x: PyTree) -> None:
+    if is_traced(table.C, table.draw, table.start):
+        return
+    if noise is None:
+        if key is None and table.draws:
+            raise ValueError("this solver draws noise: pass key=jax.random.key(seed), or noise=array of shape [draws, *x.shape]")
+        return
+    for z, a in zip(jax.tree.leaves(noise), jax.tree.leaves(x), strict=True):
+        if z.shape[1:] != a.shape or len(z) < table.draws:
+            raise ValueError(f"noise must have shape [{table.draws} or more, {', '.join(map(str, a.shape))}], got {list(z.shape)}")
+
+
+def loop(
+    model: Callable, path: Path, grid: Any, solver: Schedule, x: PyTree, key: Any = None, noise: PyTree | None = None
+) -> PyTree:
+    """The oracle: the textbook steps on arrays, one after the other, in numpy float64; same arguments and noise as `run`.
+
+    No table, no scan, no jit: what `run` computes must equal this to rounding.
+    """
+    grid = grids.checked(path, grid)
+    steps = schedule(
+        solver,
+        len(grid) - 1,
+        to_zero=bool(np.asarray(path.sigma(grid[-1])) == 0),
+        from_noise=bool(np.asarray(path.alpha(grid[0])) == 0),
+    )
+    like = jax.tree.map(jnp.asarray, x)
+    centre = model.path if isinstance(model, Denoiser) else None
+    start, unravel = ravel_pytree(like if centre is None else centre.centred(like))
+    state, draws = np.asarray(start, np.float64), 0
+    history: list[tuple] = []  # (output, state, time, kind) of the first call of each interval
+
+    def flat(tree):
+        return np.asarray(ravel_pytree(tree)[0], np.float64)
+
+    def predict(y, t, kind):
+        y = unravel(jnp.asarray(y, start.dtype))
+        if centre is None:
+            return flat(match(model(y, t), y))
+        m = model(centre.uncentred(y), t, kind=kind)
+        return flat(centre.centred(m) if kind == "data" else m)
+
+    def draw(i):
+        if noise is None:
+            return flat(normal(jax.random.fold_in(key, i), like))
+        return flat(jax.tree.map(lambda z: z[i], noise))
+
+    for i, step in enumerate(steps):
+        calls: list[tuple] = []
+
+        def record(y, t, step=step, calls=calls):
+            calls.append((predict(y, t, step.kind), y, t, step.kind))
+            return calls[-1][0]
+
+        past = tuple(
+            np.asarray(convert(jnp.asarray(m), jnp.asarray(y), t, _centred(path), source=kind, target=path.form(step.kind, t)))
+            if kind != step.kind
+            else m
+            for m, y, t, kind in reversed(history[i - step.past : i])
+        )
+        zs = tuple(draw(draws + j) for j in range(step.noises))
+        draws += step.noises
+        state = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
+        history.append(calls[0] if calls else (None, None, None, step.kind))
+    out = unravel(jnp.asarray(state, start.dtype))
+    return out if centre is None else centre.uncentred(out)
+
+
+def _centred(path: Path) -> Path:
+    """The path of the centred state: mu = 0."""
+    return path if path.centre is None else eqx.tree_at(lambda p: p.mu, path, 0.0)

@@ -1,0 +1,65 @@
+"""The front door: draw the prior, tabulate the solver, run it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from . import grids
+from .adjoints import Adjoint
+from .predictions import Denoiser
+from .run import Save, Solver, StepEnd, drive, run
+from .solvers.exponential import dpmpp_2m
+from .steps import Step
+from .tables import Table, tabulate
+
+
+def sample(
+    denoiser: Denoiser,
+    like: PyTree,
+    *,
+    key: Any,
+    solver: Any = dpmpp_2m,
+    grid: Any = None,
+    steps: int = 20,
+    x: PyTree | None = None,
+    adjoint: Adjoint | None = None,
+    save: Save = None,
+    progress: bool = False,
+    hook: Callable[[StepEnd], PyTree] | None = None,
+    noise: PyTree | None = None,
+    check: bool = False,
+) -> Any:
+    """Samples shaped like `like`, or a `Trajectory` if `save` is given.
+
+    like: array, `jax.ShapeDtypeStruct` or a pytree of them. key: for the prior and the solver's noise (None is fine where neither is drawn).
+    solver: a step such as `js.solvers.dpmpp_2m`, a list of steps, one per interval, a `Table`, or a `js.Solver`. grid: decreasing times,
+    by default `js.grids.default(path, steps)`, `steps` intervals. x: the starting state x_T, by default drawn from the path's prior.
+    The other arguments are those of `run`.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}: the sampler must know the path and what "
+            "the network predicts"
+        )
+    path = denoiser.path
+    like = jax.tree.map(lambda a: a if isinstance(a, jax.ShapeDtypeStruct) else jnp.asarray(a), like)
+    for leaf in jax.tree.leaves(like):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"samples are floating point: `like` has dtype {leaf.dtype}; use jnp.float32")
+    prior_key, noise_key = (None, None) if key is None else jax.random.split(key)
+    if x is None:
+        if key is None:
+            raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
+        x = path.prior(prior_key, like)
+    options: dict = dict(adjoint=adjoint, save=save, progress=progress, hook=hook, check=check)
+
+    if isinstance(solver, Table):
+        return run(denoiser, solver, x, key=noise_key, noise=noise, **options)
+    grid = grids.default(path, steps) if grid is None else grid
+    if isinstance(solver, Solver) and not isinstance(solver, Step):
+        rows = jax.tree.map(jnp.asarray, solver.rows(path, grids.checked(path, grid)))
+        return drive(solver, rows, denoiser, x, key=noise_key, **options)
+    return run(denoiser, tabulate(path, grid, solver), x, key=noise_key, noise=noise, **options)

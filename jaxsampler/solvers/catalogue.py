@@ -1,0 +1,44 @@
+"""The solvers by name: for configs, the command line and the README's table."""
+
+import difflib
+from typing import Any
+
+import numpy as np
+
+from ..paths import VP
+from ..steps import Step
+from ..tables import MAX_CALLS, unit_run
+from . import ancestral, euler, exponential, exponential_sde, singlestep
+
+MODULES = (exponential, singlestep, exponential_sde, ancestral, euler)
+
+
+def catalogue() -> dict[str, Step]:
+    """All named solvers, in the order of their files."""
+    return {name: s for m in MODULES for name, s in vars(m).items() if isinstance(s, Step) and s.name == name and name[0] != "_"}
+
+
+def by_name(name: str, **options: Any) -> Step:
+    """The solver called `name` with these options; ValueError naming the nearest one if there is none."""
+    solvers = catalogue()
+    if name not in solvers:
+        near = difflib.get_close_matches(name, solvers, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(solvers)}"
+        raise ValueError(f"unknown solver {name!r}; {hint}")
+    return solvers[name](**options)
+
+
+def calls_per_step(s: Step) -> int:
+    """Network calls of one full step."""
+    path, ts = VP(), np.linspace(0.9, 0.5, s.past + 2)
+    return len(unit_run(s, path, ts, list(np.eye(1 + s.past + s.noises + MAX_CALLS)))[0])
+
+
+def markdown() -> str:
+    """The table of solvers in Markdown."""
+    head = "| solver | order | calls per step | prediction | stochastic | options | reference |\n|---|---|---|---|---|---|---|\n"
+    return head + "".join(
+        f"| `{name}` | {s.order} | {calls_per_step(s)} | {s.kind} | {'yes' if s.stochastic else ''} "
+        f"| {', '.join(f'`{o}`' for o in s.options())} | {s.reference} |\n"
+        for name, s in catalogue().items()
+    )

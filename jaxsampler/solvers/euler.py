@@ -1,0 +1,37 @@
+r"""Euler, Heun and Euler-Maruyama in t: the generic baselines.
+
+    flow:          dx/dt = velocity(x, t)
+    reverse SDE:   dx = (f x - g^2 score) dt + g dw,    f = alpha'/alpha,   g^2 = (sigma^2)' - 2 f sigma^2      (dt < 0)
+
+References: Song et al. 2021b, eq. 6, 13 (reverse SDE, probability flow); Maruyama 1955. IR-SDE's released code steps one training index per
+call whatever the grid (`published=True`) and subtracts the noise.
+"""
+
+from ..numerics import namespace
+from ..steps import step
+from .ancestral import unrescaled
+
+
+@step(kind="velocity", order=1)
+def euler(path, ts, x, past, model, z, *, published: bool = False):
+    """Euler's method on the flow, in t [Euler 1768]."""
+    t, s = unrescaled(ts, published)
+    return x + (s - t) * model(x, t)
+
+
+@step(kind="velocity", order=2, to_zero=euler)
+def heun(path, ts, x, past, model, z):
+    """Heun's method on the flow, in t [Heun 1900]; `edm` is the one in (x/alpha, rho)."""
+    t, s = ts[-2:]
+    slope = model(x, t)
+    return x + (s - t) / 2 * (slope + model(x + (s - t) * slope, s))
+
+
+@step(kind="score", order=1, noises=1)
+def euler_maruyama(path, ts, x, past, model, z, *, published: bool = False):
+    """Euler-Maruyama on the reverse SDE, in t [Song et al. 2021b, app. D]."""
+    t, s = unrescaled(ts, published)
+    f = path.alpha_dot(t) / path.alpha(t)
+    g2 = 2 * path.sigma(t) * (path.sigma_dot(t) - f * path.sigma(t))
+    noise = namespace(t).sqrt(g2 * (t - s)) * z
+    return x + (s - t) * (f * x - g2 * model(x, t)) + (-noise if published else noise)

@@ -1,0 +1,163 @@
+r"""A solver is one textbook step and the rules for the ends of the grid.
+
+The author of a solver writes the update as in the paper:
+
+    @step(kind="data", order=2, past=1, start=(dpmpp_1,), to_zero=dpmpp_1)
+    def dpmpp_2m(path, ts, x, past, model, z):
+        ...
+        return the state at ts[-1]
+
+    path    the schedule (alpha, sigma, lam, time, ...)         ts     grid times so far: ts[-2] is now, ts[-1] is next
+    x       the (centred) state at ts[-2]                       past   model outputs of earlier intervals, newest first
+    model   (x, t) -> prediction of the declared kind           z      standard normal draw; a tuple if `noises` > 1
+
+The result must be linear in x, past, z and the model's outputs: then the same code is the plain loop on arrays (the oracle) and, on
+unit vectors, the coefficient table. Branch on step indices or options only, never on array values. Keyword-only arguments are the
+options of the solver: `dpmpp_2m(form="taylor")` is another step.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from .paths import KINDS
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A textbook step with its rules. Call it with options to get a variant; `formula` is the update itself.
+
+    kind: prediction that `model` returns inside the formula. order: of accuracy (weak order if stochastic). past: number of earlier
+    outputs it reads (the first call of each earlier interval). noises: draws per step, entering at its last updates in order;
+    with `churn` the first one enters before the first call. start: the steps of the first intervals, lowest order first (they serve
+    `lower_order_final` too). to_zero: the step into sigma = 0. from_noise: the step out of alpha = 0. rule: n -> which member of
+    (*start, self), counted from 1, takes each interval.
+    """
+
+    formula: Callable
+    name: str
+    kind: str
+    order: int
+    past: int = 0
+    noises: int = 0
+    churn: bool = False
+    start: tuple["Step", ...] = ()
+    to_zero: "Step | None" = None
+    from_noise: "Step | None" = None
+    rule: Callable[[int], Sequence[int]] | None = None
+    lower_order_final: bool = False
+    reference: str = ""
+    make: Callable | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
+        if self.start and len(self.start) < self.past:
+            raise ValueError(f"{self.name} reads {self.past} past outputs: it needs as many start steps")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise."""
+        return self.noises > 0
+
+    def __call__(self, **options: Any) -> "Step":
+        """The same solver with other options."""
+        final = options.pop("lower_order_final", self.lower_order_final)
+        made = self._bind(options) if self.make is None else self.make(**options) if options else self
+        return dataclasses.replace(made, lower_order_final=final)
+
+    def _bind(self, options: dict) -> "Step":
+        unknown(options, self.options(), self.name)
+        if not options:
+            return self
+
+        def formula(*args, _formula=self.formula, **kwargs):
+            return _formula(*args, **{**options, **kwargs})
+
+        def sub(step):  # the lower orders follow the options that they know
+            return None if step is None else step._bind({k: v for k, v in options.items() if k in step.options()})
+
+        formula.__signature__ = inspect.signature(self.formula)
+        return dataclasses.replace(
+            self,
+            formula=formula,
+            start=tuple(map(sub, self.start)),
+            to_zero=sub(self.to_zero),
+            from_noise=sub(self.from_noise),
+        )
+
+    def replace(self, **changes: Any) -> "Step":
+        """A copy with other rules."""
+        return dataclasses.replace(self, **changes)
+
+    def options(self) -> list[str]:
+        """Names of its options."""
+        parameters = inspect.signature(self.formula if self.make is None else self.make).parameters.values()
+        return [p.name for p in parameters if self.make is not None or p.kind is p.KEYWORD_ONLY]
+
+
+def unknown(given: Any, valid: Sequence[str], what: str) -> None:
+    """TypeError naming the nearest valid option if one of `given` is not in `valid`."""
+    for name in given:
+        if name not in valid:
+            near = difflib.get_close_matches(name, [*valid, "lower_order_final"], 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join([*valid, 'lower_order_final'])}"
+            raise TypeError(f"{what} has no option {name!r}; {hint}")
+
+
+def step(**rules: Any) -> Callable[[Callable], Step]:
+    """Decorator: a textbook update with its rules (the fields of `Step`) becomes a solver named after the function."""
+
+    def wrap(formula: Callable) -> Step:
+        return Step(formula, formula.__name__, reference=_reference(formula), **rules)
+
+    return wrap
+
+
+def variants(build: Callable[..., Step]) -> Step:
+    """Decorator: `build(**options) -> Step`, all options with defaults, becomes the default step, callable for the others."""
+
+    def make(**options: Any) -> Step:
+        unknown(options, list(inspect.signature(build).parameters), build.__name__)
+        return dataclasses.replace(build(**options), name=build.__name__, make=make, reference=_reference(build))
+
+    make.__signature__ = inspect.signature(build)
+    return make()
+
+
+def _reference(function: Callable) -> str:
+    """The paper that the docstring cites in [brackets]."""
+    doc = " ".join((function.__doc__ or "").split())
+    return doc[doc.find("[") + 1 : doc.find("]")] if "[" in doc else ""
+
+
+Solver = Step | Sequence[Step]
+
+
+def schedule(solver: Solver, n: int, *, to_zero: bool, from_noise: bool) -> list[Step]:
+    """One step per interval: a step's rules spelled out, or a list of steps taken literally."""
+    if isinstance(solver, Step):
+        family = (*solver.start, solver)
+        levels = [min(i + 1, len(family)) for i in range(n)] if solver.rule is None else list(solver.rule(n))
+        if solver.lower_order_final:
+            levels = [min(level, n - i) for i, level in enumerate(levels)]
+        steps = [family[level - 1] for level in levels]
+        if from_noise and steps[0].from_noise is not None:
+            steps[0] = steps[0].from_noise
+        if to_zero and steps[-1].to_zero is not None:
+            steps[-1] = steps[-1].to_zero
+    elif isinstance(solver, list | tuple) and all(isinstance(s, Step) for s in solver):
+        steps = list(solver)
+        if len(steps) != n:
+            raise ValueError(f"a schedule needs one step per interval: {len(steps)} steps for {n} intervals")
+    else:
+        raise TypeError(f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name")
+    for i, s in enumerate(steps):
+        if s.past > i:
+            raise ValueError(f"{s.name} at interval {i} reads {s.past} past outputs but only {i} intervals came before; start with lower orders")
+    return steps
+
+
+Form = Literal["dpmsolver", "taylor"]
