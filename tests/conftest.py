@@ -1,0 +1,23 @@
+"""Strict promotion everywhere, a persistent compilation cache, and float64 on request."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+_cache = os.environ.get("JAXSAMPLER_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "jaxsampler-test-cache"))
+jax.config.update("jax_compilation_cache_dir", _cache)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def x64():
+    """Double precision for the duration of a test."""
+    with jax.enable_x64(True):
+        yield
