@@ -12,13 +12,14 @@ Forward mode works through all of these, and each traces the step once.
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
 
+@runtime_checkable
 class Adjoint(Protocol):
     """A stand-in for `lax.scan` without per-row outputs."""
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .numerics import is_traced
+from .numerics import Real, is_traced
 from .paths import EDM, VE, CondOT, DiscreteVP, Path
 
-Grid = Float[np.ndarray, " n+1"]
+Grid = Float[np.ndarray, " points"]
 
 
 def _count(n: int) -> int:
@@ -23,7 +23,7 @@ def _count(n: int) -> int:
     return int(n)
 
 
-def _ends(path: Path, t_max: float | None, t_min: float | None) -> tuple[float, float]:
+def _ends(path: Path, t_max: Real | None, t_min: Real | None) -> tuple[float, float]:
     high, low = path.t_max if t_max is None else t_max, path.t_min if t_min is None else t_min
     if not 0 <= low < high <= path.t_max * (1 + 1e-9):
         raise ValueError(f"need 0 <= t_min < t_max <= {path.t_max}; got t_min={low}, t_max={high}")
@@ -36,14 +36,14 @@ def _pinned(times: Any, ends: tuple[float, float]) -> Grid:
     return times
 
 
-def uniform(path: Path, n: int, *, t_max: float | None = None, t_min: float | None = None) -> Grid:
+def uniform(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
     """Equal steps in t. A CondOT grid ends at t = 0: its last step is regular."""
     if t_min is None and isinstance(path, CondOT):
         t_min = 0.0
     return np.linspace(*_ends(path, t_max, t_min), _count(n) + 1)
 
 
-def log_snr(path: Path, n: int, *, t_max: float | None = None, t_min: float | None = None) -> Grid:
+def log_snr(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
     """Equal steps in lam."""
     ends = _ends(path, t_max, t_min)
     lam = np.asarray([path.lam(ends[0]), path.lam(ends[1])], np.float64)
@@ -52,7 +52,7 @@ def log_snr(path: Path, n: int, *, t_max: float | None = None, t_min: float | No
     return _pinned(path.time(np.linspace(lam[0], lam[1], _count(n) + 1)), ends)
 
 
-def karras(path: Path, n: int, rho: float = 7.0, *, t_max: float | None = None, t_min: float | None = None) -> Grid:
+def karras(path: Path, n: int, rho: Real = 7.0, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
     """Equal steps in (sigma/alpha)^(1/rho) [Karras et al. 2022, eq. 5]; see `append_zero` for its last step to 0."""
     ends = _ends(path, t_max, t_min)
     level = np.asarray([path.rho(ends[0]), path.rho(ends[1])], np.float64)
@@ -62,13 +62,13 @@ def karras(path: Path, n: int, rho: float = 7.0, *, t_max: float | None = None, 
     return _pinned(path.time(-np.log(levels)), ends)
 
 
-def quadratic(path: Path, n: int, *, t_max: float | None = None, t_min: float | None = None) -> Grid:
+def quadratic(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
     """Equal steps in sqrt(t)."""
     high, low = _ends(path, t_max, t_min)
     return _pinned(np.linspace(np.sqrt(high), np.sqrt(low), _count(n) + 1) ** 2, (high, low))
 
 
-def cosine(path: Path, n: int, *, t_max: float | None = None, t_min: float | None = None) -> Grid:
+def cosine(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
     """Chebyshev-like: half a cosine between the ends, short steps at both."""
     high, low = _ends(path, t_max, t_min)
     return _pinned(low + (high - low) * (1 + np.cos(np.linspace(0, np.pi, _count(n) + 1))) / 2, (high, low))

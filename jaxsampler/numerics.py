@@ -4,16 +4,19 @@ One formula serves two masters: given numbers or numpy arrays it is evaluated on
 given a jax array or a tracer it is staged (differentiable grids). `namespace` makes that choice and nothing else does.
 """
 
+import contextlib
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 Arr = np.ndarray | np.generic | jax.Array
-Scalar = float | int | Arr
+Real = float | int
+Scalar = Real | Arr
 
 
 def namespace(*args: Any):
@@ -23,10 +26,17 @@ def namespace(*args: Any):
 
 def is_traced(*args: Any) -> bool:
     """True if any leaf of the arguments is a tracer: its value cannot be looked at."""
-    return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(args))
+    return any(isinstance(a, Tracer) for a in jax.tree.leaves(args))
 
 
-def phi(k: int, z: Scalar) -> Any:
+@contextlib.contextmanager
+def on_host():
+    """Exact host arithmetic: a schedule that its author wrote in jax.numpy is evaluated at once in float64, under jit too."""
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True), np.errstate(all="ignore"):
+        yield
+
+
+def phi(k: int, z: Any) -> Any:
     r"""phi_k(z) = int_0^1 e^{(1-u) z} u^{k-1}/(k-1)! du;  phi_0 = e^z,  phi_k(0) = 1/k!  [Hochbruck & Ostermann 2010, eq. 2.10].
 
     The recursion phi_{k+1} = (phi_k - 1/k!)/z cancels for small z, where the Taylor series takes over. phi_k(-inf) = 0.

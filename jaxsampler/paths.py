@@ -29,28 +29,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .numerics import axpy, cast, namespace, normal
+from .numerics import axpy, cast, namespace, normal, on_host
 
 KINDS = ("data", "noise", "score", "velocity", "v")
 
 
 def derivative(f: Callable, t: Any) -> Any:
-    """df/dt of a scalar schedule: a complex step on the host (exact in float64), one jvp when t is a jax array."""
-    if namespace(t) is jnp:
-        return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
-    t = np.asarray(t, np.float64)
-    slope = np.imag(np.asarray(f(t + 1e-20j))) / 1e-20
-    # A formula that drops the imaginary part (abs, clip, interp) would give a silent zero: hold it against a difference quotient.
+    """df/dt of a scalar schedule: a complex step on the host (exact in float64), one jvp when t is a jax array or f is written in jax."""
+    if namespace(t) is np:
+        t = np.asarray(t, np.float64)
+        if namespace(f(t)) is np:
+            return _complex_step(f, t)
+        t = jnp.asarray(t)
+    return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
+
+
+def _complex_step(f: Callable, t: np.ndarray) -> np.ndarray:
+    """Im f(t + ih)/h, infinite where it grows as h shrinks (sqrt(t) at 0)."""
+    try:
+        slope, finer = (np.imag(np.asarray(f(t + 1j * h))) / h for h in (1e-20, 1e-24))
+    except TypeError:  # interp, floor and python's math refuse complex numbers
+        slope = finer = np.nan
+    # A formula that drops the imaginary part (abs, real) would give a silent zero: hold it against a difference quotient.
     h = 1e-6 * np.maximum(np.abs(t), 1e-3)
     with np.errstate(all="ignore"):
         coarse = (np.asarray(f(t + h)) - np.asarray(f(t - h))) / (2 * h)
-    wrong = np.abs(slope - coarse) > 1e-2 * (np.abs(slope) + np.abs(coarse)) + 1e-3
-    if np.any(wrong & np.isfinite(coarse) & np.isfinite(slope)):
+    wrong = ~(np.abs(slope - coarse) <= 1e-2 * (np.abs(slope) + np.abs(coarse)) + 1e-3)
+    if np.any(wrong & np.isfinite(coarse)):
         raise ValueError(
-            f"the complex-step derivative of {getattr(f, '__qualname__', f)} is wrong: its formula is not analytic (abs, clip or "
+            f"the complex-step derivative of {getattr(f, '__qualname__', f)} is wrong: its formula is not analytic (abs, floor or "
             "interp?). Define alpha_dot(t) and sigma_dot(t) on the path."
         )
-    return slope
+    return np.where(np.abs(finer) > 2 * np.abs(slope), np.copysign(np.inf, slope), slope)[()]
 
 
 def interpolate(t: Any, knots: Any, values: Any) -> Any:
@@ -97,13 +107,14 @@ class Path(eqx.Module):
 
     def lam(self, t: Any) -> Any:
         """Half log-SNR log(alpha/sigma): +inf where sigma = 0, -inf where alpha = 0."""
-        xp = namespace(t)
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        xp = namespace(alpha, sigma)
         with np.errstate(divide="ignore"):
-            return xp.log(self.alpha(t)) - xp.log(self.sigma(t))
+            return xp.log(alpha) - xp.log(sigma)
 
     def rho(self, t: Any) -> Any:
-        """Noise-to-signal ratio sigma/alpha, the sigma of EDM."""
-        return self.sigma(t) / self.alpha(t)
+        """Noise-to-signal ratio sigma/alpha, the sigma of EDM: inf where alpha = 0."""
+        return _divide(self.sigma(t), self.alpha(t))
 
     def time(self, lam: Any) -> Any:
         """The t with lam(t) = lam: 64 bisections, then one Newton step, which carries the gradient."""
@@ -125,7 +136,8 @@ class Path(eqx.Module):
         bracket = jnp.zeros_like(lam), jnp.full_like(lam, self.t_max)
         low, high = jax.lax.fori_loop(0, 64, halve, jax.lax.stop_gradient(bracket))
         t = jax.lax.stop_gradient(0.5 * (low + high))
-        return t - (self.lam(t) - lam) / jax.lax.stop_gradient(derivative(self.lam, t))
+        newton = (self.lam(t) - lam) / jax.lax.stop_gradient(derivative(self.lam, t))
+        return t - jnp.where(jnp.isfinite(newton), newton, 0.0)  # lam = +-inf is an end of the bracket
 
     @property
     def centre(self) -> PyTree | None:
@@ -139,7 +151,7 @@ class Path(eqx.Module):
         if kind == "noise":
             return 0.0, 1.0
         if kind == "score":
-            return 0.0, -1 / self.sigma(t)
+            return 0.0, _divide(-1.0, self.sigma(t))
         if kind == "velocity":
             return self.alpha_dot(t), self.sigma_dot(t)
         if kind == "v":
@@ -149,7 +161,8 @@ class Path(eqx.Module):
     @property
     def prior_std(self) -> float:
         """Standard deviation of x at t_max - mu, as samplers draw it."""
-        return float(self.sigma(self.t_max))
+        with on_host():
+            return float(self.sigma(self.t_max))
 
     def prior(self, key: Any, like: PyTree) -> PyTree:
         """x_T = mu + prior_std z, shaped like `like` (array, ShapeDtypeStruct or a pytree of them)."""
@@ -172,23 +185,36 @@ class Path(eqx.Module):
 def _shift(x: PyTree, mu: PyTree, sign: int) -> PyTree:
     """x + sign * mu; mu is a pytree like x, or one array or number for every leaf."""
     if jax.tree.structure(mu) != jax.tree.structure(x):
+        if not jax.tree_util.treedef_is_leaf(jax.tree.structure(mu)):
+            raise ValueError(f"mu is a {jax.tree.structure(mu)}, the state is a {jax.tree.structure(x)}; they must be alike")
         mu = jax.tree.map(lambda _: mu, x)
-    return jax.tree.map(lambda a, m: a + sign * jnp.broadcast_to(cast(m, a), a.shape), x, mu)
+
+    def leaf(a, m):
+        if np.broadcast_shapes(a.shape, jnp.shape(m)) != a.shape:
+            raise ValueError(f"mu of shape {jnp.shape(m)} does not fit a state of shape {a.shape}")
+        return a + sign * jnp.broadcast_to(cast(m, a), a.shape)
+
+    return jax.tree.map(leaf, x, mu)
+
+
+def _divide(a: Any, b: Any) -> Any:
+    """a/b, infinite where b = 0, python floats included."""
+    with np.errstate(divide="ignore"):
+        return namespace(a, b).divide(a, b)
 
 
 class VP(Path):
     r"""Variance preserving, beta linear in t: log alpha = -t^2 (b1 - b0)/4 - t b0/2, sigma^2 = 1 - alpha^2 [Song et al. 2021]."""
 
-    beta_min: float = eqx.field(static=True, default=0.1)
-    beta_max: float = eqx.field(static=True, default=20.0)
+    beta_min: float = eqx.field(static=True, converter=float, default=0.1)
+    beta_max: float = eqx.field(static=True, converter=float, default=20.0)
 
     def _log_alpha(self, t):
         return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
 
     def _time(self, log_alpha):
-        u = -4 * (self.beta_max - self.beta_min) * log_alpha
-        root = namespace(u).sqrt(self.beta_min**2 + u)
-        return u / ((root + self.beta_min) * (self.beta_max - self.beta_min))
+        root = namespace(log_alpha).sqrt(self.beta_min**2 - 4 * (self.beta_max - self.beta_min) * log_alpha)
+        return -4 * log_alpha / (root + self.beta_min)
 
     def alpha(self, t):
         return namespace(t).exp(self._log_alpha(t))
@@ -198,8 +224,7 @@ class VP(Path):
         return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
 
     def time(self, lam):
-        xp = namespace(lam)
-        return self._time(-xp.logaddexp(0.0 * lam, -2 * lam) / 2)
+        return self._time(-namespace(lam).logaddexp(0.0, -2 * lam) / 2)
 
     @property
     def prior_std(self):
@@ -221,7 +246,7 @@ class CosineVP(Path):
     r"""alpha = cos(pi/2 (t+s)/(1+s)) / cos(pi/2 s/(1+s)) [Nichol & Dhariwal 2021], on t <= 0.9946, before the singular end."""
 
     t_max: ClassVar[float] = 0.9946
-    s: float = eqx.field(static=True, default=0.008)
+    s: float = eqx.field(static=True, converter=float, default=0.008)
 
     @property
     def _phase(self):
@@ -241,7 +266,7 @@ class CosineVP(Path):
 
     def time(self, lam):
         xp = namespace(lam)
-        alpha = xp.exp(-xp.logaddexp(0.0 * lam, -2 * lam) / 2)
+        alpha = xp.exp(-xp.logaddexp(0.0, -2 * lam) / 2)
         return (xp.arccos(alpha * math.cos(self._phase)) - self._phase) * 2 * (1 + self.s) / math.pi
 
     @property
@@ -253,8 +278,8 @@ class VE(Path):
     r"""Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t [Song et al. 2021]."""
 
     t_min: ClassVar[float] = 1e-5
-    sigma_min: float = eqx.field(static=True, default=0.01)
-    sigma_max: float = eqx.field(static=True, default=50.0)
+    sigma_min: float = eqx.field(static=True, converter=float, default=0.01)
+    sigma_max: float = eqx.field(static=True, converter=float, default=50.0)
 
     def alpha(self, t):
         return 1.0 + 0.0 * t
@@ -269,8 +294,8 @@ class VE(Path):
 class EDM(Path):
     r"""alpha = 1, sigma = t: time is the noise level [Karras et al. 2022]; data are assumed to have standard deviation 0.5."""
 
-    sigma_min: float = eqx.field(static=True, default=0.002)
-    sigma_max: float = eqx.field(static=True, default=80.0)
+    sigma_min: float = eqx.field(static=True, converter=float, default=0.002)
+    sigma_max: float = eqx.field(static=True, converter=float, default=80.0)
 
     @property
     def t_min(self):
@@ -301,7 +326,7 @@ class CondOT(Path):
 
     def time(self, lam):
         xp = namespace(lam)
-        return xp.exp(-xp.logaddexp(0.0 * lam, lam))
+        return xp.exp(-xp.logaddexp(0.0, lam))
 
 
 class DiscreteVP(Path):
@@ -359,9 +384,8 @@ class DiscreteVP(Path):
         return -self.alpha(t) * self.alpha_dot(t) / self.sigma(t)
 
     def time(self, lam):
-        xp = namespace(lam)
         knots, log_alpha = self._table
-        return interpolate(xp.logaddexp(0.0 * lam, -2 * lam) / 2, -log_alpha, knots)
+        return interpolate(namespace(lam).logaddexp(0.0, -2 * lam) / 2, -log_alpha, knots)
 
     @property
     def prior_std(self):
@@ -374,7 +398,7 @@ def _discrete_table(alphas_cumprod):
     with np.errstate(divide="ignore"):  # a zero-terminal-SNR schedule ends at alpha = 0
         log_alpha = 0.5 * np.log(np.asarray(alphas_cumprod))
     if np.isinf(log_alpha[-1]):
-        log_alpha[-1] = -354.0  # alpha = 1e-154: zero in float32, and alpha^2 still positive in float64
+        log_alpha[-1] = -800.0  # finite, so that it interpolates, and alpha = exp(-800) is 0 in float64
     return np.arange(n + 1) / n, np.concatenate([[0.0], log_alpha])
 
 
@@ -390,10 +414,10 @@ class MeanReverting(Path):
     """
 
     mu: PyTree
-    std: float = eqx.field(static=True, default=50 / 255)
+    std: float = eqx.field(static=True, converter=float, default=50 / 255)
     schedule: str = eqx.field(static=True, default="cosine")
     T: int = eqx.field(static=True, default=100)
-    eps: float = eqx.field(static=True, default=0.005)
+    eps: float = eqx.field(static=True, converter=float, default=0.005)
     variant: str = eqx.field(static=True, default="mrs")
 
     def __check_init__(self):
@@ -438,8 +462,7 @@ class MeanReverting(Path):
         return self.std**2 * self.rate(t) * self.alpha(t) ** 2 / self.sigma(t)
 
     def time(self, lam):
-        xp = namespace(lam)
-        bar = 0.5 * xp.logaddexp(0.0 * lam, -2 * lam - 2 * math.log(self.std))
+        bar = 0.5 * namespace(lam).logaddexp(0.0, -2 * lam - 2 * math.log(self.std))
         knots, bars = self._table
         return interpolate(bar, bars, knots)
 

@@ -21,7 +21,6 @@ from .numerics import axpy, cast, is_traced, normal
 from .paths import Path
 from .predictions import Denoiser, convert, match
 from .progress import Bar, tick
-from .steps import Solver as Schedule
 from .steps import schedule
 from .tables import Table
 
@@ -255,7 +254,7 @@ def run(
         raise ValueError("a stack of tables runs under vmap: jax.vmap(lambda table, x: js.run(model, table, x))(tables, xs)")
     x = _float_state(x)
     path = model.path if isinstance(model, Denoiser) else None
-    dtype = jnp.result_type(jnp.float32, *[a.dtype for a in jax.tree.leaves(x)])
+    dtype = max([jnp.dtype(jnp.float32), *[a.dtype for a in jax.tree.leaves(x)]], key=lambda d: d.itemsize)
     _check_noise(table, key, noise, x)
 
     if isinstance(model, Denoiser):
@@ -313,19 +312,15 @@ def _check_noise(table: Table, key: Any, noise: PyTree | None, x: PyTree) -> Non
 
 
 def loop(
-    model: Callable, path: Path, grid: Any, solver: Schedule, x: PyTree, key: Any = None, noise: PyTree | None = None
+    model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: Any = None, noise: PyTree | None = None
 ) -> PyTree:
     """The oracle: the textbook steps on arrays, one after the other, in numpy float64; same arguments and noise as `run`.
 
     No table, no scan, no jit: what `run` computes must equal this to rounding.
     """
     grid = grids.checked(path, grid)
-    steps = schedule(
-        solver,
-        len(grid) - 1,
-        to_zero=bool(np.asarray(path.sigma(grid[-1])) == 0),
-        from_noise=bool(np.asarray(path.alpha(grid[0])) == 0),
-    )
+    to_zero, from_noise = bool(np.asarray(path.sigma(grid[-1])) == 0), bool(np.asarray(path.alpha(grid[0])) == 0)
+    steps = schedule(solver, len(grid) - 1, to_zero=to_zero, from_noise=from_noise)
     like = jax.tree.map(jnp.asarray, x)
     centre = model.path if isinstance(model, Denoiser) else None
     start, unravel = ravel_pytree(like if centre is None else centre.centred(like))
@@ -362,7 +357,8 @@ def loop(
         )
         zs = tuple(draw(draws + j) for j in range(step.noises))
         draws += step.noises
-        state = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
+        with np.errstate(all="ignore"):  # singular ends: lam is infinite there, and the steps cope
+            state = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
         history.append(calls[0] if calls else (None, None, None, step.kind))
     out = unravel(jnp.asarray(state, start.dtype))
     return out if centre is None else centre.uncentred(out)

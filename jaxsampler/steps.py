@@ -133,10 +133,7 @@ def _reference(function: Callable) -> str:
     return doc[doc.find("[") + 1 : doc.find("]")] if "[" in doc else ""
 
 
-Solver = Step | Sequence[Step]
-
-
-def schedule(solver: Solver, n: int, *, to_zero: bool, from_noise: bool) -> list[Step]:
+def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[Step]:
     """One step per interval: a step's rules spelled out, or a list of steps taken literally."""
     if isinstance(solver, Step):
         family = (*solver.start, solver)

@@ -29,7 +29,7 @@ from . import grids
 from .numerics import Arr, is_traced, namespace
 from .paths import Path
 from .predictions import weights
-from .steps import Solver, Step, schedule
+from .steps import Step, schedule
 
 MAX_CALLS = 16  # per step; only sizes the unit vectors
 
@@ -89,10 +89,11 @@ def unit_run(step: Step, path: Path, ts: Any, basis: list) -> tuple[list, list, 
 
 def _check_linear(step: Step, path: Path, ts: np.ndarray, units: list) -> None:
     """Superposition: random vectors through the step must equal the same combination of its unit responses."""
-    random = np.random.default_rng(0).standard_normal((len(units[0]), 3))
+    scales = np.array([1e-3, 1.0, 1e3])  # a clip or an offset shows at one of them
+    random = np.random.default_rng(0).standard_normal((len(units[0]), 3)) * scales
     inputs, _, result = unit_run(step, path, ts, list(random))
     for got, unit in zip([*inputs, result], units, strict=True):
-        if not np.allclose(got, unit @ random, rtol=1e-6, atol=1e-9 * np.abs(unit).max(), equal_nan=True):
+        if not np.allclose(got / scales, unit @ random / scales, rtol=1e-6, atol=1e-9 * np.abs(unit).max(), equal_nan=True):
             raise ValueError(
                 f"{step.name} is not linear in (x, past, model outputs, z), so it has no table; "
                 "implement the four functions of js.Solver (rows, init, step, final) instead"
@@ -119,7 +120,7 @@ class _Row:
     end: Any = np.nan
 
 
-def tabulate(path: Path, grid: Any, solver: Solver, *, to_zero: bool | None = None) -> Table:
+def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None) -> Table:
     """The table of `solver` (a step, or a list with one step per interval) on `grid`, n+1 decreasing times.
 
     to_zero: whether the last interval takes the solver's step into sigma = 0; None looks it up (False if the grid is traced).
@@ -160,7 +161,8 @@ def _rows(path: Path, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], lis
             _check_linear(step, path, ts, [*inputs, result])
         calls, f = len(inputs), len(rows)
         first.append(f)
-        if step.noises - step.churn > calls:
+        before = int(step.noises > 0 and (step.churn or not calls))  # draws that enter before the first call
+        if step.noises - before > calls:
             raise ValueError(f"{step.name} declares {step.noises} noises for {calls} model calls: one draw per row")
         z_at, m_at = 1 + step.past, 1 + step.past + step.noises
 
@@ -193,12 +195,11 @@ def _rows(path: Path, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], lis
                 last.B = {value: entry[0] * b for value, b in last.B.items()}
                 for value, b in registers(entry, 0).items():
                     last.B[value] = last.B.get(value, 0.0) + b
-                if step.noises and (step.churn or not calls):
+                if before:
                     if last.noisy:
                         raise ValueError(f"{step.name} draws noise before its first call, the step before it at its end: one draw per row")
                     last.draw, last.noisy = draws, True
 
-        before = int(step.churn or not calls)  # draws that entered before the first call
         for c in range(calls):
             # the update from the input of call c to `target`, with the state at `entry` as the unit of x
             target = inputs[c + 1] if c + 1 < calls else result

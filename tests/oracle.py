@@ -76,7 +76,8 @@ def random_net(seed=0, width=3):
     shift = jax.random.normal(k[2], (8,), jnp.float64)
 
     def net(x, t):
-        hidden = x @ w1.astype(x.dtype) + shift.astype(x.dtype) * jnp.asarray(t, x.dtype)
+        hidden = x @ w1.astype(x.dtype)
+        hidden = hidden + jnp.broadcast_to(shift.astype(x.dtype) * jnp.asarray(t, x.dtype), hidden.shape)
         return 0.5 * jnp.tanh(hidden) @ w2.astype(x.dtype)
 
     return net

@@ -1,0 +1,232 @@
+"""A table is the textbook step: it equals the plain loop, refuses what is not linear, pads, stacks and follows a traced grid."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import Cubic, random_net
+
+import jaxsampler as js
+
+pytestmark = pytest.mark.usefixtures("x64")
+SOLVERS = js.solvers.catalogue()
+PATHS = {
+    "vp": js.VP(),
+    "edm": js.EDM(sigma_min=0.01, sigma_max=20.0),
+    "mr": js.MeanReverting(0.4),
+    "cubic": Cubic(),
+}
+VARIANTS = {
+    "ddim_eta": js.solvers.ddim(eta=0.6),
+    "ddpm_large": js.solvers.ddpm(variance_type="fixed_large"),
+    "2m_taylor": js.solvers.dpmpp_2m(form="taylor"),
+    "3m_published": js.solvers.dpmpp_3m(published=True),
+    "2m_final": js.solvers.dpm_2m(lower_order_final=True),
+    "2s_r": js.solvers.dpmpp_2s(r=0.3, form="taylor"),
+    "3s_taylor": js.solvers.dpm_3(form="taylor"),
+    "2m_sde_half": js.solvers.dpmpp_2m_sde(eta=0.5, form="taylor"),
+    "mr_ode_3n": js.solvers.mr_ode(order=3, kind="noise"),
+    "mr_sde_2n": js.solvers.mr_sde(order=2, kind="noise"),
+}
+
+
+@js.step(kind="velocity", order=2, noises=1, churn=True)
+def churned(path, ts, x, past, model, z):
+    """Noise before the first call, then a Heun step."""
+    t, s = ts[-2:]
+    x = x + 0.3 * path.sigma(t) * z
+    slope = model(x, t)
+    return x + (s - t) / 2 * (slope + model(x + (s - t) * slope, s))
+
+
+@js.step(kind="score", order=1, noises=2)
+def corrected(path, ts, x, past, model, z):
+    """A Langevin correction and a noisy prediction: two draws, the second call continues from the noisy state."""
+    t, s = ts[-2:]
+    x = x + 0.1 * model(x, t) + 0.2 * z[0]
+    return x + (t - s) * model(x, t) + 0.4 * z[1]
+
+
+@js.step(kind="data", order=1, noises=2)
+def two_stage(path, ts, x, past, model, z):
+    """Two draws, but the second stage starts again from the step's own state (as dpmpp_sde does)."""
+    t, s = ts[-2:]
+    u = 0.7 * x + 0.3 * model(x, t) + 0.2 * z[0]
+    return 0.5 * x + 0.5 * model(u, (t + s) / 2) + 0.4 * z[1]
+
+
+@js.step(kind="data", order=1, noises=1)
+def jump(path, ts, x, past, model, z):
+    """No call at all: noise is added, as in time travel."""
+    return 0.9 * x + 0.1 * z
+
+
+@functools.cache
+def shared_run(path):
+    """One compilation per path: tables of one padded shape are arguments."""
+    net = js.Denoiser(random_net(1), path, "data")
+    return net, jax.jit(lambda table, x: js.run(net, table, x, key=jax.random.key(5)))
+
+
+def agree(solver, path, grid):
+    net, run = shared_run(path)
+    x = jax.random.normal(jax.random.key(3), (4, 3), jnp.float64)
+    table = js.tabulate(path, grid, solver)
+    got = run(js.pad(table, nfe=18, regs=6), x)
+    want = js.loop(net, path, grid, solver, x, key=jax.random.key(5))
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * float(jnp.abs(want).max()))
+    return table
+
+
+@pytest.mark.parametrize("name", [*SOLVERS, *VARIANTS])
+@pytest.mark.parametrize("path", PATHS)
+def test_table_equals_plain_loop(name, path):
+    solver = (SOLVERS | VARIANTS)[name]
+    path = PATHS[path]
+    grid = js.grids.uniform(path, 6, t_max=0.9 * path.t_max, t_min=0.1 * path.t_max)
+    agree(solver, path, grid)
+
+
+@pytest.mark.parametrize("name", [n for n in [*SOLVERS, *VARIANTS] if not n.endswith("2n")])
+def test_table_equals_plain_loop_into_clean_data(name):
+    grid = [*js.grids.log_snr(js.VP(), 5), 0.0]
+    agree((SOLVERS | VARIANTS)[name], js.VP(), grid)
+
+
+@pytest.mark.parametrize("solver", [churned, corrected, two_stage])
+def test_churn_and_several_draws_per_step(solver):
+    table = agree(solver, js.VP(), np.linspace(0.9, 0.2, 6))
+    assert table.nfe == 10
+    assert table.draws == 5 * solver.noises
+
+
+def test_steps_without_calls_fold_into_the_row_before():
+    grid = np.linspace(0.9, 0.2, 6)
+    table = agree([js.solvers.dpmpp_1, jump, js.solvers.ddim, jump, js.solvers.dpm_1], js.VP(), grid)
+    assert table.nfe == 3
+    assert table.draws == 2
+    np.testing.assert_array_equal(table.end, [grid[2], grid[4], grid[5]])
+
+
+def test_schedule_may_mix_orders_calls_and_kinds():
+    s = js.solvers
+    schedule = [s.dpmpp_3s, s.dpm_2m, s.dpmpp_3m, s.heun, s.dpm_2m(form="taylor"), s.dpmpp_2m_sde, s.dpm_3m]
+    table = agree(schedule, js.VP(), js.grids.log_snr(js.VP(), 7))
+    assert table.nfe == 3 + 1 + 1 + 2 + 1 + 1 + 1
+
+
+def test_two_draws_in_one_row_are_refused():
+    with pytest.raises(ValueError, match="one draw per row"):
+        js.tabulate(js.VP(), [0.9, 0.5, 0.2], [js.solvers.dpmpp_sde_1, churned])
+
+
+def test_noise_used_twice_is_refused():
+    @js.step(kind="data", order=1, noises=1)
+    def twice(path, ts, x, past, model, z):
+        u = x + z
+        return model(u, ts[-2]) + 2 * u + model(x + 3 * z, ts[-2])
+
+    with pytest.raises(ValueError, match="one draw"):
+        js.tabulate(js.VP(), [0.9, 0.5], twice)
+
+
+def test_nonlinear_and_affine_steps_are_refused():
+    @js.step(kind="data", order=1)
+    def clipped(path, ts, x, past, model, z):
+        return np.clip(model(x, ts[-2]), -1, 1)
+
+    @js.step(kind="data", order=1)
+    def shifted(path, ts, x, past, model, z):
+        return model(x, ts[-2]) + 1.0
+
+    for bad in (clipped, shifted):
+        with pytest.raises(ValueError, match="not linear"):
+            js.tabulate(js.VP(), [0.9, 0.5], bad)
+
+
+def test_list_is_taken_literally():
+    with pytest.raises(ValueError, match="2 steps for 3 intervals"):
+        js.tabulate(js.VP(), [0.9, 0.6, 0.3, 0.1], [js.solvers.dpmpp_1] * 2)
+    with pytest.raises(ValueError, match="reads 1 past outputs but only 0"):
+        js.tabulate(js.VP(), [0.9, 0.6], [js.solvers.dpmpp_2m])
+
+
+def test_rules_of_a_step():
+    grid = js.grids.log_snr(js.VP(), 6)
+    up = [js.solvers.dpmpp_1, js.solvers.dpmpp_2m, *[js.solvers.dpmpp_3m] * 4]
+    down = [*up[:4], js.solvers.dpmpp_2m, js.solvers.dpmpp_1]
+    for solver, spelled in ((js.solvers.dpmpp_3m, up), (js.solvers.dpmpp_3m(lower_order_final=True), down)):
+        a, b = js.tabulate(js.VP(), grid, solver), js.tabulate(js.VP(), grid, spelled)
+        np.testing.assert_array_equal(a.B, b.B)
+    zero = np.append(grid, 0.0)
+    a, b = js.tabulate(js.VP(), zero, js.solvers.dpmpp_3m), js.tabulate(js.VP(), zero, [*up, js.solvers.dpmpp_1])
+    np.testing.assert_array_equal(a.B, b.B)
+
+
+def test_unusable_end_is_named():
+    with pytest.raises(ValueError, match=r"row 0 .*alpha=0.*not finite"):
+        js.tabulate(js.CondOT(), [1.0, 0.5, 0.1], js.solvers.dpm_2m)
+
+
+def test_unknown_solver_object():
+    with pytest.raises(TypeError, match="by_name"):
+        js.tabulate(js.VP(), [0.9, 0.5], "dpmpp_2m")
+
+
+@pytest.mark.parametrize("name", ["dpmpp_3m", "dpm_3", "heun", "dpmpp_2m_sde", "ddim", "euler_maruyama"])
+@pytest.mark.parametrize("path", ["vp", "mr", "cubic"])
+def test_traced_grid_gives_the_same_table_and_its_derivative(name, path):
+    path, solver = PATHS[path], SOLVERS[name]
+    grid = js.grids.uniform(path, 5, t_max=0.87 * path.t_max, t_min=0.13 * path.t_max)
+    host = js.tabulate(path, grid, solver)
+    traced = jax.jit(lambda g: js.tabulate(path, g, solver))(jnp.asarray(grid))
+    for a, b in zip(jax.tree.leaves(host), jax.tree.leaves(traced), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-11)
+
+    def total(g):
+        table = js.tabulate(path, g, solver)
+        return (table.A * jnp.arange(1.0, table.nfe + 1)).sum() + (jnp.sin(table.B) * jnp.arange(1.0, table.nfe + 1)[:, None] ** 2).sum() + (table.C**2).sum()
+
+    direction = jnp.asarray([0.0, 1.0, -0.5, 0.3, 0.2, 0.0])
+    slope = jax.grad(lambda e: total(jnp.asarray(grid) + e * direction))(0.0)
+    h = 1e-5 * path.t_max  # MeanReverting is piecewise: its knots are at least 0.13 away from these points
+    numeric = (total(jnp.asarray(grid) + h * direction) - total(jnp.asarray(grid) - h * direction)) / (2 * h)
+    np.testing.assert_allclose(slope, numeric, rtol=1e-5)
+
+
+def test_padding_changes_nothing():
+    path, net = js.VP(), js.Denoiser(random_net(), js.VP(), "noise")
+    x = jax.random.normal(jax.random.key(0), (2, 3))
+    for name in ("dpmpp_3m", "heun", "dpmpp_2m_sde"):
+        table = js.tabulate(path, js.grids.log_snr(path, 5), SOLVERS[name])
+        big = js.pad(table, nfe=table.nfe + 4, regs=table.regs + 2)
+        assert (big.nfe, big.regs) == (table.nfe + 4, table.regs + 2)
+        np.testing.assert_array_equal(js.run(net, big, x, key=jax.random.key(1)), js.run(net, table, x, key=jax.random.key(1)))
+    with pytest.raises(ValueError, match="smaller"):
+        js.pad(table, nfe=1)
+
+
+def test_vmap_over_64_stacked_tables_equals_64_runs():
+    path, net = js.VP(), js.Denoiser(random_net(), js.VP(), "v")
+    x = jax.random.normal(jax.random.key(0), (3,))
+    names = [n for n in SOLVERS if n not in ("dpmpp_3s", "dpm_3")]
+    tables = [js.tabulate(path, js.grids.karras(path, 3 + i % 4, rho=1.0 + i % 7), SOLVERS[names[i % len(names)]]) for i in range(64)]
+    many = jax.vmap(lambda table: js.run(net, table, x, key=jax.random.key(1)))(js.stack(tables))
+    alone = jax.jit(lambda table: js.run(net, table, x, key=jax.random.key(1)))
+    nfe, regs = max(t.nfe for t in tables), max(t.regs for t in tables)
+    for table, got in zip(tables, many, strict=True):
+        np.testing.assert_allclose(got, alone(js.pad(table, nfe=nfe, regs=regs)), rtol=1e-12, atol=1e-12)
+        assert np.isfinite(got).all()
+    np.testing.assert_allclose(many[5], js.run(net, tables[5], x, key=jax.random.key(1)), rtol=1e-12)
+
+
+def test_registers_follow_from_what_steps_declare():
+    """The shape of a table must not depend on the numbers: equal steps, a grid whose weights happen to vanish."""
+    path = js.VP()
+    a = js.tabulate(path, js.grids.log_snr(path, 6), js.solvers.dpmpp_2m_sde(eta=1.0))
+    b = js.tabulate(path, js.grids.uniform(path, 6), js.solvers.dpmpp_2m_sde(eta=0.0))
+    for u, v in ((a.slot, b.slot), (a.keep, b.keep), (a.draw, b.draw)):
+        np.testing.assert_array_equal(u, v)
+    assert a.B.shape == b.B.shape
