@@ -9,6 +9,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ def build(values: dict[str, Any], cls: type[C]) -> C:
     return cls(**{name: fit(name, value, hints[name]) for name, value in values.items()})
 
 
-def nearest(name: str, valid: typing.Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of an error message: `did you mean 'x'?`, or the whole list where nothing is near."""
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)

@@ -174,7 +174,7 @@ class RestorationNet(eqx.Module):
         self.residual = tuple(float(r) for r in residual)
         self.std, self.T, self.eps, self.levels = float(std), int(T), float(eps), len(widths)
 
-    def path(self, mu: Float[Array, "*batch h w c"]) -> MeanReverting:
+    def path(self, mu: Float[Array, "..."]) -> MeanReverting:
         """The path the weights were trained on, towards the degraded image `mu`."""
         return MeanReverting(mu, std=self.std, schedule="cosine", T=self.T, eps=self.eps)
 
@@ -199,12 +199,15 @@ class RestorationNet(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "*batch h w 3"],
-        t: Float[Array, " *batch"] | float,
-        mu: Float[Array, "*batch h w 3"],
-        task: Int[Array, " *batch"] | int,
-    ) -> Float[Array, "*batch h w 3"]:
-        """x0_hat at time index `t` in [0, T]. A batch may share one `t` and one `task` or bring one per image."""
+        x: Float[Array, "..."],
+        t: Float[Array, "..."] | float,
+        mu: Float[Array, "..."],
+        task: Int[Array, "..."] | int,
+    ) -> Float[Array, "..."]:
+        """x0_hat of an image (h, w, 3) or a batch (n, h, w, 3) at time index `t` in [0, T].
+
+        A batch may share one `t` and one `task` or bring one per image. Raises ValueError if x and mu are not images of one shape.
+        """
         if x.ndim not in (3, 4) or x.shape[-1] != 3 or x.shape != mu.shape:
             raise ValueError(
                 f"x and mu must be images of one shape (h, w, 3) or (n, h, w, 3); got {x.shape} and {mu.shape}."

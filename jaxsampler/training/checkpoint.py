@@ -1,7 +1,8 @@
 """Arrays of a pytree in one safetensors file, a JSON card beside it.
 
 The name of an array is its key path, so a file can be read without the code that wrote it and a mismatch can be named. The structure
-is not stored: `load` fills the arrays of a tree `like` built by the caller. Files are written whole or not at all.
+is not stored: `load` fills the arrays of a tree `like` built by the caller. Dtypes are numpy's (no bfloat16, no keys). Files are written
+whole or not at all.
 """
 
 import json
@@ -22,18 +23,24 @@ T = TypeVar("T")
 
 
 def write(path: str | Path, data: bytes) -> None:
-    """`data` at `path`, whole or not at all: a temporary file beside it, flushed to the disk, then renamed."""
+    """`data` at `path`, whole or not at all: a temporary file beside it, flushed to the disk, then renamed.
+
+    Raises OSError in one line that names the file; what was there before is then still there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as e:
+        raise OSError(e.errno, f"cannot write {path}: {e.strerror}") from None
 
 
 def save(path: str | Path, tree: Any, card: dict[str, Any] | None = None) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ M = TypeVar("M")
 Loss = Callable[[Any, Any, PRNGKeyArray], Float[Array, ""]]
 
 
-class State(NamedTuple, Generic[M]):
+class State(eqx.Module, Generic[M]):
     """All that a run carries from step to step. `step` counts the updates made."""
 
     model: M
@@ -51,7 +51,8 @@ def update(
     loss, optimiser, decay, key = fixed
     key = jax.random.fold_in(key, state.step)
     value, grad = eqx.filter_value_and_grad(loss)(state.model, batch, key)
-    change, memory = optimiser.update(grad, state.optimiser, eqx.filter(state.model, eqx.is_inexact_array))
+    with jax.numpy_dtype_promotion("standard"):  # optax raises its rates of decay to an integer power
+        change, memory = optimiser.update(grad, state.optimiser, eqx.filter(state.model, eqx.is_inexact_array))
     model = eqx.apply_updates(state.model, change)
     k = state.step.astype(value.dtype)
     keep = jnp.minimum(decay, (1 + k) / (10 + k))
@@ -60,7 +61,7 @@ def update(
         state.ema,
         model,
     )
-    return State(model, average, memory, state.step + 1), {"loss": value, "gradient": optax.global_norm(grad)}
+    return State(model, average, memory, state.step + 1), {"loss": value, "gradient": optax.tree.norm(grad)}
 
 
 def fit(

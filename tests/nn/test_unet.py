@@ -11,6 +11,9 @@ from jaxsampler.nn.unet import RestorationNet, fold, unfold
 RESIDUAL = (0.05, 0.2, 0.4)
 
 
+run = eqx.filter_jit(lambda net, *inputs: net(*inputs))
+
+
 def network(random: bool = True) -> RestorationNet:
     net = RestorationNet(RESIDUAL, std=0.3, widths=(8, 12), depth=1, embedding=16, key=jax.random.key(0))
     if not random:
@@ -33,13 +36,13 @@ def test_a_batch_is_its_images_with_their_own_times_and_tasks():
     net = network()
     x, mu = images(3, 12, 16)
     t, task = jnp.array([3.0, 40.0, 97.5]), jnp.array([2, 0, 1])
-    together = net(x, t, mu, task)
+    together = run(net, x, t, mu, task)
     for i in range(3):
-        np.testing.assert_allclose(together[i], net(x[i], t[i], mu[i], int(task[i])), atol=2e-5)
-    shared = net(x, 40.0, mu, 1)
-    np.testing.assert_allclose(shared[2], net(x[2], 40.0, mu[2], 1), atol=2e-5)
+        np.testing.assert_allclose(together[i], run(net, x[i], t[i], mu[i], task[i]), atol=2e-5)
+    shared = run(net, x, 40.0, mu, 1)
+    np.testing.assert_allclose(shared[2], run(net, x[2], 40.0, mu[2], 1), atol=2e-5)
     assert np.abs(together[0] - shared[0]).max() > 1e-2  # neither time nor task is ignored
-    assert np.abs(net(x, 40.0, mu, 0) - shared).max() > 1e-2
+    assert np.abs(run(net, x, 40.0, mu, 0) - shared).max() > 1e-2
 
 
 @pytest.mark.parametrize("size", [(13, 7), (1, 5), (8, 30)])
@@ -47,14 +50,14 @@ def test_any_size_is_its_mirrored_extension_cut_back(size):
     net = network()
     x, mu = images(*size)
     pad = [(0, -n % 4) for n in size] + [(0, 0)]
-    whole = net(jnp.asarray(np.pad(x, pad, "symmetric")), 50.0, jnp.asarray(np.pad(mu, pad, "symmetric")), 1)
-    np.testing.assert_allclose(net(x, 50.0, mu, 1), whole[: size[0], : size[1]], atol=2e-5)
+    whole = run(net, jnp.asarray(np.pad(x, pad, "symmetric")), 50.0, jnp.asarray(np.pad(mu, pad, "symmetric")), 1)
+    np.testing.assert_allclose(run(net, x, 50.0, mu, 1), whole[: size[0], : size[1]], atol=2e-5)
 
 
 def test_a_tile_sees_what_the_whole_sees():
     net = network()
     x, mu = images(96, 64)
-    whole, tile = net(x, 30.0, mu, 0), net(x[20:], 30.0, mu[20:], 0)  # 20 is a multiple of the cell of 4
+    whole, tile = run(net, x, 30.0, mu, 0), run(net, x[20:], 30.0, mu[20:], 0)  # 20 is a multiple of the cell of 4
     np.testing.assert_allclose(tile[32:], whole[52:], atol=2e-5)
     assert np.abs(tile[:2] - whole[20:22]).max() > 1e-4  # where the tile is cut it cannot know
 
@@ -82,7 +85,7 @@ def test_with_a_silent_network_it_is_the_linear_regression(t, task):
     error = left.std() / y.std() / np.sqrt(n)
 
     x, mu = images(8, 8)
-    out = np.asarray(net(x, t, mu, task) - mu, np.float64)
+    out = np.asarray(run(net, x, t, mu, task) - mu, np.float64)
     measured = (out / np.asarray(x - mu, np.float64)).mean()
     assert abs(measured - slope) < 4 * error + 1e-6
 
