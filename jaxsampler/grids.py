@@ -8,18 +8,19 @@ References: DPM-Solver (log_snr, quadratic) [Lu et al. 2022]; Karras et al. 2022
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .numerics import Real, is_traced
+from .numerics import Real, is_traced, on_host
 from .paths import EDM, VE, CondOT, DiscreteVP, Path
 
 Grid = Float[np.ndarray, " points"]
 
 
 def _count(n: int) -> int:
-    if int(n) != n or n < 1:
-        raise ValueError(f"a grid needs at least one interval; got n={n}")
+    if not float(n).is_integer() or n < 1:
+        raise ValueError(f"a grid needs a whole number of intervals, at least one; got n={n}")
     return int(n)
 
 
@@ -46,20 +47,24 @@ def uniform(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None
 def log_snr(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
     """Equal steps in lam."""
     ends = _ends(path, t_max, t_min)
-    lam = np.asarray([path.lam(ends[0]), path.lam(ends[1])], np.float64)
+    with on_host():
+        lam = np.asarray([path.lam(ends[0]), path.lam(ends[1])], np.float64)
     if not np.all(np.isfinite(lam)):
         raise ValueError(f"log_snr needs finite lam at both ends, got {lam[0]} at t={ends[0]}, {lam[1]} at t={ends[1]}; pass t_max, t_min")
-    return _pinned(path.time(np.linspace(lam[0], lam[1], _count(n) + 1)), ends)
+    with on_host():
+        return _pinned(path.time(np.linspace(lam[0], lam[1], _count(n) + 1)), ends)
 
 
 def karras(path: Path, n: int, rho: Real = 7.0, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
     """Equal steps in (sigma/alpha)^(1/rho) [Karras et al. 2022, eq. 5]; see `append_zero` for its last step to 0."""
     ends = _ends(path, t_max, t_min)
-    level = np.asarray([path.rho(ends[0]), path.rho(ends[1])], np.float64)
+    with on_host():
+        level = np.asarray([path.rho(ends[0]), path.rho(ends[1])], np.float64)
     if not (np.all(np.isfinite(level)) and level[1] > 0):
         raise ValueError(f"karras needs 0 < sigma/alpha < inf at both ends, got {level} at t={ends}; pass t_max, t_min")
     levels = np.linspace(level[0] ** (1 / rho), level[1] ** (1 / rho), _count(n) + 1) ** rho
-    return _pinned(path.time(-np.log(levels)), ends)
+    with on_host():
+        return _pinned(path.time(-np.log(levels)), ends)
 
 
 def quadratic(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
@@ -74,9 +79,9 @@ def cosine(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None 
     return _pinned(low + (high - low) * (1 + np.cos(np.linspace(0, np.pi, _count(n) + 1))) / 2, (high, low))
 
 
-def _discrete(path: Path, index: Any) -> Grid:
+def _discrete(N: int, index: Any) -> Grid:
     """Times of training indices, then t = 0 (alpha = 1), which no index has."""
-    return np.append((np.asarray(index, np.float64) + 1) / len(path.alphas_cumprod), 0.0)
+    return np.append((np.asarray(index, np.float64) + 1) / N, 0.0)
 
 
 def _training_steps(path: Path, n: int) -> int:
@@ -90,19 +95,19 @@ def _training_steps(path: Path, n: int) -> int:
 def leading(path: Path, n: int, offset: int = 0) -> Grid:
     """Indices (n-1-i) (N//n) + offset, then 0; starts below the last training index."""
     N = _training_steps(path, n)
-    return _discrete(path, np.arange(n)[::-1] * (N // n) + offset)
+    return _discrete(N, np.arange(n)[::-1] * (N // n) + offset)
 
 
 def trailing(path: Path, n: int) -> Grid:
     """Indices round(N - i N/n) - 1, then 0."""
     N = _training_steps(path, n)
-    return _discrete(path, np.round(N - np.arange(n) * N / n) - 1)
+    return _discrete(N, np.round(N - np.arange(n) * N / n) - 1)
 
 
 def linspace(path: Path, n: int) -> Grid:
     """Indices round(linspace(0, N-1, n)) from the last, then 0."""
     N = _training_steps(path, n)
-    return _discrete(path, np.round(np.linspace(0, N - 1, n))[::-1])
+    return _discrete(N, np.round(np.linspace(0, N - 1, n))[::-1])
 
 
 def append_zero(grid: Any) -> Grid:
@@ -111,15 +116,18 @@ def append_zero(grid: Any) -> Grid:
 
 
 def default(path: Path, n: int) -> Grid:
-    """n intervals: karras + zero on EDM and VE, uniform on CondOT, else log_snr."""
+    """n intervals: karras + zero on EDM and VE, uniform on CondOT and wherever alpha(t_max) = 0, else log_snr."""
     if isinstance(path, EDM | VE):
         return np.array([path.t_max, 0.0]) if _count(n) == 1 else append_zero(karras(path, n - 1))
-    return uniform(path, n) if isinstance(path, CondOT) else log_snr(path, n)
+    with on_host():
+        pure_noise = bool(path.alpha(path.t_max) == 0)
+    return uniform(path, n) if pure_noise else log_snr(path, n)
 
 
 def checked(path: Path, grid: Any) -> Any:
     """The grid as numpy float64 (a traced grid as it is); ValueError unless it decreases strictly within [0, t_max]."""
     if is_traced(grid):
+        grid = jnp.asarray(grid)
         if grid.ndim != 1 or grid.shape[0] < 2:
             raise ValueError(f"a grid is a vector of at least 2 times; got shape {grid.shape}")
         return grid
@@ -134,7 +142,5 @@ def checked(path: Path, grid: Any) -> Any:
         raise ValueError(f"a grid decreases from noise to data; got grid[{i}]={grid[i]:g} -> grid[{i + 1}]={grid[i + 1]:g}. {hint}")
     slack = 1e-6 * path.t_max  # float32 grids round past the ends
     if grid[0] > path.t_max + slack or grid[-1] < -slack:
-        raise ValueError(
-            f"grid {grid[0]:g} -> {grid[-1]:g} leaves the path, whose times are [0, {path.t_max:g}] ({type(path).__name__})"
-        )
+        raise ValueError(f"grid {grid[0]:g} -> {grid[-1]:g} leaves the path, whose times are [0, {path.t_max:g}] ({type(path).__name__})")
     return np.clip(grid, 0.0, path.t_max)

@@ -39,8 +39,11 @@ def gaussian_mixture(means: Any, stds: Any, path: Path, weights: Any = None) -> 
 
     States are vectors [d] or batches [..., d].
     """
-    means = jnp.atleast_2d(jnp.asarray(means))
+    means = jnp.atleast_2d(jnp.asarray(means, float))
     k = means.shape[0]
+    for name, value in (("stds", stds), ("weights", weights)):
+        if value is not None and jnp.shape(value) not in ((k,), () if name == "stds" else (k,)):
+            raise ValueError(f"{name} must have one entry for each of the {k} means; got shape {jnp.shape(value)}")
     stds = jnp.broadcast_to(jnp.asarray(stds, means.dtype), (k,))
     weights = jnp.full((k,), 1 / k, means.dtype) if weights is None else jnp.asarray(weights, means.dtype)
     return Denoiser(_Mixture(means, stds, weights / weights.sum(), path), path, "data")

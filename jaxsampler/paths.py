@@ -190,9 +190,10 @@ def _shift(x: PyTree, mu: PyTree, sign: int) -> PyTree:
         mu = jax.tree.map(lambda _: mu, x)
 
     def leaf(a, m):
-        if np.broadcast_shapes(a.shape, jnp.shape(m)) != a.shape:
-            raise ValueError(f"mu of shape {jnp.shape(m)} does not fit a state of shape {a.shape}")
-        return a + sign * jnp.broadcast_to(cast(m, a), a.shape)
+        try:
+            return a + sign * jnp.broadcast_to(cast(m, a), a.shape)
+        except ValueError:
+            raise ValueError(f"mu of shape {jnp.shape(m)} does not fit a state of shape {a.shape}") from None
 
     return jax.tree.map(leaf, x, mu)
 
@@ -265,9 +266,11 @@ class CosineVP(Path):
         return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
 
     def time(self, lam):
-        xp = namespace(lam)
-        alpha = xp.exp(-xp.logaddexp(0.0, -2 * lam) / 2)
-        return (xp.arccos(alpha * math.cos(self._phase)) - self._phase) * 2 * (1 + self.s) / math.pi
+        # cos(c + d) = alpha cos c; tan d from sin d and cos d, where sin d = sigma^2 cos c/.. does not cancel as t -> 0
+        xp, c, s = namespace(lam), math.cos(self._phase), math.sin(self._phase)
+        alpha, sigma2 = xp.exp(-xp.logaddexp(0.0, -2 * lam) / 2), xp.exp(-xp.logaddexp(0.0, 2 * lam))
+        sin = xp.sqrt(s**2 + c**2 * sigma2)  # sin(c + d)
+        return xp.arctan2(c * sigma2 / (sin + s * alpha), c**2 * alpha + s * sin) * 2 * (1 + self.s) / math.pi
 
     @property
     def prior_std(self):
@@ -371,21 +374,21 @@ class DiscreteVP(Path):
         return len(self.alphas_cumprod) * t - 1
 
     def alpha(self, t):
-        return namespace(t).exp(interpolate(t, *self._table))
+        return namespace(t).exp(-interpolate(t, *self._table))
 
     def sigma(self, t):
         xp = namespace(t)
-        return xp.sqrt(-xp.expm1(2 * interpolate(t, *self._table)))
+        return xp.sqrt(-xp.expm1(-2 * interpolate(t, *self._table)))
 
     def alpha_dot(self, t):
-        return self.alpha(t) * _segment_slope(t, *self._table)
+        return -self.alpha(t) * _segment_slope(t, *self._table)
 
     def sigma_dot(self, t):  # d sigma^2 = -d alpha^2
-        return -self.alpha(t) * self.alpha_dot(t) / self.sigma(t)
+        return _divide(-self.alpha(t) * self.alpha_dot(t), self.sigma(t))
 
     def time(self, lam):
-        knots, log_alpha = self._table
-        return interpolate(namespace(lam).logaddexp(0.0, -2 * lam) / 2, -log_alpha, knots)
+        knots, bars = self._table
+        return interpolate(namespace(lam).logaddexp(0.0, -2 * lam) / 2, bars, knots)
 
     @property
     def prior_std(self):
@@ -394,12 +397,13 @@ class DiscreteVP(Path):
 
 @functools.lru_cache(maxsize=32)
 def _discrete_table(alphas_cumprod):
+    """(t, -log alpha) at t = 0 and at the N training indices."""
     n = len(alphas_cumprod)
     with np.errstate(divide="ignore"):  # a zero-terminal-SNR schedule ends at alpha = 0
-        log_alpha = 0.5 * np.log(np.asarray(alphas_cumprod))
-    if np.isinf(log_alpha[-1]):
-        log_alpha[-1] = -800.0  # finite, so that it interpolates, and alpha = exp(-800) is 0 in float64
-    return np.arange(n + 1) / n, np.concatenate([[0.0], log_alpha])
+        bar = -0.5 * np.log(np.asarray(alphas_cumprod))
+    if np.isinf(bar[-1]):
+        bar[-1] = 800.0  # finite, so that it interpolates, and exp(-800) is 0 in float64
+    return np.arange(n + 1) / n, np.concatenate([[0.0], bar])
 
 
 class MeanReverting(Path):
@@ -459,7 +463,7 @@ class MeanReverting(Path):
         return -self.rate(t) * self.alpha(t)
 
     def sigma_dot(self, t):  # sigma^2 = std^2 (1 - alpha^2)
-        return self.std**2 * self.rate(t) * self.alpha(t) ** 2 / self.sigma(t)
+        return _divide(self.std**2 * self.rate(t) * self.alpha(t) ** 2, self.sigma(t))
 
     def time(self, lam):
         bar = 0.5 * namespace(lam).logaddexp(0.0, -2 * lam - 2 * math.log(self.std))

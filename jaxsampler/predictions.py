@@ -27,20 +27,24 @@ Kind = str | tuple[Any, Any]
 
 def weights(path: Path, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
     """(u, w) with target = u (x - mu) + w source, both predictions as linear forms in (x_0 - mu, eps)."""
-    (sa, sb), (ta, tb) = (path.form(k, t) if isinstance(k, str) else k for k in (source, target))
     alpha, sigma = path.alpha(t), path.sigma(t)
-    xp = namespace(t, sa, ta)
-    det = alpha * sb - sigma * sa
-    cross = ta * sb - tb * sa
-    same = cross == 0  # target is a multiple of source: exact, also where the state alone tells nothing (sigma = 0)
-    if not is_traced(det, same) and np.any((np.asarray(det) == 0) & ~np.asarray(same)):
+    scaled = source == "score" and target != "score"  # noise = -sigma score is finite where sigma = 0
+    known = "noise" if scaled else source
+    (sa, sb), (ta, tb) = (path.form(k, t) if isinstance(k, str) else k for k in (known, target))
+    xp = namespace(t, alpha, sigma, sa, sb, ta, tb)
+    with np.errstate(all="ignore"):
+        det = alpha * sb - sigma * sa
+        cross = ta * sb - tb * sa
+        same = cross == 0  # target is a multiple of source: exact, also where the state alone tells nothing (sigma = 0)
+        det = xp.where(same, 1.0, det)
+        u = xp.where(same, 0.0, cross / det)
+        w = xp.where(same, (ta * sa + tb * sb) / (sa**2 + sb**2), (alpha * tb - sigma * ta) / det)
+        w = -sigma * w if scaled else w
+    if not is_traced(u, w) and not np.all(np.isfinite(u) & np.isfinite(w)):
         raise ValueError(
             f"a {source!r} prediction does not determine {target!r} at t={t} (alpha={alpha}, sigma={sigma}); "
             "keep the grid away from that end or use a network of another kind"
         )
-    det = xp.where(same, 1.0, det)
-    u = xp.where(same, 0.0, cross / det)
-    w = xp.where(same, (ta * sa + tb * sb) / (sa**2 + sb**2), (alpha * tb - sigma * ta) / det)
     return u, w
 
 
