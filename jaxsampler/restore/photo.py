@@ -1,0 +1,109 @@
+"""Restore a photograph: the degraded image is the mean that a diffusion reverts to, a few network calls lead back.
+
+`restore` is the whole method in one compiled function: the table (solver, grid, order) is an argument, so another solver of the same shape
+recompiles nothing. `Restorer` wraps it for photos of any size, with a mask where pixels are missing.
+"""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxsampler import grids, solvers
+from jaxsampler.data import TASKS, task_name
+from jaxsampler.nn.unet import RestorationNet
+from jaxsampler.predictions import Denoiser
+from jaxsampler.restore.tiles import Tiled
+from jaxsampler.run import run
+from jaxsampler.steps import Step
+from jaxsampler.tables import Table, tabulate
+
+# The member of MR Sampler that does best on training photos, 5 and 10 calls together: `jaxsampler restore --choose`.
+CHOSEN: dict[str, Any] = {"name": "mr_ode", "order": 2}
+
+CANVAS = 32  # sides are mirrored up to a multiple of this many pixels, so that few sizes are compiled
+
+
+def chosen() -> Step:
+    """The solver that `jaxsampler restore` takes by default."""
+    return solvers.by_name(**CHOSEN)
+
+
+def table(net: RestorationNet | Tiled, solver: Step, steps: int) -> Table:
+    """`solver` with `steps` steps uniform in t, as the path's authors do."""
+    path = net.path(jnp.zeros(()))
+    return tabulate(path, grids.uniform(path, steps), solver)
+
+
+@eqx.filter_jit
+def restore(
+    net: RestorationNet | Tiled,
+    table: Table,
+    mu: Float[Array, "n h w 3"],
+    task: Int[Array, " n"],
+    key: Any,
+    *,
+    progress: bool = False,
+) -> Float[Array, "n h w 3"]:
+    """Images `mu` degraded by `task` (an index of `data.TASKS`), restored; values may leave [0, 1] a little. x_T depends on `key` only."""
+    prior_key, noise_key = jax.random.split(key)
+    path = net.path(mu)
+    denoiser = Denoiser(partial(net, mu=mu, task=task), path, "data")
+    return run(denoiser, table, path.prior(prior_key, mu), key=noise_key, progress=progress)
+
+
+class Restorer:
+    """`restorer(image, task)` restores a photo of any size; equal arguments, equal bits.
+
+    solver: a step of `js.solvers`, by default the `chosen` one. seed: of x_T and of the solver's noise.
+    """
+
+    def __init__(self, net: RestorationNet | Tiled, solver: Step | None = None, steps: int = 10, seed: int = 0):
+        self.net = net if isinstance(net, Tiled) else Tiled(net)
+        self.table = table(net, chosen() if solver is None else solver, steps)
+        self.key = jax.random.key(seed)
+
+    def __call__(
+        self,
+        image: Float[np.ndarray, "h w 3"],
+        task: str,
+        mask: Bool[np.ndarray, "h2 w2"] | None = None,
+        *,
+        progress: bool = False,
+    ) -> Float[np.ndarray, "h w 3"]:
+        """The restored photo, float32 in [0, 1].
+
+        task: its name or the verb that undoes it. mask: True where a pixel is known, for inpainting only; known pixels are kept exactly.
+        Raises ValueError: unknown task, a mask missing, of another size, or where none belongs.
+        """
+        task = expect_mask(task, mask is not None)
+        image = np.asarray(image, np.float32)
+        mu = image if mask is None else np.where(_fitting(mask, image)[..., None], image, np.float32(0))
+        height, width, _ = image.shape
+        mu = np.pad(mu, ((0, -height % CANVAS), (0, -width % CANVAS), (0, 0)), mode="symmetric")
+        index = jnp.array([list(TASKS).index(task)])
+        out = restore(self.net, self.table, jnp.asarray(mu[None]), index, self.key, progress=progress)
+        out = np.clip(np.asarray(out[0, :height, :width]), 0, 1)
+        jax.effects_barrier()  # the progress bar's last line
+        return out if mask is None else np.where(mask[..., None], image, out)
+
+
+def expect_mask(task: str, given: bool) -> str:
+    """The task's name; ValueError if it is unknown, or if a mask is missing or has no use."""
+    task = task_name(task)
+    if task == "uncompleted" and not given:
+        raise ValueError("inpainting needs a mask of the photo's size: white is known, black is filled")
+    if task != "uncompleted" and given:
+        raise ValueError(f"a mask belongs to inpainting, not to {task}; leave it out")
+    return task
+
+
+def _fitting(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
+    if mask.shape != image.shape[:2]:
+        theirs, ours = (f"{w}x{h}" for h, w in (mask.shape, image.shape[:2]))
+        raise ValueError(f"the mask is {theirs} pixels, the photo {ours}; they must be equal")
+    return mask

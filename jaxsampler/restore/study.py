@@ -1,0 +1,147 @@
+"""What samplers are worth on photographs: PSNR, SSIM and time per solver and number of calls.
+
+All solvers start from the same x_T and see the same crops. Ten crops, one per task, are one batch; a solver of so many calls is one table,
+and all tables of one shape share one compilation (whose time is kept apart).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from skimage.metrics import structural_similarity
+
+from jaxsampler import data, solvers
+from jaxsampler.data.photos import Photo
+from jaxsampler.nn.unet import RestorationNet
+from jaxsampler.restore.photo import restore, table
+from jaxsampler.steps import Step
+from jaxsampler.tables import pad
+
+FAMILY: dict[str, Step] = {
+    "mr_ode 1": solvers.mr_ode(order=1),
+    "mr_ode 2": solvers.mr_ode(order=2),
+    "mr_sde 1": solvers.mr_sde(order=1),
+    "mr_sde 2": solvers.mr_sde(order=2),
+    "posterior": solvers.posterior,
+    "euler_maruyama": solvers.euler_maruyama,
+}
+SEVERITY = 0.5
+
+# One crop of a held-out photo per task, chosen for its content: name, top, left.
+SHOWN = {
+    "motion-blurry": ("china", 80, 96),
+    "hazy": ("china", 152, 216),
+    "jpeg-compressed": ("chelsea", 56, 128),
+    "low-light": ("coffee", 200, 304),
+    "noisy": ("astronaut", 56, 168),
+    "raindrop": ("astronaut", 336, 120),
+    "rainy": ("coffee", 24, 168),
+    "shadowed": ("china", 200, 96),
+    "snowy": ("chelsea", 152, 184),
+    "uncompleted": ("astronaut", 120, 352),
+}
+
+
+class Batch(NamedTuple):
+    """Crops in the order of `data.TASKS`, one per task."""
+
+    photos: list[str]
+    clean: Float[np.ndarray, "10 h w 3"]
+    degraded: Float[np.ndarray, "10 h w 3"]
+
+
+class Row(NamedTuple):
+    """One restored crop. `seconds` is the tenth part of its batch's time; solver "input" is the degraded crop itself."""
+
+    task: str
+    photo: str
+    solver: str
+    calls: int
+    psnr: float
+    ssim: float
+    seconds: float
+
+
+def shown(size: int = 128, seed: int = 1) -> Batch:
+    """The ten crops of the default run."""
+    photos = {p.name: p for p in data.held_out_photos()}
+    return _batch([(photos[name], top, left) for name, top, left in (SHOWN[task] for task in data.TASKS)], size, seed)
+
+
+def crops(photos: Sequence[Photo], size: int = 128, each: int = 2, seed: int = 2) -> Iterator[Batch]:
+    """`each` crops of every photo for every task, at random places; of three places the one with most detail is taken."""
+    for photo in photos:
+        height, width, _ = photo.pixels.shape
+        for i in range(each):
+            rng = np.random.default_rng([seed, i, *photo.name.encode()])
+            places = []
+            for _ in data.TASKS:
+                candidates = [(8 * rng.integers((height - size) // 8 + 1), 8 * rng.integers((width - size) // 8 + 1)) for _ in range(3)]
+                places.append(max(candidates, key=lambda p: _detail(photo.image[p[0] : p[0] + size, p[1] : p[1] + size])))
+            yield _batch([(photo, top, left) for top, left in places], size, seed + 1000 * (i + 1))
+
+
+def _batch(places: Sequence[tuple[Photo, int, int]], size: int, seed: int) -> Batch:
+    """Damage is done to the whole photo, then cropped: drops and blur reach in, shadows are larger than a crop."""
+    clean, degraded = [], []
+    for k, (task, (photo, top, left)) in enumerate(zip(data.TASKS, places, strict=True)):
+        part = np.s_[top : top + size, left : left + size]
+        clean.append(photo.image[part])
+        degraded.append(data.degrade(task, (seed, k), photo.image, SEVERITY)[part])
+    return Batch([photo.name for photo, *_ in places], np.stack(clean), np.stack(degraded))
+
+
+def _detail(image: np.ndarray) -> float:
+    """Mean step between neighbouring pixels."""
+    return float(np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean())
+
+
+def psnr(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
+    """Peak signal-to-noise ratio in dB of images in [0, 1]; the first is clipped to that."""
+    return float(-10 * np.log10(np.square(np.clip(image, 0, 1) - truth).mean()))
+
+
+def ssim(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
+    """Structural similarity with the Gaussian window of Wang et al. 2004, mean over channels."""
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    return float(structural_similarity(np.clip(image, 0, 1).astype(np.float32), truth, channel_axis=-1, **options))
+
+
+class Bench:
+    """Runs solvers on batches; compiles once per number of calls and batch shape."""
+
+    def __init__(self, net: RestorationNet, seed: int = 0):
+        self.net, self.key = net, jax.random.key(seed)
+        self.compiled, self.compile_seconds = {}, 0.0
+
+    def run(self, batch: Batch, solver: Step, calls: int) -> tuple[Float[np.ndarray, "10 h w 3"], float]:
+        """(restored and not clipped, seconds without compilation)."""
+        rows = pad(table(self.net, solver, calls), regs=2)
+        rows = jax.tree.map(jnp.asarray, rows)
+        args = (self.net, rows, jnp.asarray(batch.degraded), jnp.arange(len(batch.degraded)), self.key)
+        shape = (rows.nfe, batch.degraded.shape)
+        if shape not in self.compiled:
+            began = time.perf_counter()
+            self.compiled[shape] = restore.lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        out = np.asarray(self.compiled[shape](*args))
+        return out, time.perf_counter() - began
+
+    def rows(self, batch: Batch, members: Sequence[tuple[str, int]]) -> tuple[list[Row], dict[tuple[str, int], Array]]:
+        """Every member (a name of `FAMILY`, calls) on a batch: its rows, the input's first, and its images."""
+        rows, images = self._score(batch, "input", 0, batch.degraded, 0.0), {}
+        for name, calls in members:
+            images[name, calls], seconds = self.run(batch, FAMILY[name], calls)
+            rows += self._score(batch, name, calls, images[name, calls], seconds)
+        return rows, images
+
+    def _score(self, batch: Batch, name: str, calls: int, images: np.ndarray, seconds: float) -> list[Row]:
+        return [
+            Row(task, photo, name, calls, psnr(image, truth), ssim(image, truth), seconds / len(images))
+            for task, photo, image, truth in zip(data.TASKS, batch.photos, images, batch.clean, strict=True)
+        ]
