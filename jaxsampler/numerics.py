@@ -47,7 +47,7 @@ def phi(k: int, z: Any) -> Any:
     near = xp.abs(z) < 0.5
     z_near = xp.where(near, z, 0.0)
     z_far = xp.where(near, -1.0, z)  # both branches stay finite, so gradients through `where` do too
-    series = sum(z_near**j / math.factorial(j + k) for j in range(15))
+    series = sum(z_near**j * (1 / math.factorial(j + k)) for j in range(15))
     value = xp.expm1(z_far) / z_far
     for j in range(1, k):
         value = (value - 1 / math.factorial(j)) / z_far

@@ -266,10 +266,10 @@ class CosineVP(Path):
         return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
 
     def time(self, lam):
-        # cos(c + d) = alpha cos c; tan d from sin d and cos d, where sin d = sigma^2 cos c/.. does not cancel as t -> 0
+        # cos(p + d) = alpha cos p, hence sin d = sigma^2 cos p/(sin(p + d) + alpha sin p): no cancellation as t -> 0
         xp, c, s = namespace(lam), math.cos(self._phase), math.sin(self._phase)
         alpha, sigma2 = xp.exp(-xp.logaddexp(0.0, -2 * lam) / 2), xp.exp(-xp.logaddexp(0.0, 2 * lam))
-        sin = xp.sqrt(s**2 + c**2 * sigma2)  # sin(c + d)
+        sin = xp.sqrt(s**2 + c**2 * sigma2)  # sin(p + d)
         return xp.arctan2(c * sigma2 / (sin + s * alpha), c**2 * alpha + s * sin) * 2 * (1 + self.s) / math.pi
 
     @property
