@@ -1,0 +1,52 @@
+"""Every notebook runs from top to bottom and keeps its promises: the claims it asserts, one figure, a Colab badge, few lines.
+
+Slow because a notebook is a process of its own that imports, compiles and draws: 01 takes about 15 s on two cores, 02 about a minute.
+"""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def code(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def figures(notebook):
+    return [o["data"]["image/png"] for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs(path, monkeypatch):
+    """A failed assertion inside a notebook fails here; two minutes is the longest that a reader should wait."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
+    monkeypatch.delenv("MPLBACKEND")  # the inline backend is what draws in a notebook
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell["outputs"] = []
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    assert len(figures(notebook)) == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_form(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert f"blob/main/notebooks/{path.name})" in notebook.cells[0].source, "the badge opens this notebook"
+    assert "google.colab" in code(notebook)[0], "the first cell installs on Colab, and only there"
+    lines = [line for source in code(notebook)[1:] for line in source.splitlines() if line.strip()]
+    assert len(lines) <= 30
+    assert not [line for line in lines if line.lstrip().startswith(("def ", "class "))], "what can be reused belongs in the library"
+    assert sum(map(len, figures(notebook))) < 300_000 * 4 / 3, "committed figures stay small (base64 of 300 kB)"
+    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
