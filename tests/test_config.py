@@ -25,7 +25,8 @@ def read(tmp_path, text: str) -> Recipe:
 def test_values_become_fields_of_their_type(tmp_path):
     c = read(tmp_path, 'solver = "ddim"\nlr = 1\nsizes = [3, 4]\nmask = "m.png"\nfast = true')
     assert c == Recipe("ddim", 20, 1.0, (3, 4), "m.png", True)
-    assert type(c.lr) is float and type(c.sizes) is tuple
+    assert type(c.lr) is float
+    assert type(c.sizes) is tuple
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,8 @@ def test_values_become_fields_of_their_type(tmp_path):
 def test_what_does_not_fit_is_named_in_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as e:
         read(tmp_path, text)
-    assert "c.toml" in str(e.value) and "\n" not in str(e.value)
+    assert "c.toml" in str(e.value)
+    assert "\n" not in str(e.value)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -19,8 +19,10 @@ HERE = Path(pretrained.__file__).parent
 def test_the_card_tells_what_the_weights_are():
     net, card = pretrained.load("restore")
     assert (HERE / "restore.safetensors").stat().st_size <= 8e6
-    assert isinstance(net, RestorationNet) and len(net.residual) == len(data.TASKS)
-    assert net.std == card["std"] and list(net.residual) == card["residual"]
+    assert isinstance(net, RestorationNet)
+    assert len(net.residual) == len(data.TASKS)
+    assert net.std == card["std"]
+    assert list(net.residual) == card["residual"]
     assert set(card["metrics"]) == set(data.TASKS)
     assert 0 < card["trained_steps"] <= card["steps"]
 
@@ -59,16 +61,14 @@ def test_corrupt_weights_are_one_line(copy):
 def test_weights_of_another_network_are_refused(copy):
     card = json.loads(copy.with_suffix(".json").read_text())
     copy.with_suffix(".json").write_text(json.dumps(card | {"widths": [8, *card["widths"][1:]]}))
-    with pytest.raises(ValueError, match=r"array 'unet\.stem\.weight' is float32.*the model needs float32"):
+    with pytest.raises(ValueError, match=r"array 'unet\.stem\.weight' is float32\[3, 3, 24, 48\], the model needs float32\[3, 3, 24, 8\]"):
         pretrained.load("restore", path=copy)
 
 
-@pytest.mark.parametrize(
-    "change", [lambda c: c | {"widths": "many"}, lambda c: {k: v for k, v in c.items() if k != "residual"}, lambda c: [c]]
-)
+@pytest.mark.parametrize("change", [lambda c: c | {"widths": "many"}, lambda c: {k: v for k, v in c.items() if k != "residual"}, list])
 def test_a_card_of_something_else_is_refused(copy, change):
     card = json.loads(copy.with_suffix(".json").read_text())
     copy.with_suffix(".json").write_text(json.dumps(change(card)))
-    with pytest.raises(ValueError, match=r"restore\.json is not the card of a 'restore' network") as e:
+    with pytest.raises(ValueError, match=r"restore\.json is not (the card of a 'restore' network|a card)") as e:
         pretrained.load("restore", path=copy)
     assert "\n" not in str(e.value)

@@ -209,9 +209,7 @@ class RestorationNet(eqx.Module):
         A batch may share one `t` and one `task` or bring one per image. Raises ValueError if x and mu are not images of one shape.
         """
         if x.ndim not in (3, 4) or x.shape[-1] != 3 or x.shape != mu.shape:
-            raise ValueError(
-                f"x and mu must be images of one shape (h, w, 3) or (n, h, w, 3); got {x.shape} and {mu.shape}."
-            )
+            raise ValueError(f"x and mu must be images of one shape (h, w, 3) or (n, h, w, 3); got {x.shape} and {mu.shape}.")
         xs, mus = jnp.reshape(x, (-1, *x.shape[-3:])), jnp.reshape(mu, (-1, *x.shape[-3:]))
         t = jnp.broadcast_to(jnp.asarray(t, xs.dtype), xs.shape[:1])
         task = jnp.broadcast_to(jnp.asarray(task, jnp.int32), xs.shape[:1])

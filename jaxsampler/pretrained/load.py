@@ -22,6 +22,6 @@ def load(name: str = "restore", *, path: str | Path | None = None) -> tuple[Rest
     card = checkpoint.read_card(path)
     try:
         net = NAMES[name](card)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path.with_suffix('.json')} is not the card of a {name!r} network: {e}.") from None
     return checkpoint.load(path, net), card

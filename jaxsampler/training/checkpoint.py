@@ -57,29 +57,30 @@ def load(path: str | Path, like: T) -> T:
     """
     arrays = read(path)
     expected = named(like)
-    for name in expected:
+    for name, want in expected.items():
         if name not in arrays:
             raise ValueError(f"{path} has no array {name!r}: it was saved by another model or version.")
-    for name, array in arrays.items():
+        array = arrays[name]
+        if array.shape != want.shape or array.dtype != want.dtype:
+            raise ValueError(f"{path}: array {name!r} is {array.dtype}{list(array.shape)}, the model needs {want.dtype}{list(want.shape)}.")
+    for name in arrays:
         if name not in expected:
             raise ValueError(f"{path} holds an array {name!r} that the model has not: it was saved by another model.")
-        want = expected[name]
-        if array.shape != want.shape or array.dtype != want.dtype:
-            raise ValueError(
-                f"{path}: array {name!r} is {array.dtype}{list(array.shape)}, the model needs {want.dtype}{list(want.shape)}."
-            )
-    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
-    return jax.tree_util.tree_map_with_path(lambda p, x: arrays[spell(p)] if eqx.is_array(x) else x, like)
+    return jax.tree_util.tree_map_with_path(lambda p, x: jnp.asarray(arrays[spell(p)]) if eqx.is_array(x) else x, like)
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of a safetensors file by name."""
-    return _open(path, lambda data: parse(data))
+    return _open(path, parse)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
     """The JSON card beside the weights at `path`."""
-    return _open(Path(path).with_suffix(".json"), json.loads)
+    file = Path(path).with_suffix(".json")
+    card = _open(file, json.loads)
+    if not isinstance(card, dict):
+        raise ValueError(f"{file} is not a card: it holds a {type(card).__name__}, not an object.")
+    return card
 
 
 def _open(path: str | Path, decode: Callable[[bytes], Any]) -> Any:

@@ -87,10 +87,10 @@ def fit(
     """
     state = start(model, optimiser)
     file = None if folder is None else Path(folder) / "state.safetensors"
-    card = json.loads(json.dumps(card or {}))  # as it will be read back
+    settings = json.loads(json.dumps(card or {}))  # as they will be read back
     if file is not None and file.exists():
-        if (old := checkpoint.read_card(file)) != card:
-            changed = sorted(k for k in {*old, *card} if old.get(k) != card.get(k))
+        if (old := checkpoint.read_card(file)) != settings:
+            changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
             raise ValueError(f"{folder} holds a run with another {', '.join(changed)}: use another folder or delete it.")
         state = checkpoint.load(file, state)
     first = int(state.step)
@@ -109,7 +109,7 @@ def fit(
             if log is not None:
                 log.add(k + 1, means)
         if file is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps):
-            checkpoint.save(file, state, card)
+            checkpoint.save(file, state, settings)
             saved = time.monotonic()
     return state
 

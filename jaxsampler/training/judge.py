@@ -55,6 +55,5 @@ def judge(net: RestorationNet, *, size: int = 128, seed: int = 7) -> dict[str, d
         ]
         results[f"mr_ode_1 x {calls}"] = psnr(np.concatenate(outputs), clean)
     return {
-        name: {what: round(float(values[task == k].mean()), 2) for what, values in results.items()}
-        for k, name in enumerate(data.TASKS)
+        name: {what: round(float(values[task == k].mean()), 2) for what, values in results.items()} for k, name in enumerate(data.TASKS)
     }

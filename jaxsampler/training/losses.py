@@ -14,9 +14,9 @@ from jaxsampler.paths import Path
 
 
 def matching(
-    predict: Callable[[Float[Array, "n *dims"], Float[Array, " n"]], Float[Array, "n *dims"]],
+    predict: Callable[[Float[Array, "n ..."], Float[Array, " n"]], Float[Array, "n ..."]],
     path: Path,
-    x0: Float[Array, "n *dims"],
+    x0: Float[Array, "n ..."],
     t: Float[Array, " n"],
     key: PRNGKeyArray,
     *,

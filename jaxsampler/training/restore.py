@@ -118,8 +118,7 @@ def main(config_path: str, out: str | None = None) -> Path:
     c = config.load(config_path, Restore)
     target = Path(out or "restore.safetensors")
     residual = residuals(c)
-    card = dataclasses.asdict(c) | {"residual": residual}
-    state = fit(
+    fit(
         network(c, residual),
         loss,
         data(c),
@@ -128,10 +127,9 @@ def main(config_path: str, out: str | None = None) -> Path:
         seed=c.seed,
         decay=c.decay,
         folder=target.with_suffix(""),
-        card=card,
+        card=dataclasses.asdict(c) | {"residual": residual},
         minutes=c.minutes,
     )
-    checkpoint.save(target, state.ema, card | {"trained_steps": int(state.step)})
     publish(target.with_suffix(""), target)
     return target
 

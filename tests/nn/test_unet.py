@@ -21,9 +21,7 @@ def network(random: bool = True) -> RestorationNet:
     # Some branches start at zero; tests of what is computed need every leaf to matter.
     leaves, tree = jax.tree.flatten(net)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+    return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
 
 
 def images(*shape: int, seed: int = 2) -> tuple[jax.Array, jax.Array]:
@@ -65,7 +63,8 @@ def test_a_tile_sees_what_the_whole_sees():
 def test_gradient_reaches_every_leaf():
     net = network()
     x, mu = images(3, 8, 8)
-    grad = eqx.filter_grad(lambda n: jnp.square(n(x, jnp.array([5.0, 50.0, 90.0]), mu, jnp.arange(3))).mean())(net)
+    t, task = jnp.array([5.0, 50.0, 90.0]), jnp.arange(3)
+    grad = eqx.filter_jit(eqx.filter_grad(lambda n: jnp.square(n(x, t, mu, task)).mean()))(net)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grad):
         assert np.all(np.isfinite(leaf)), path
         assert np.mean(np.abs(leaf) > 1e-9) > 0.5, (jax.tree_util.keystr(path), leaf)
@@ -89,7 +88,7 @@ def test_with_a_silent_network_it_is_the_linear_regression(t, task):
     measured = (out / np.asarray(x - mu, np.float64)).mean()
     assert abs(measured - slope) < 4 * error + 1e-6
 
-    c_in, c_skip, c_out = (float(c[0]) for c in net.scales(jnp.array([t]), jnp.array([task])))
+    c_in, _, c_out = (float(c[0]) for c in net.scales(jnp.array([t]), jnp.array([task])))
     assert c_in * y.std() / net.std == pytest.approx(1, rel=5e-3)  # unit input
     assert left.std() / net.std / c_out == pytest.approx(1, rel=5e-3)  # unit target
 

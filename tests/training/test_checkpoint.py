@@ -57,7 +57,7 @@ def test_a_corrupt_file_is_one_line(tmp_path, spoil):
 
 
 def test_missing_files_and_broken_cards(tmp_path):
-    with pytest.raises(ValueError, match="cannot read .*No such file"):
+    with pytest.raises(ValueError, match=r"cannot read .*No such file"):
         checkpoint.load(tmp_path / "x.safetensors", tree())
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ValueError, match=r"x\.json is corrupt"):
@@ -81,5 +81,5 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "a").write_text("a file, no folder")
-    with pytest.raises(OSError, match="cannot write .*a/x.safetensors"):
+    with pytest.raises(OSError, match=r"cannot write .*a/x\.safetensors"):
         checkpoint.save(tmp_path / "a" / "x.safetensors", tree())

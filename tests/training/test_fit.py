@@ -44,28 +44,30 @@ RUN = textwrap.dedent(
 
 def run(folder: Path, hang: int = -1) -> subprocess.Popen:
     root = Path(__file__).parents[2]
-    env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}
     return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(hang)], env=env, cwd=folder.parent)
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
-    """Three processes import JAX and compile the network: this takes some ten seconds."""
+    """Three processes, one after another, import JAX and train a network: this takes some ten seconds."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    first, straight = run(killed, hang=3), run(whole)
+    first = run(killed, hang=3)
     file = killed / "state.safetensors"
     try:
         deadline = time.monotonic() + 200
         while not (file.exists() and checkpoint.read(file)["step"] == 3):
-            assert time.monotonic() < deadline and first.poll() is None
+            assert time.monotonic() < deadline
+            assert first.poll() is None
             time.sleep(0.1)
     finally:
         os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert run(killed).wait() == 0
-    assert straight.wait() == 0
+    assert run(whole).wait() == 0
 
     a, b = checkpoint.read(whole / "state.safetensors"), checkpoint.read(file)
-    assert a["step"] == 6 and a.keys() == b.keys()
+    assert a["step"] == 6
+    assert a.keys() == b.keys()
     for name in a:
         assert a[name].tobytes() == b[name].tobytes(), name
     moved = [n for n in a if n.startswith("model.") and np.any(a[n] != a["ema" + n[5:]])]
@@ -73,7 +75,8 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
 
     logs = [list(csv.DictReader((f / "log.csv").open())) for f in (whole, killed)]
     assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]] == ["2", "4", "6"]
-    assert logs[0][0]["loss"] == logs[1][0]["loss"] and logs[0][2]["loss"] == logs[1][2]["loss"]
+    for k in (0, 2):  # the middle row of the killed run lacks the step before the kill
+        assert logs[0][k]["loss"] == logs[1][k]["loss"]
     assert sorted(os.listdir(killed)) == ["log.csv", "state.json", "state.safetensors"]
 
 
@@ -82,9 +85,7 @@ def square(model, batch, key):
 
 
 def test_model_and_average_follow_their_recurrences():
-    state = fit(
-        jnp.float32(5.0), square, lambda k: np.float32(k % 3), optax.sgd(0.1), steps=60, seed=0, decay=0.7, progress=False
-    )
+    state = fit(jnp.float32(5.0), square, lambda k: np.float32(k % 3), optax.sgd(0.1), steps=60, seed=0, decay=0.7, progress=False)
     w = ema = 5.0
     for k in range(60):
         w -= 0.1 * (w - k % 3)
@@ -100,9 +101,7 @@ def test_each_step_has_its_own_key_and_the_seed_counts():
         return model * jax.random.normal(key)
 
     def end(steps, seed):
-        return float(
-            fit(jnp.float32(0.0), walk, lambda k: k, optax.sgd(1.0), steps=steps, seed=seed, progress=False).model
-        )
+        return float(fit(jnp.float32(0.0), walk, lambda k: k, optax.sgd(1.0), steps=steps, seed=seed, progress=False).model)
 
     draws = np.diff([0.0, *(-end(n, 0) for n in (1, 2, 3))])
     expected = [jax.random.normal(jax.random.fold_in(jax.random.key(0), k)) for k in range(3)]
