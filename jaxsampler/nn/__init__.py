@@ -1,0 +1,3 @@
+"""The small networks we train."""
+
+from .unet import RestorationNet as RestorationNet

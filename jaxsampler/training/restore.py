@@ -19,7 +19,7 @@ from jaxsampler import config
 from jaxsampler import data as pictures
 from jaxsampler.nn.unet import RestorationNet
 from jaxsampler.training import checkpoint, losses
-from jaxsampler.training.fit import fit, start
+from .fit import fit, start
 
 
 @dataclass(frozen=True)
