@@ -63,7 +63,7 @@ def load(path: str | Path, like: T) -> T:
         array = arrays[name]
         if array.shape != want.shape or array.dtype != want.dtype:
             raise ValueError(f"{path}: array {name!r} is {array.dtype}{list(array.shape)}, the model needs {want.dtype}{list(want.shape)}.")
-    for name in arrays:
+    for name in sorted(arrays):
         if name not in expected:
             raise ValueError(f"{path} holds an array {name!r} that the model has not: it was saved by another model.")
     return jax.tree_util.tree_map_with_path(lambda p, x: jnp.asarray(arrays[spell(p)]) if eqx.is_array(x) else x, like)

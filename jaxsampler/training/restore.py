@@ -19,6 +19,7 @@ from jaxsampler import config
 from jaxsampler import data as pictures
 from jaxsampler.nn.unet import RestorationNet
 from jaxsampler.training import checkpoint, losses
+
 from .fit import fit, start
 
 
