@@ -13,8 +13,9 @@ try:
     from tyro.conf import FlagCreatePairsOff as Flag
     from tyro.conf import Positional
     from tyro.extras import SubcommandApp
-except ImportError:
-    sys.exit('jaxsampler: the command line needs more packages: pip install "jaxsampler[demo]"')
+except ModuleNotFoundError:
+    print('jaxsampler: the command line needs more packages: pip install "jaxsampler[demo]"', file=sys.stderr)
+    sys.exit(2)
 
 app = SubcommandApp()
 
@@ -104,7 +105,7 @@ def solvers() -> None:
 
 def explain(error: Exception) -> str:
     """What went wrong, in one line."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ModuleNotFoundError):
         return f'the package {error.name} is missing: pip install "jaxsampler[demo]"'
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename2 or error.filename})" if error.filename else ""
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit code."""
     try:
         app.cli(prog="jaxsampler", description="Sample with diffusion and flow models; restore photographs.", args=argv)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"jaxsampler: {explain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -48,6 +48,8 @@ def writable(folder: Path) -> Path:
 
 def rehearse(out: Path, image: np.ndarray, form: data.Form) -> None:
     """Write one pixel as `out` will be written, and remove it: what cannot be saved is known before the work."""
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file in it")
     pixel = replace(form, alpha=None if form.alpha is None else form.alpha[:1, :1])
     with tempfile.TemporaryDirectory(dir=writable(out.parent)) as scratch:
         data.save_image(Path(scratch, out.name), image[:1, :1], pixel)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxsampler.data import TASKS
 
-Pictures = Float[np.ndarray, "10 h w 3"]
+Pictures = Float[np.ndarray, "n h w 3"]
 
 
 def figure(columns: Sequence[tuple[str, Pictures]], psnr: Sequence[Sequence[float]]) -> bytes:

@@ -35,7 +35,9 @@ def chosen() -> Step:
 
 def table(net: RestorationNet | Tiled, solver: Step, steps: int) -> Table:
     """`solver` with `steps` steps uniform in t, as the path's authors do."""
-    path = net.path(jnp.zeros(()))
+    if steps < 1:
+        raise ValueError(f"{solver.name} needs 1 step at least, got {steps}; 5 to 20 are usual")
+    path = net.path(jnp.zeros((1, 1, 3)))
     return tabulate(path, grids.uniform(path, steps), solver)
 
 
@@ -63,6 +65,8 @@ class Restorer:
     """
 
     def __init__(self, net: RestorationNet | Tiled, solver: Step | None = None, steps: int = 10, seed: int = 0):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"a seed lies in [0, 2^32); got {seed}")
         self.net = net if isinstance(net, Tiled) else Tiled(net)
         self.table = table(net, chosen() if solver is None else solver, steps)
         self.key = jax.random.key(seed)

@@ -132,7 +132,7 @@ def full_markdown(rows: list[Row], distances: list[Distance], solver: str) -> st
     return "\n".join(parts)
 
 
-def as_csv(rows: Sequence[NamedTuple]) -> str:
+def as_csv(rows: Sequence[Row] | Sequence[Distance]) -> str:
     """One line per row, a header first."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -25,13 +25,13 @@ CELL = 8
 
 
 def windows(length: int, size: int, overlap: int) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k size"]]:
-    """Starts of the windows that cover an axis, and their weights; one window if `length <= size`. `length` is in whole cells."""
-    if length % CELL or size % CELL or not 0 < overlap < size:
-        raise ValueError(f"need an image and windows in whole cells of {CELL}, 0 < overlap < size; got {length}, {size}, {overlap}")
+    """Starts of the windows that cover an axis, and their weights; one window if `length <= size`. All lengths are whole cells."""
+    if length % CELL or size % CELL or overlap % CELL or not 0 < overlap < size:
+        raise ValueError(f"need lengths in whole cells of {CELL} and 0 < overlap < size; got {length}, {size}, {overlap}")
     if length <= size:
         return np.zeros(1, np.int32), np.ones((1, length), np.float32)
     count = -(-(length - overlap) // (size - overlap))
-    starts = CELL * np.round(np.linspace(0, (length - size) / CELL, count)).astype(np.int32)
+    starts = CELL * (np.arange(count) * ((length - size) // CELL) // (count - 1)).astype(np.int32)
     inside = np.arange(size) + 0.5
     rise = np.sin(np.pi / 2 * np.clip(2 * inside / overlap - 0.5, 0, 1)) ** 2
     weights = np.zeros((count, size))

@@ -1,0 +1,34 @@
+"""What the sampler costs beside its network calls; run on purpose: pytest -m bench tests/restore/test_overhead.py -s -n 0."""
+
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxsampler import data, pretrained, solvers
+from jaxsampler.restore import restore, study, table
+
+
+def fastest(f, repeats=5):
+    jax.block_until_ready(f())
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(f())
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("size", [64, 128])
+def test_overhead_of_ten_calls_on_the_restoration_network(size):
+    net, _ = pretrained.load("restore")
+    mu, task, t = jnp.asarray(study.shown(size).degraded), jnp.arange(len(data.TASKS)), jnp.asarray(50.0)
+    rows = table(net, solvers.mr_sde(), 10)
+    call = eqx.filter_jit(lambda net, x, t, mu, task: net(x, t, mu, task))
+    one = fastest(lambda: call(net, mu, t, mu, task))
+    ten = fastest(lambda: restore(net, rows, mu, task, jax.random.key(0)))
+    print(f"\n{size} pixels: time/(NFE x network) = {ten / (10 * one):.3f}, one call {1e3 * one:.0f} ms")
+    assert ten / (10 * one) < 1.15
