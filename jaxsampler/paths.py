@@ -44,7 +44,7 @@ def derivative(f: Callable, t: Any) -> Any:
     return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
 
 
-def _complex_step(f: Callable, t: np.ndarray) -> np.ndarray:
+def _complex_step(f: Callable, t: np.ndarray) -> Any:
     """Im f(t + ih)/h, infinite where it grows as h shrinks (sqrt(t) at 0)."""
     try:
         slope, finer = (np.imag(np.asarray(f(t + 1j * h))) / h for h in (1e-20, 1e-24))
