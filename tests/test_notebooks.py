@@ -20,7 +20,8 @@ def code(notebook):
 
 
 def figures(notebook):
-    return [o["data"]["image/png"] for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    outputs = [o.get("data", {}) for cell in notebook.cells for o in cell.get("outputs", [])]
+    return [text for data in outputs for kind, text in data.items() if kind.startswith("image/")]
 
 
 @pytest.mark.slow

@@ -1,0 +1,67 @@
+"""The README tells the truth: its code runs, its numbers hold, its table of solvers and its commands are the real ones."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxsampler.solvers.catalogue import markdown
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    """(first line number, text) of each fenced block."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [(README[: m.start(1)].count("\n"), m[1]) for m in pattern.finditer(README)]
+
+
+@pytest.fixture(scope="module")
+def names():
+    """All Python blocks, executed in order as one program, as the README asks the reader to; line numbers are the README's."""
+    names: dict = {"__name__": "readme"}
+    for line, code in blocks("python"):
+        exec(compile("\n" * line + code, str(ROOT / "README.md"), "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_code_runs(names):
+    """Slow because it compiles a dozen samplers; the blocks assert what they claim."""
+    assert len(blocks("python")) >= 10
+
+
+@pytest.mark.slow
+def test_claims(names):
+    """What the comments beside the code say; slow with the fixture."""
+    assert np.allclose(names["x"].shape, (64, 2))
+    assert abs(float(names["order"]) - 2) < 0.3
+    assert names["xs"].shape == (6, 64, 2)
+    few, many = np.abs(np.asarray(names["xs"]) - np.asarray(names["exact"])).mean((1, 2)).reshape(2, 3)
+    assert np.all(many < few), "ten steps are closer than five, for each of the three solvers"
+    assert np.all(np.asarray(names["slope"]) != 0)
+
+
+def test_ten_lines():
+    ten_lines = next(code for _, code in blocks("python"))
+    assert len([line for line in ten_lines.splitlines() if line.strip()]) <= 10
+
+
+def test_table_of_solvers():
+    inside = README.split("<!-- solvers -->\n")[1].split("<!-- /solvers -->")[0]
+    assert inside == markdown(), "write the output of `jaxsampler solvers` between the markers"
+
+
+def test_commands_are_those_of_the_ci_script():
+    ci = (ROOT / ".ci" / "run").read_text().replace('\\"', '"')
+    commands = [line for _, text in blocks("sh") for line in text.splitlines()]
+    assert len(commands) == 2
+    for command in commands:
+        assert command in ci
+
+
+def test_links():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), f"the README points at {target}"
