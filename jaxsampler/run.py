@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from . import grids
 from .adjoints import Adjoint, RecursiveCheckpoint
-from .numerics import axpy, cast, is_traced, normal
+from .numerics import Arr, axpy, cast, is_traced, namespace, normal
 from .paths import Path
 from .predictions import Denoiser, convert, match
 from .progress import Bar, tick
@@ -71,7 +71,7 @@ class Solver(Protocol):
 class TableSolver(eqx.Module):
     """The four functions of a `Table`; noise is drawn per draw index, or given as an array in order of use."""
 
-    start: Float[Array, " 2"]
+    start: Float[Arr, " 2"]
     key: Any
     noise: PyTree | None
 
@@ -123,14 +123,8 @@ class _Body(eqx.Module):
         state, saved, fault = carry
         row, i, slot, is_end = row
         key = None if self.key is None else jax.random.fold_in(self.key, i)
-        outputs_finite = []
-
-        def model(x, t, *form):
-            m = self.model(x, t, *form)
-            if self.check:
-                outputs_finite.append(_all_finite(m))
-            return m
-
+        outputs_finite: list = []
+        model = _observed(self.model, outputs_finite) if self.check else self.model
         state = self.solver.step(model, state, row, key)
         if self.check:
             code = jnp.where(jnp.stack(outputs_finite).all(), 2 * i + 1, 2 * i) if outputs_finite else 2 * i + 1
@@ -152,18 +146,32 @@ class _Body(eqx.Module):
         return new if self.centre is None else self.centre.centred(new)
 
 
+def _observed(model: Any, finite: list) -> Any:
+    """The model, noting in `finite` whether each output is."""
+    if isinstance(model, Denoiser):
+        return Denoiser(_observed(model.net, finite), model.path, model.kind)
+
+    def observed(*args):
+        m = model(*args)
+        finite.append(_all_finite(m))
+        return m
+
+    return observed
+
+
 def _all_finite(x: PyTree) -> Any:
     return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(x)]).all()
 
 
 def _saved_points(save: Save, end: Any) -> tuple[np.ndarray, Any]:
     """Grid indices to save, and for each row the buffer slot that it writes (the last one is waste)."""
-    is_end = ~jnp.isnan(end)
-    count = jnp.cumsum(is_end)  # index of the grid point that a row's interval ends at
+    xp = namespace(end)
+    is_end = ~xp.isnan(end)
+    count = xp.cumsum(is_end)  # index of the grid point that a row's interval ends at
     if isinstance(save, str) or any(i < 0 for i in save):
-        if is_traced(end):
+        if xp is jnp:
             raise ValueError("save='all' and negative indices need the number of intervals: a concrete table, or give indices >= 0")
-        n = int(np.sum(~np.isnan(np.asarray(end))))
+        n = int(is_end.sum())
         if isinstance(save, str) and save != "all":
             raise ValueError(f"save must be None, 'all' or indices of grid points, got {save!r}")
         points = np.arange(n + 1) if isinstance(save, str) else np.array([i + n + 1 if i < 0 else i for i in save])
@@ -174,7 +182,7 @@ def _saved_points(save: Save, end: Any) -> tuple[np.ndarray, Any]:
     if len(set(points.tolist())) != len(points):
         raise ValueError("save indices repeat")
     hit = is_end[:, None] & (count[:, None] == points[None, :])
-    return points, jnp.where(hit.any(1), hit.argmax(1), len(points))
+    return points, xp.where(hit.any(1), hit.argmax(1), len(points)).astype(np.int32)
 
 
 def drive(
@@ -194,7 +202,7 @@ def drive(
     """Scan `solver.step` over `rows`; see `run` for the options. `centre`: path whose mu the state of a table leaves out."""
     n = rows.end.shape[0]
     state = solver.init(x, rows)
-    saved, points, slot = None, np.zeros(0, int), jnp.zeros(n, jnp.int32)
+    saved, points, slot = None, np.zeros(0, int), np.zeros(n, np.int32)
     if save is not None:
         points, slot = _saved_points(save, rows.end)
         saved = jax.tree.map(lambda a: jnp.zeros((len(points) + 1, *a.shape), a.dtype), state[0])
@@ -203,7 +211,7 @@ def drive(
             saved = jax.tree.map(lambda buffer, a: buffer.at[k].set(a), saved, state[0])
     body = _Body(solver, model, key, centre, hook, Bar(n) if progress else None, check)
     fault = jnp.asarray(2 * n, jnp.int32)
-    xs = (rows, jnp.arange(n, dtype=jnp.int32), slot, ~jnp.isnan(rows.end))
+    xs = (rows, np.arange(n, dtype=np.int32), slot, ~namespace(rows.end).isnan(rows.end))
     state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(body, (state, saved, fault), xs)
     out = solver.final(state)
     if centre is not None:
@@ -269,7 +277,8 @@ def run(
         def predict(model, y, t, form):
             return match(model(y, t), y)
 
-    rows = jax.tree.map(lambda a: jnp.asarray(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else jnp.int32), table)
+    # a concrete table stays numpy, also under jit, so that what depends on it (saved points, messages) is known
+    rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     x = x if path is None else path.centred(x)
     if key is None and noise is None and is_traced(table):
         poison = jnp.where((rows.C != 0).any() | (rows.start[1] != 0), jnp.nan, 0.0)

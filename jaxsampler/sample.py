@@ -60,6 +60,5 @@ def sample(
         return run(denoiser, solver, x, key=noise_key, noise=noise, **options)
     grid = grids.default(path, steps) if grid is None else grid
     if isinstance(solver, Solver) and not isinstance(solver, Step):
-        rows = jax.tree.map(jnp.asarray, solver.rows(path, grids.checked(path, grid)))
-        return drive(solver, rows, denoiser, x, key=noise_key, **options)
+        return drive(solver, solver.rows(path, grids.checked(path, grid)), denoiser, x, key=noise_key, **options)
     return run(denoiser, tabulate(path, grid, solver), x, key=noise_key, noise=noise, **options)

@@ -1,0 +1,77 @@
+"""Both ends of every path: samples and gradients are finite where sigma = 0 and where alpha = 0, and low precision survives them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import gaussian
+
+import jaxsampler as js
+
+S = js.solvers.catalogue()
+DATA = [n for n, s in S.items() if s.kind == "data"]
+
+
+def grad_of_sample(path, grid, name, x, dtype=jnp.float32):
+    """The sample and the gradient of its sum with respect to x_T and a parameter of the model."""
+    table = js.tabulate(path, grid, S[name])
+    base = gaussian(path)[0].net
+
+    @jax.jit
+    def total(x, scale):
+        net = js.Denoiser(lambda x, t: (scale * base(x, t)).astype(dtype), path, "data")
+        out = js.run(net, table, x, key=jax.random.key(0))
+        return out.sum(), out
+
+    (_, out), grads = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(x, jnp.float32(1.0))
+    return out, grads
+
+
+@pytest.mark.parametrize("name", S)
+def test_into_clean_data(name):
+    """sigma = 0 at the last grid point: the sample is the network's own prediction, with gradients."""
+    path = js.VP()
+    x = jnp.asarray([1.0, -0.4, 0.2])
+    solver = S[name]
+    if name in ("euler", "heun", "euler_maruyama", "mr_sde"):
+        grid = [0.9, 0.6, 0.3, 0.05, 0.0]
+    else:
+        grid = [*js.grids.log_snr(path, 4), 0.0]
+    out, grads = grad_of_sample(path, grid, name, x)
+    assert all(jnp.isfinite(g).all() for g in (out, *grads))
+    table = js.tabulate(path, grid, solver)
+    if solver.kind in ("data", "noise") and not solver.stochastic:  # the last row replaces the state by its prediction
+        np.testing.assert_allclose(table.form[-1] @ np.array([1.0, 0.0]) * table.B[-1].sum(), 1.0 if solver.kind == "data" else 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_out_of_pure_noise(name):
+    """alpha = 0 at the first grid point (rectified flow): data-kind solvers start there."""
+    path = js.CondOT()
+    out, grads = grad_of_sample(path, np.linspace(1, 0, 6), name, jnp.asarray([1.0, -0.4, 0.2]))
+    assert all(jnp.isfinite(g).all() for g in (out, *grads))
+
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_flow_solvers_run_a_velocity_network_end_to_end(name):
+    path = js.CondOT()
+    net = js.Denoiser(lambda x, t: 0.3 * x + t, path, "velocity")
+    table = js.tabulate(path, np.linspace(1, 0, 6), S[name])
+    value, slope = jax.value_and_grad(lambda x: js.run(net, table, x))(jnp.float32(0.7))
+    assert np.isfinite(value)
+    assert np.isfinite(slope)
+
+
+@pytest.mark.parametrize("name", S)
+@pytest.mark.parametrize("path", [js.VP(), js.EDM(), js.MeanReverting(0.4), js.CosineVP()], ids=lambda p: type(p).__name__)
+def test_bfloat16_network_with_float32_state(name, path):
+    """On default grids the sample stays finite and within bfloat16's precision of the float32 network's."""
+    x = path.prior(jax.random.key(1), jnp.zeros(16))
+    grid = js.grids.default(path, 12)
+    if S[name].kind == "noise" or name in ("euler", "heun", "euler_maruyama"):  # these amplify the error at the noisy end
+        grid = js.grids.uniform(path, 12, t_max=0.6 * path.t_max, t_min=0.05 * path.t_max)
+        x = 0.5 * x / jnp.abs(x).max()
+    low, _ = grad_of_sample(path, grid, name, x, jnp.bfloat16)
+    full, _ = grad_of_sample(path, grid, name, x)
+    assert low.dtype == jnp.float32
+    assert float(jnp.abs(low - full).max()) < 0.05 * max(1.0, float(jnp.abs(full).max()))

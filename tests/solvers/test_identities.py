@@ -1,0 +1,171 @@
+"""Solvers that are the same thing in other words agree to rounding; MR Sampler is the DPM-Solver family on y = (x - mu)/std."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import random_net
+
+import jaxsampler as js
+
+pytestmark = pytest.mark.usefixtures("x64")
+S = js.solvers
+KEY = jax.random.key(11)
+
+
+class Centred(js.Path):
+    """The variance-preserving path of y = (x - mu)/std: the same alpha, sigma/std."""
+
+    path: js.MeanReverting = eqx.field(static=True)
+
+    def alpha(self, t):
+        return self.path.alpha(t)
+
+    def sigma(self, t):
+        return self.path.sigma(t) / self.path.std
+
+    @property
+    def t_max(self):
+        return self.path.t_max
+
+
+PAIRS = {
+    "ode 1 data": (S.mr_ode(order=1), S.dpmpp_1),
+    "ode 1 noise": (S.mr_ode(order=1, kind="noise"), S.dpm_1),
+    "ode 2 data": (S.mr_ode(order=2), S.dpmpp_2m(form="taylor")),
+    "ode 2 noise": (S.mr_ode(order=2, kind="noise"), S.dpm_2m(form="taylor")),
+    "ode 3 data": (S.mr_ode(order=3), S.dpmpp_3m(form="taylor")),
+    "ode 3 noise": (S.mr_ode(order=3, kind="noise"), S.dpm_3m(form="taylor")),
+    "sde 1 data": (S.mr_sde(order=1), S.dpmpp_sde_1),
+    "sde 2 data": (S.mr_sde(order=2), S.dpmpp_2m_sde(form="taylor")),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_mr_sampler_is_the_dpm_family_in_shifted_coordinates(name):
+    """Run MR Sampler on x with its mu, and the DPM solver on y with no mu, and compare."""
+    mr, dpm = PAIRS[name]
+    mu, std = jnp.asarray([0.2, 0.5, 0.9]), 0.3
+    path = js.MeanReverting(mu, std=std)
+    centred = Centred(js.MeanReverting(0.0, std=std))
+    net = random_net(2)
+    grid = np.linspace(100, 0, 8)
+    x = jax.random.normal(KEY, (5, 3))
+    denoiser = js.Denoiser(net, path, "noise")
+    in_y = js.Denoiser(lambda y, t: net(jnp.broadcast_to(mu, y.shape) + std * y, t), centred, "noise")
+    got = js.run(denoiser, js.tabulate(path, grid, mr), jnp.broadcast_to(mu, x.shape) + std * x, key=KEY)
+    want = js.run(in_y, js.tabulate(centred, grid, dpm), x, key=KEY)
+    np.testing.assert_allclose((got - jnp.broadcast_to(mu, x.shape)) / std, want, rtol=1e-11, atol=1e-11)
+
+
+def test_published_update_term_by_term():
+    """One row of the table against the published coefficients of the second-order data ODE step, mu included."""
+    path = js.MeanReverting(jnp.asarray(0.4), std=0.2)
+    grid = np.array([90.0, 60.0, 25.0])
+    table = js.tabulate(path, grid, S.mr_ode(order=2))
+    a, s = path.alpha(grid), path.sigma(grid)
+    lam = np.log(a / s)
+    h, r0 = lam[2] - lam[1], (lam[1] - lam[0]) / (lam[2] - lam[1])
+    e = np.exp(-h) - 1
+    on_d1 = a[2] * (e / h + 1)
+    np.testing.assert_allclose(table.A[1], s[2] / s[1], rtol=1e-12)
+    np.testing.assert_allclose(table.B[1][table.slot[1]], -a[2] * e + on_d1 / r0, rtol=1e-12)
+    np.testing.assert_allclose(table.B[1][table.slot[0]], -on_d1 / r0, rtol=1e-12)
+    # mu: the table works on x - mu and x0 - mu, so its weight is what these leave over
+    weight = 1 - table.A[1] - table.B[1].sum()
+    cx = s[2] / s[1]
+    np.testing.assert_allclose(weight, 1 - cx + cx * a[1] - a[2], rtol=1e-9)
+
+
+EQUAL = {
+    "posterior = mr_sde 1": (S.posterior, S.mr_sde(order=1)),
+    "posterior = ddpm": (S.posterior, S.ddpm),
+    "ddim eta 1 = ddpm": (S.ddim(eta=1.0), S.ddpm),
+    "dpmpp_sde_1 = ddpm": (S.dpmpp_sde_1, S.ddpm),
+    "ddim = dpmpp_1": (S.ddim, S.dpmpp_1),
+    "dpm_1 = dpmpp_1": (S.dpm_1, S.dpmpp_1),
+    "sde_1 eta 0 = dpmpp_1": (S.dpmpp_sde_1(eta=0.0), S.dpmpp_1),
+    "2m_sde eta 0 = 2m": (S.dpmpp_2m_sde(eta=0.0), S.dpmpp_2m),
+    "2m_sde eta 0 taylor = 2m taylor": (S.dpmpp_2m_sde(eta=0.0, form="taylor"), S.dpmpp_2m(form="taylor")),
+    "3m_sde eta 0 = 3m": (S.dpmpp_3m_sde(eta=0.0), S.dpmpp_3m(form="taylor")),
+    "3m_sde eta 0 published": (S.dpmpp_3m_sde(eta=0.0, published=True), S.dpmpp_3m(form="taylor", published=True)),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("path", [js.VP(), js.EDM(0.01, 20.0), js.MeanReverting(0.3)], ids=["vp", "edm", "mr"])
+def test_two_names_for_one_sampler(name, path):
+    net = js.Denoiser(random_net(4), path, "data")
+    x = jax.random.normal(KEY, (4, 3))
+    grid = js.grids.log_snr(path, 6)
+    a, b = (js.run(net, js.tabulate(path, grid, s), x, key=KEY) for s in EQUAL[name])
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde], ids=lambda s: s.name)
+def test_methods_in_lam_do_not_see_the_schedule(solver):
+    """VP and EDM solutions coincide after x = alpha y."""
+    vp, edm = js.VP(), js.EDM(1e-3, 200.0)
+    lam = np.linspace(vp.lam(0.95), vp.lam(0.05), 7)
+    t_vp, t_edm = vp.time(lam), edm.time(lam)
+    base = random_net(5)
+
+    def in_rho(x, t):  # one function of (x/alpha, rho), seen from both paths
+        return base(x, t)
+
+    on_vp = js.Denoiser(lambda x, t: in_rho(x / vp.alpha(t).astype(x.dtype), vp.rho(t)), vp, "data")
+    on_edm = js.Denoiser(lambda y, t: in_rho(y, t), edm, "data")
+    y = 3 * jax.random.normal(KEY, (4, 3))
+    got = js.run(on_vp, js.tabulate(vp, t_vp, solver), vp.alpha(t_vp[0]) * y, key=KEY) / vp.alpha(t_vp[-1])
+    want = js.run(on_edm, js.tabulate(edm, t_edm, solver), y, key=KEY)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+DATA_KIND = [s for s in S.catalogue().values() if s.kind == "data"]
+
+
+@pytest.mark.parametrize("solver", [s for s in DATA_KIND if not s.stochastic], ids=lambda s: s.name)
+def test_data_solvers_are_exact_on_one_point(solver):
+    """If x0 is known, x_t = alpha x0 + sigma (x_T - alpha_T x0)/sigma_T whatever the grid."""
+    path, point = js.VP(), jnp.asarray([0.3, -1.0])
+    grid = np.array([0.97, 0.5, 0.41, 0.1])
+    x = jnp.asarray([1.5, 0.2])
+    got = js.run(js.Denoiser(lambda x, t: point, path, "data"), js.tabulate(path, grid, solver), x)
+    eps = (x - path.alpha(0.97) * point) / path.sigma(0.97)
+    np.testing.assert_allclose(got, path.alpha(0.1) * point + path.sigma(0.1) * eps, rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", [s for s in DATA_KIND if s.stochastic and s.name != "ddim"], ids=lambda s: s.name)
+def test_stochastic_data_solvers_are_exact_on_one_point(solver):
+    """Mean and variance of x_s given x_T for a known x0: the noise decays by sigma_s/sigma_t e^{-h} and is refilled to sigma_s."""
+    path = js.VP()
+    grid = np.array([0.97, 0.5, 0.41, 0.1])
+    table = js.tabulate(path, grid, solver)
+    mean_gain, variance = np.prod(table.A), 0.0
+    for A, C in zip(table.A, table.C, strict=True):
+        variance = A**2 * variance + C**2
+    kept = path.sigma(0.1) ** 2 * path.alpha(0.97) / (path.sigma(0.97) ** 2 * path.alpha(0.1))
+    np.testing.assert_allclose(mean_gain, kept, rtol=1e-11)
+    np.testing.assert_allclose(variance, path.sigma(0.1) ** 2 - (kept * path.sigma(0.97)) ** 2, rtol=1e-11)
+
+
+def test_noise_solvers_are_exact_for_constant_noise():
+    path, eps = js.VP(), jnp.asarray([0.3, -1.0])
+    grid, x = np.array([0.97, 0.5, 0.41, 0.1]), jnp.asarray([1.5, 0.2])
+    x0 = (x - path.sigma(0.97) * eps) / path.alpha(0.97)
+    for solver in (S.dpm_1, S.dpm_2m, S.dpm_3m, S.dpm_2, S.dpm_3):
+        got = js.run(js.Denoiser(lambda x, t: eps, path, "noise"), js.tabulate(path, grid, solver), x)
+        np.testing.assert_allclose(got, path.alpha(0.1) * x0 + path.sigma(0.1) * eps, rtol=1e-11)
+
+
+def test_equivariance_under_shift_and_scale():
+    """x -> c x + b with mu, std to match moves the sample the same way."""
+    net, grid = random_net(7), np.linspace(100, 0, 6)
+    b, c = 0.3, 1.7
+    one = js.MeanReverting(jnp.asarray(0.2), std=0.25)
+    two = js.MeanReverting(jnp.asarray(c * 0.2 + b), std=c * 0.25)
+    x = jax.random.normal(KEY, (4, 3))
+    a = js.run(js.Denoiser(net, one, "data"), js.tabulate(one, grid, S.mr_sde), x, key=KEY)
+    moved = js.Denoiser(lambda u, t: c * net((u - b) / c, t) + b, two, "data")
+    np.testing.assert_allclose(js.run(moved, js.tabulate(two, grid, S.mr_sde), c * x + b, key=KEY), c * a + b, rtol=1e-11)

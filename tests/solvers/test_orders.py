@@ -1,0 +1,181 @@
+"""Every solver has its order: slopes of the error on closed-form problems, by exact means.
+
+Deterministic solvers: global error at a fixed end time against the exact probability flow (Gaussian) or an independent 8th-order
+integration (mixture). Stochastic solvers: for Gaussian data every prediction is affine in x, so the mean and variance of the sample given
+x_T follow an exact linear recursion through the table; no Monte Carlo.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import Cubic, gaussian, mixture
+
+import jaxsampler as js
+
+pytestmark = pytest.mark.usefixtures("x64")
+S = js.solvers
+X = np.array([0.9, -0.3, 0.2])
+
+DETERMINISTIC = {
+    "dpmpp_1": (S.dpmpp_1, 1),
+    "dpm_1": (S.dpm_1, 1),
+    "ddim": (S.ddim, 1),
+    "euler": (S.euler, 1),
+    "heun": (S.heun, 2),
+    "dpmpp_2m": (S.dpmpp_2m, 2),
+    "dpmpp_2m taylor": (S.dpmpp_2m(form="taylor"), 2),
+    "dpm_2m": (S.dpm_2m, 2),
+    "dpm_2m taylor": (S.dpm_2m(form="taylor"), 2),
+    "dpmpp_2s": (S.dpmpp_2s, 2),
+    "dpm_2 taylor": (S.dpm_2(form="taylor"), 2),
+    "mr_ode 1": (S.mr_ode(order=1), 1),
+    "mr_ode 2": (S.mr_ode(order=2), 2),
+    "mr_ode 2 noise": (S.mr_ode(order=2, kind="noise"), 2),
+    "dpmpp_3s": (S.dpmpp_3s, 3),
+    "dpmpp_3s taylor": (S.dpmpp_3s(form="taylor"), 3),
+    "dpm_3": (S.dpm_3, 3),
+    "dpm_3 taylor": (S.dpm_3(form="taylor"), 3),
+    # a single Euler step costs h^2 once, which caps a third-order multistep method at 2 ..
+    "dpmpp_3m": (S.dpmpp_3m, 2),
+    "dpm_3m": (S.dpm_3m, 2),
+    # .. and third-order single steps at the start uncap it; half of F'' (as published) loses the third order for good
+    "dpmpp_3m started by 3S": ((S.dpmpp_3s, S.dpmpp_3m), 3),
+    "dpm_3m started by 3": ((S.dpm_3, S.dpm_3m), 3),
+    "mr_ode 3 started by 3S": ((S.dpmpp_3s, S.mr_ode(order=3)), 3),
+    "mr_ode 3 noise started by 3": ((S.dpm_3, S.mr_ode(order=3, kind="noise")), 3),
+    "dpmpp_3m published, started by 3S": ((S.dpmpp_3s, S.dpmpp_3m(published=True)), 2),
+    "dpm_3m published, started by 3": ((S.dpm_3, S.dpm_3m(published=True)), 2),
+}
+PATHS = {"vp": js.VP(), "mr": js.MeanReverting(0.3), "cubic": Cubic()}
+
+
+@functools.cache
+def problem(name, law):
+    """Path, end times (lam from -1 to 1.2), exact end point, and a jitted run that takes the table as an argument."""
+    path = PATHS[name]
+    start, end = float(path.time(-1.0)), float(path.time(1.2))
+    denoiser, flow = mixture(path) if law == "mixture" else gaussian(path)[:2]
+    return path, (start, end), flow(X, start, end), jax.jit(lambda table: js.run(denoiser, table, jnp.asarray(X), adjoint=js.Direct()))
+
+
+def slope(solver, name, law, counts):
+    path, (start, end), truth, run = problem(name, law)
+    errors = []
+    for n in counts:
+        grid = js.grids.log_snr(path, n, t_max=start, t_min=end)
+        steps = [solver[0]] * 2 + [solver[1]] * (n - 2) if isinstance(solver, tuple) else solver
+        errors.append(np.abs(np.asarray(run(js.pad(js.tabulate(path, grid, steps), regs=5))) - truth).max())
+    return np.polyfit(np.log(counts), -np.log(errors), 1)[0]
+
+
+def counts_for(order):
+    return (80, 160, 320) if order < 3 else (40, 80, 160)  # stop before round-off
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_on_a_mixture(name):
+    solver, order = DETERMINISTIC[name]
+    assert abs(slope(solver, "vp", "mixture", counts_for(order)) - order) < 0.2
+
+
+@pytest.mark.parametrize("name", [n for n, (s, order) in DETERMINISTIC.items() if "published" not in n and n not in ("dpmpp_3m", "dpm_3m")])
+def test_order_on_mean_reverting_gaussian(name):
+    """The schedule is piecewise (its speed jumps at the training indices), so methods in t see order 1 at most; those in lam do not."""
+    solver, order = DETERMINISTIC[name]
+    if name in ("euler", "heun"):
+        order = 1 if name == "euler" else 2
+        assert slope(solver, "mr", "gaussian", (80, 160, 320)) > 0.8
+        return
+    assert abs(slope(solver, "mr", "gaussian", counts_for(order)) - order) < (0.2 if order < 3 else 0.4)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "dpmpp_3s"])
+def test_order_on_a_path_of_ones_own(name):
+    solver, order = DETERMINISTIC[name]
+    assert abs(slope(solver, "cubic", "mixture", counts_for(order)) - order) < 0.2
+
+
+STOCHASTIC = {  # weak orders of the mean and of the variance of x_0 given x_T; None: exact
+    "dpmpp_sde_1": (S.dpmpp_sde_1, None, 1),
+    "posterior": (S.posterior, None, 1),
+    "ddpm": (S.ddpm, None, 1),
+    "ddim eta=1": (S.ddim(eta=1.0), None, 1),
+    "mr_sde 1": (S.mr_sde(order=1), None, 1),
+    "mr_sde 1 noise": (S.mr_sde(order=1, kind="noise"), 1, 1),
+    "mr_sde 2": (S.mr_sde(order=2), None, 2),
+    "mr_sde 2 noise": (S.mr_sde(order=2, kind="noise"), 2, 2),
+    "dpmpp_2m_sde": (S.dpmpp_2m_sde, None, 2),
+    "dpmpp_3m_sde": (S.dpmpp_3m_sde, None, 2.3),  # capped at 2 by its first-order start, still falling faster here
+    "euler_maruyama": (S.euler_maruyama, 1, 1),
+    "ddpm fixed_large": (S.ddpm(variance_type="fixed_large"), None, 1),
+}
+
+
+def recursion(table, path, mean, std, x0):
+    """Mean and covariance of (x - mu, registers) through the table's rows, for data N(mean, std^2): written from the recurrence."""
+    mu = 0.0 if path.centre is None else path.centre
+    regs = table.regs
+    m, P = np.zeros(1 + regs), np.zeros((1 + regs, 1 + regs))
+    m[0] = x0 - mu
+    for n in range(table.nfe):
+        t = table.t[n]
+        a, s = path.alpha(t), path.sigma(t)
+        V = a**2 * std**2 + s**2
+        # E[x0 - mu | y] and E[eps | y] are affine in y = x - mu, whose mean is a (mean - mu)
+        data = np.array([a * std**2 / V, (mean - mu) - a * std**2 / V * a * (mean - mu)])
+        noise = np.array([s / V, -s / V * a * (mean - mu)])
+        gain, offset = table.form[n] @ np.stack([data, noise])
+        J, c = np.eye(1 + regs), np.zeros(1 + regs)
+        for slot, row, const in ((table.keep[n], np.eye(1 + regs)[0], 0.0), (table.slot[n], gain * np.eye(1 + regs)[0], offset)):
+            J[1 + slot], c[1 + slot] = row, const
+        m, P = J @ m + c, J @ P @ J.T
+        U = np.eye(1 + regs)
+        U[0, 0], U[0, 1:] = table.A[n], table.B[n]
+        m, P = U @ m, U @ P @ U.T
+        P[0, 0] += table.C[n] ** 2
+    return m[0] + mu, P[0, 0]
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("path_name", ["vp", "mr"])
+def test_weak_order(name, path_name):
+    solver, mean_order, variance_order = STOCHASTIC[name]
+    if name == "euler_maruyama" and path_name == "mr":
+        counts = (160, 320, 640)
+    else:
+        counts = (40, 80, 160)
+    path, mean, std, x_T = PATHS[path_name], 0.7, 0.4, 1.3
+    mu = 0.0 if path.centre is None else path.centre
+    start, end = float(path.time(-1.0)), float(path.time(1.2))
+    (a0, s0), (a1, s1) = ((path.alpha(t), path.sigma(t)) for t in (start, end))
+    V0, V1, c0, c1 = a0**2 * std**2 + s0**2, a1**2 * std**2 + s1**2, mu + a0 * (mean - mu), mu + a1 * (mean - mu)
+    true_mean = c1 + a0 / a1 * V1 / V0 * (x_T - c0)
+    true_variance = V1 - (a0 / a1) ** 2 * V1**2 / V0
+    errors = []
+    for n in counts:
+        table = js.tabulate(path, js.grids.log_snr(path, n, t_max=start, t_min=end), solver)
+        got_mean, got_variance = recursion(table, path, mean, std, x_T)
+        errors.append((abs(got_mean - true_mean), abs(got_variance - true_variance)))
+    errors = np.array(errors)
+    for column, order in ((0, mean_order), (1, variance_order)):
+        if order is None:
+            assert errors[:, column].max() < 1e-10
+        elif name == "euler_maruyama" and path_name == "mr":  # a grid in lam meets the knots of the schedule irregularly
+            assert np.polyfit(np.log(counts), -np.log(errors[:, column]), 1)[0] > 0.8
+        else:
+            assert abs(np.polyfit(np.log(counts), -np.log(errors[:, column]), 1)[0] - order) < 0.25
+
+
+def test_recursion_agrees_with_monte_carlo():
+    """Ties the recursion used above to the sampler itself: 4 standard errors."""
+    path = js.VP()
+    denoiser, _, _ = gaussian(path)
+    table = js.tabulate(path, js.grids.log_snr(path, 6), S.dpmpp_2m_sde)
+    want_mean, want_variance = recursion(table, path, 0.7, 0.4, 1.3)
+    n = 200_000
+    x = js.run(denoiser, table, jnp.full((n,), 1.3), key=jax.random.key(0), adjoint=js.Direct())
+    assert abs(float(x.mean()) - want_mean) < 4 * np.sqrt(want_variance / n)
+    assert abs(float(x.var()) - want_variance) < 4 * want_variance * np.sqrt(2 / n)
