@@ -346,6 +346,8 @@ def test_denoiser_with_a_bfloat16_network(dtype):
     assert got.dtype == dtype
     eps = np.asarray(net(x, 2.0).astype(jnp.float32), np.float64)
     np.testing.assert_allclose(got, np.asarray(x, np.float64) - 2 * eps, rtol=1e-6)
+    same = js.Denoiser(net, path, "noise")(x, 2.0, "noise")  # nothing to convert: cast all the same
+    assert same.dtype == dtype
 
 
 def test_denoiser_on_trees():
