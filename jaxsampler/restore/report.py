@@ -13,7 +13,7 @@ from jaxsampler.restore.study import FAMILY, Batch, Bench, Row, crops
 
 Member = tuple[str, int]  # a name of FAMILY, calls
 CALLS = (5, 10, 20, 100)
-COMPARED = ("mr_ode 1", "mr_ode 2", "mr_sde 2", "posterior", "euler_maruyama")  # mr_sde 1 is posterior
+COMPARED = tuple(FAMILY)
 CONVERGED = 200  # calls that stand for the exact solution of the ODE
 
 
@@ -116,7 +116,7 @@ def full(bench: Bench, batches: Sequence[Batch]) -> tuple[list[Row], list[Distan
     for batch in tqdm(batches, unit="batch", desc="all held-out photos"):
         measured, images = bench.rows(batch, members)
         rows += measured
-        exact, _ = bench.run(batch, FAMILY["mr_ode 2"], CONVERGED)
+        exact, _ = bench.run(batch, bench.table(FAMILY["mr_ode 2"], CONVERGED))
         for solver in ("mr_ode 1", "mr_ode 2"):
             for calls in CALLS[:3]:
                 errors = np.sqrt(np.square(images[solver, calls] - exact).mean((1, 2, 3)))
