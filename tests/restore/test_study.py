@@ -47,7 +47,7 @@ def test_crops_of_the_study():
 
 
 def test_bench_is_restore_with_one_compilation_per_number_of_calls(net):
-    batch, bench = study.shown(32), study.Bench(net, seed=5)
+    batch, bench = study.shown(64), study.Bench(net, seed=5)
     rows, images = bench.rows(batch, [("mr_ode 2", 3), ("mr_sde 1", 3), ("posterior", 3), ("mr_sde 2", 4)])
     assert len(bench.compiled) == 2  # for 3 and for 4 calls
     posterior, _ = bench.run(batch, bench.table(solvers.posterior, 3))  # rows() runs it once, as the tables are equal
@@ -55,7 +55,10 @@ def test_bench_is_restore_with_one_compilation_per_number_of_calls(net):
     assert images["posterior", 3] is images["mr_sde 1", 3]
     assert np.abs(images["mr_ode 2", 3] - images["mr_sde 1", 3]).max() > 0.01
     direct = restore(net, table(net, solvers.mr_sde(), 4), jnp.asarray(batch.degraded), jnp.arange(10), jax.random.key(5))
-    np.testing.assert_allclose(images["mr_sde 2", 4], direct, atol=1e-5)
+    np.testing.assert_allclose(images["mr_sde 2", 4][:9], direct[:9], atol=1e-5)
+    hole = (batch.degraded[9] == 0).all(-1)
+    np.testing.assert_allclose(images["mr_sde 2", 4][9][hole], direct[9][hole], atol=1e-5)
+    np.testing.assert_array_equal(images["mr_sde 2", 4][9][~hole], batch.clean[9][~hole])
     for k, task in enumerate(data.TASKS):
         expected = 10 * np.log10(1 / np.mean((np.clip(images["mr_sde 2", 4][k], 0, 1) - batch.clean[k]) ** 2))
         assert report.mean(rows, "mr_sde 2", 4, task=task) == pytest.approx(expected, abs=1e-3)
