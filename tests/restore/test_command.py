@@ -54,8 +54,9 @@ def test_equal_seeds_write_equal_bytes_and_solvers_differ(here, restore):
         ("a",),
         ("b",),
         ("c", "--seed", "1"),
-        ("d", "--solver", "posterior"),
-        ("e", "--solver", "mr_sde", "--order", "1"),
+        ("d", "--solver", "mr_ode"),
+        ("e", "--solver", "posterior"),
+        ("f", "--solver", "mr_sde", "--order", "1"),
     ):
         assert restore("photo.png", "--task", "desnow", "--out", f"{name}.png", *options)[0] == 0
     files = {name: Path(f"{name}.png").read_bytes() for name in "abcd"}
