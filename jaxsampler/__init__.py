@@ -5,6 +5,7 @@ from . import models as models
 from . import solvers as solvers
 from .adjoints import Direct as Direct
 from .adjoints import RecursiveCheckpoint as RecursiveCheckpoint
+from .loop import loop as loop
 from .paths import EDM as EDM
 from .paths import VE as VE
 from .paths import VP as VP
@@ -19,7 +20,6 @@ from .predictions import convert as convert
 from .run import Solver as Solver
 from .run import StepEnd as StepEnd
 from .run import Trajectory as Trajectory
-from .run import loop as loop
 from .run import run as run
 from .sample import sample as sample
 from .steps import Step as Step

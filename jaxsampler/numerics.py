@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-Arr = np.ndarray | np.generic | jax.Array
+Arr = np.ndarray | jax.Array
 Real = float | int
 Scalar = Real | Arr
 

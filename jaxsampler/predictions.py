@@ -25,7 +25,7 @@ from .paths import KINDS, Path
 Kind = str | tuple[Any, Any]
 
 
-def weights(path: Path, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
+def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
     """(u, w) with target = u (x - mu) + w source, both predictions as linear forms in (x_0 - mu, eps)."""
     alpha, sigma = path.alpha(t), path.sigma(t)
     scaled = source == "score" and target != "score"  # noise = -sigma score is finite where sigma = 0

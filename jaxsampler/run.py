@@ -1,4 +1,4 @@
-r"""Run a table, or anything that implements `Solver`, over its rows with one compiled loop; and `loop`, the plain oracle.
+r"""Run a table, or anything that implements `Solver`, over its rows with one compiled loop.
 
 One row is one model call is one scan iteration. The table is an argument of the jitted function, never a constant in it, so another solver,
 grid or order of the same shape reuses the compilation. Coefficients are cast to the dtype of the state (float32 at least for
@@ -6,25 +6,22 @@ times); the sum over registers is elementwise, so no accelerator rounds it to a 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from . import grids
 from .adjoints import Adjoint, RecursiveCheckpoint
 from .numerics import Arr, axpy, cast, is_traced, namespace, normal
 from .paths import Path
 from .predictions import Denoiser, convert, match
-from .progress import Bar, tick
-from .steps import schedule
+from .progress import Bar, begin, tick
 from .tables import Table
 
-Save = Literal["all"] | Sequence[int] | None
+Save = str | Sequence[int] | None  # "all", indices of grid points, or nothing
 
 
 class Trajectory(NamedTuple):
@@ -73,9 +70,9 @@ class TableSolver(eqx.Module):
 
     start: Float[Arr, " 2"]
     key: Any
-    noise: PyTree | None
+    noise: Any
 
-    def draw(self, i: Any, like: PyTree) -> PyTree | None:
+    def draw(self, i: Any, like: PyTree) -> Any:
         """Standard normal draw i, None if no noise is to be had."""
         if self.noise is not None:
             return jax.tree.map(lambda z, a: jnp.asarray(z[i], a.dtype), self.noise, like)
@@ -119,9 +116,9 @@ class _Body(eqx.Module):
     bar: Bar | None = eqx.field(static=True)
     check: bool = eqx.field(static=True)
 
-    def __call__(self, carry: tuple, row: tuple) -> tuple:
+    def __call__(self, carry: tuple, row_and_place: tuple) -> tuple:
         state, saved, fault = carry
-        row, i, slot, is_end = row
+        row, i, slot, is_end = row_and_place
         key = None if self.key is None else jax.random.fold_in(self.key, i)
         outputs_finite: list = []
         model = _observed(self.model, outputs_finite) if self.check else self.model
@@ -132,7 +129,8 @@ class _Body(eqx.Module):
             fault = jnp.minimum(fault, jnp.where(healthy, fault, code))
         if self.hook is not None:
             hook_key = None if key is None else jax.random.fold_in(key, 1)
-            x = jax.lax.cond(is_end, lambda x: self._hooked(x, row.end, hook_key), lambda x: x, state[0])
+            hooked = lambda x: self._hooked(self.hook, x, row.end, hook_key)
+            x = jax.lax.cond(is_end, hooked, lambda x: x, state[0])
             state = (x, *state[1:])
         if saved is not None:
             saved = jax.tree.map(lambda buffer, x: buffer.at[slot].set(x), saved, state[0])
@@ -140,9 +138,9 @@ class _Body(eqx.Module):
             tick(i, self.bar)
         return state, saved, fault
 
-    def _hooked(self, x, t, key):
+    def _hooked(self, hook: Any, x: PyTree, t: Any, key: Any) -> PyTree:
         whole = x if self.centre is None else self.centre.uncentred(x)
-        new = match(self.hook(StepEnd(whole, t, key)), x)
+        new = match(hook(StepEnd(whole, t, key)), x)
         return new if self.centre is None else self.centre.centred(new)
 
 
@@ -163,22 +161,22 @@ def _all_finite(x: PyTree) -> Any:
     return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(x)]).all()
 
 
-def _saved_points(save: Save, end: Any) -> tuple[np.ndarray, Any]:
+def _saved_points(save: str | Sequence[int], end: Any) -> tuple[np.ndarray, Any]:
     """Grid indices to save, and for each row the buffer slot that it writes (the last one is waste)."""
     xp = namespace(end)
     is_end = ~xp.isnan(end)
     count = xp.cumsum(is_end)  # index of the grid point that a row's interval ends at
-    if isinstance(save, str) or any(i < 0 for i in save):
-        if xp is jnp:
+    if xp is jnp:
+        if isinstance(save, str) or any(i < 0 for i in save):
             raise ValueError("save='all' and negative indices need the number of intervals: a concrete table, or give indices >= 0")
+        points = np.asarray(save)
+    else:
         n = int(is_end.sum())
         if isinstance(save, str) and save != "all":
             raise ValueError(f"save must be None, 'all' or indices of grid points, got {save!r}")
         points = np.arange(n + 1) if isinstance(save, str) else np.array([i + n + 1 if i < 0 else i for i in save])
         if np.any((points < 0) | (points > n)):
             raise ValueError(f"save indices must lie in [{-n - 1}, {n}]: the grid has {n + 1} points")
-    else:
-        points = np.asarray(save)
     if len(set(points.tolist())) != len(points):
         raise ValueError("save indices repeat")
     hit = is_end[:, None] & (count[:, None] == points[None, :])
@@ -209,9 +207,11 @@ def drive(
         if 0 in points:
             k = int(np.argmax(points == 0))
             saved = jax.tree.map(lambda buffer, a: buffer.at[k].set(a), saved, state[0])
-    body = _Body(solver, model, key, centre, hook, Bar(n) if progress else None, check)
+    bar = Bar(n) if progress else None
+    index = np.arange(n, dtype=np.int32) if bar is None else begin(bar, n)
+    body = _Body(solver, model, key, centre, hook, bar, check)
     fault = jnp.asarray(2 * n, jnp.int32)
-    xs = (rows, np.arange(n, dtype=np.int32), slot, ~namespace(rows.end).isnan(rows.end))
+    xs = (rows, index, slot, ~namespace(rows.end).isnan(rows.end))
     state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(body, (state, saved, fault), xs)
     out = solver.final(state)
     if centre is not None:
@@ -265,18 +265,6 @@ def run(
     dtype = max([jnp.dtype(jnp.float32), *[a.dtype for a in jax.tree.leaves(x)]], key=lambda d: d.itemsize)
     _check_noise(table, key, noise, x)
 
-    if isinstance(model, Denoiser):
-
-        def predict(denoiser, y, t, form):
-            whole = denoiser.path.uncentred(y)
-            m = match(denoiser.net(whole, t), whole)
-            return convert(m, whole, t, denoiser.path, source=denoiser.kind, target=(form[0], form[1]))
-
-    else:
-
-        def predict(model, y, t, form):
-            return match(model(y, t), y)
-
     # a concrete table stays numpy, also under jit, so that what depends on it (saved points, messages) is known
     rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     x = x if path is None else path.centred(x)
@@ -286,7 +274,7 @@ def run(
     return drive(
         TableSolver(rows.start, key, noise),
         eqx.tree_at(lambda table: table.start, rows, None),  # what is scanned has one leading axis
-        eqx.Partial(predict, model),
+        eqx.Partial(_predict, model),
         x,
         key=key,
         adjoint=adjoint,
@@ -296,6 +284,15 @@ def run(
         check=check,
         centre=path,
     )
+
+
+def _predict(model: Any, y: PyTree, t: Any, form: Any) -> PyTree:
+    """The prediction that a row wants, at the centred state y."""
+    if not isinstance(model, Denoiser):
+        return match(model(y, t), y)
+    x = model.path.uncentred(y)
+    m = match(model.net(x, t), x)
+    return convert(m, x, t, model.path, source=model.kind, target=(form[0], form[1]))
 
 
 def _float_state(x: PyTree) -> PyTree:
@@ -318,61 +315,3 @@ def _check_noise(table: Table, key: Any, noise: PyTree | None, x: PyTree) -> Non
     for z, a in zip(jax.tree.leaves(noise), jax.tree.leaves(x), strict=True):
         if z.shape[1:] != a.shape or len(z) < table.draws:
             raise ValueError(f"noise must have shape [{table.draws} or more, {', '.join(map(str, a.shape))}], got {list(z.shape)}")
-
-
-def loop(
-    model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: Any = None, noise: PyTree | None = None
-) -> PyTree:
-    """The oracle: the textbook steps on arrays, one after the other, in numpy float64; same arguments and noise as `run`.
-
-    No table, no scan, no jit: what `run` computes must equal this to rounding.
-    """
-    grid = grids.checked(path, grid)
-    to_zero, from_noise = bool(np.asarray(path.sigma(grid[-1])) == 0), bool(np.asarray(path.alpha(grid[0])) == 0)
-    steps = schedule(solver, len(grid) - 1, to_zero=to_zero, from_noise=from_noise)
-    like = jax.tree.map(jnp.asarray, x)
-    centre = model.path if isinstance(model, Denoiser) else None
-    start, unravel = ravel_pytree(like if centre is None else centre.centred(like))
-    state, draws = np.asarray(start, np.float64), 0
-    history: list[tuple] = []  # (output, state, time, kind) of the first call of each interval
-
-    def flat(tree):
-        return np.asarray(ravel_pytree(tree)[0], np.float64)
-
-    def predict(y, t, kind):
-        y = unravel(jnp.asarray(y, start.dtype))
-        if centre is None:
-            return flat(match(model(y, t), y))
-        m = model(centre.uncentred(y), t, kind=kind)
-        return flat(centre.centred(m) if kind == "data" else m)
-
-    def draw(i):
-        if noise is None:
-            return flat(normal(jax.random.fold_in(key, i), like))
-        return flat(jax.tree.map(lambda z: z[i], noise))
-
-    for i, step in enumerate(steps):
-        calls: list[tuple] = []
-
-        def record(y, t, step=step, calls=calls):
-            calls.append((predict(y, t, step.kind), y, t, step.kind))
-            return calls[-1][0]
-
-        past = tuple(
-            np.asarray(convert(jnp.asarray(m), jnp.asarray(y), t, _centred(path), source=kind, target=path.form(step.kind, t)))
-            if kind != step.kind
-            else m
-            for m, y, t, kind in reversed(history[i - step.past : i])
-        )
-        zs = tuple(draw(draws + j) for j in range(step.noises))
-        draws += step.noises
-        with np.errstate(all="ignore"):  # singular ends: lam is infinite there, and the steps cope
-            state = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
-        history.append(calls[0] if calls else (None, None, None, step.kind))
-    out = unravel(jnp.asarray(state, start.dtype))
-    return out if centre is None else centre.uncentred(out)
-
-
-def _centred(path: Path) -> Path:
-    """The path of the centred state: mu = 0."""
-    return path if path.centre is None else eqx.tree_at(lambda p: p.mu, path, 0.0)

@@ -17,7 +17,7 @@ from .tables import Table, tabulate
 
 
 def sample(
-    denoiser: Denoiser,
+    denoiser: Callable,
     like: PyTree,
     *,
     key: Any,
@@ -34,7 +34,7 @@ def sample(
 ) -> Any:
     """Samples shaped like `like`, or a `Trajectory` if `save` is given.
 
-    like: array, `jax.ShapeDtypeStruct` or a pytree of them. key: for the prior and the solver's noise (None is fine where neither is drawn).
+    like: array, `jax.ShapeDtypeStruct` or a pytree of them. key: for the prior and the solver's noise (None if neither is drawn).
     solver: a step such as `js.solvers.dpmpp_2m`, a list of steps, one per interval, a `Table`, or a `js.Solver`. grid: decreasing times,
     by default `js.grids.default(path, steps)`, `steps` intervals. x: the starting state x_T, by default drawn from the path's prior.
     The other arguments are those of `run`.

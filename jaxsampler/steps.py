@@ -20,7 +20,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from .paths import KINDS
 
@@ -153,8 +153,7 @@ def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[St
         raise TypeError(f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name")
     for i, s in enumerate(steps):
         if s.past > i:
-            raise ValueError(f"{s.name} at interval {i} reads {s.past} past outputs but only {i} intervals came before; start with lower orders")
+            raise ValueError(
+                f"{s.name} at interval {i} reads {s.past} past outputs but only {i} intervals came before; start with lower orders"
+            )
     return steps
-
-
-Form = Literal["dpmsolver", "taylor"]

@@ -16,17 +16,17 @@ into `start`. Registers follow from what steps declare, never from numeric zeros
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from . import grids
-from .numerics import Arr, is_traced, namespace
+from .numerics import Arr, is_traced, namespace, on_host
 from .paths import Path
 from .predictions import weights
 from .steps import Step, schedule
@@ -70,7 +70,7 @@ class Table(eqx.Module):
         return max(int(used.max()) + 1 if used.size else 0, int(np.any(np.asarray(self.start)[..., 1] != 0)))
 
 
-def unit_run(step: Step, path: Path, ts: Any, basis: list) -> tuple[list, list, Any]:
+def unit_run(step: Step, path: Any, ts: Any, basis: list) -> tuple[list, list, Any]:
     """Run a step on `basis` = [x, past.., z.., outputs..]: the inputs and times of its model calls, and its result."""
     inputs, times = [], []
     past, zs = tuple(basis[1 : 1 + step.past]), tuple(basis[1 + step.past : 1 + step.past + step.noises])
@@ -87,7 +87,25 @@ def unit_run(step: Step, path: Path, ts: Any, basis: list) -> tuple[list, list, 
     return inputs, times, result
 
 
-def _check_linear(step: Step, path: Path, ts: np.ndarray, units: list) -> None:
+class _Remembered:
+    """A path whose functions of one number are remembered: steps ask for the same few values again and again."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    @property
+    def __class__(self):  # isinstance sees the path: a step may ask what it runs on
+        return type(self._path)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._path, name)
+        if callable(value):
+            value = functools.cache(value)
+            setattr(self, name, value)
+        return value
+
+
+def _check_linear(step: Step, path: Any, ts: np.ndarray, units: list) -> None:
     """Superposition: random vectors through the step must equal the same combination of its unit responses."""
     scales = np.array([1e-3, 1.0, 1e3])  # a clip or an offset shows at one of them
     random = np.random.default_rng(0).standard_normal((len(units[0]), 3)) * scales
@@ -130,10 +148,10 @@ def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None)
     n = len(grid) - 1
     if is_traced(grid):
         return _table(path, *_rows(path, grid, schedule(solver, n, to_zero=bool(to_zero), from_noise=False)), grid)
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True), np.errstate(all="ignore"):
+    with on_host():
         zero = bool(np.asarray(path.sigma(grid[-1])) == 0) if to_zero is None else to_zero
         steps = schedule(solver, n, to_zero=zero, from_noise=bool(np.asarray(path.alpha(grid[0])) == 0))
-        table = _table(path, *_rows(path, grid, steps), grid)
+        table = _table(path, *_rows(_Remembered(path), grid, steps), grid)
         finite = [np.isfinite(c).reshape(table.nfe, -1).all(-1) for c in (table.A, table.B, table.C, table.form)]
         bad = ~np.all(finite, axis=0)
         if np.any(bad):
@@ -146,7 +164,7 @@ def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None)
     return table
 
 
-def _rows(path: Path, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list, dict]:
+def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list, dict]:
     """Rows of all steps, (scale, noise) before the first one, and the last row that reads each value."""
     rows: list[_Row] = []
     first: list[int] = []  # row of the first call of each interval

@@ -57,12 +57,21 @@ def test_no_recompilation_when_solver_grid_or_order_changes():
     assert len({tuple(np.asarray(o).tolist()) for o in outs}) > len(S) // 2
 
 
+def equations(jaxpr):
+    """All equations of a jaxpr, inner ones included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
 def test_program_does_not_grow_with_steps():
     def size(n):
         net = js.Denoiser(Counted(), VP, "noise")
         table = js.tabulate(VP, js.grids.log_snr(VP, n), S["dpmpp_3m"])
         jaxpr = jax.make_jaxpr(lambda table, x: js.run(net, table, x))(table, jnp.ones(3))
-        return len(str(jaxpr).splitlines()), jax.jit(lambda table, x: js.run(net, table, x)).lower(table, jnp.ones(3))
+        return sum(1 for _ in equations(jaxpr.jaxpr)), jax.jit(lambda table, x: js.run(net, table, x)).lower(table, jnp.ones(3))
 
     (few, a), (many, b) = size(10), size(1000)
     assert many <= few * 1.1
@@ -242,14 +251,14 @@ def test_gradients_reach_weights_conditioning_start_grid_and_table():
         w: jax.Array
 
         def __call__(self, x, t):
-            return jnp.tanh(self.w * x + jnp.asarray(t).astype(x.dtype))
+            return jnp.tanh(self.w * x + 0.01 * jnp.asarray(t).astype(x.dtype))
 
     def loss(net, mu, x, grid):
         path = js.MeanReverting(mu)
         table = js.tabulate(path, grid, S["dpmpp_2m"])
         return js.run(js.Denoiser(net, path, "data"), table, x).sum()
 
-    args = [Net(jnp.float32(0.7)), jnp.float32(0.3), jnp.ones(3), jnp.asarray([83.0, 61.5, 33.2, 7.7])]
+    args = [Net(jnp.float32(0.7)), jnp.float32(0.3), jnp.ones(3), jnp.asarray([83.4, 61.5, 33.2, 7.7])]
     grads = eqx.filter_grad(lambda a: loss(*a))(args)
     for i, leaf in enumerate(jax.tree.leaves(grads)):
         assert jnp.isfinite(leaf).all()
@@ -260,9 +269,7 @@ def test_gradients_reach_weights_conditioning_start_grid_and_table():
         for i, g in enumerate(grads):
             h = 1e-5
             bump = lambda sign, i=i, h=h: loss(
-                *jax.tree.unflatten(
-                    jax.tree.structure(args), [a + sign * h * (j == i) for j, a in enumerate(jax.tree.leaves(args))]
-                )
+                *jax.tree.unflatten(jax.tree.structure(args), [a + sign * h * (j == i) for j, a in enumerate(jax.tree.leaves(args))])
             )
             np.testing.assert_allclose(g.sum(), (bump(1) - bump(-1)) / (2 * h), rtol=2e-5)
 
@@ -308,7 +315,9 @@ class Rows(eqx.Module):
 
 def test_other_solvers_share_the_driver():
     denoiser, _, _ = gaussian(VP)
-    out = js.sample(denoiser, jnp.zeros(4000), key=jax.random.key(0), solver=Langevin(), grid=np.linspace(0.2, 0.1, 60), save=[0, -1], check=True)
+    out = js.sample(
+        denoiser, jnp.zeros(4000), key=jax.random.key(0), solver=Langevin(), grid=np.linspace(0.2, 0.1, 60), save=[0, -1], check=True
+    )
     assert isinstance(Langevin(), js.Solver)
     assert abs(float(out.x.mean()) - 0.7 * float(VP.alpha(0.1))) < 0.05
     np.testing.assert_allclose(out.t, [0.2, 0.1], rtol=1e-6)

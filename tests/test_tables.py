@@ -187,7 +187,11 @@ def test_traced_grid_gives_the_same_table_and_its_derivative(name, path):
 
     def total(g):
         table = js.tabulate(path, g, solver)
-        return (table.A * jnp.arange(1.0, table.nfe + 1)).sum() + (jnp.sin(table.B) * jnp.arange(1.0, table.nfe + 1)[:, None] ** 2).sum() + (table.C**2).sum()
+        return (
+            (table.A * jnp.arange(1.0, table.nfe + 1)).sum()
+            + (jnp.sin(table.B) * jnp.arange(1.0, table.nfe + 1)[:, None] ** 2).sum()
+            + (table.C**2).sum()
+        )
 
     direction = jnp.asarray([0.0, 1.0, -0.5, 0.3, 0.2, 0.0])
     slope = jax.grad(lambda e: total(jnp.asarray(grid) + e * direction))(0.0)

@@ -9,7 +9,7 @@ Any grid: the jump is rescaled to the interval. The released IR-SDE baselines in
 References: Song et al. 2021a (DDIM, eq. 12, 16); Ho et al. 2020 (DDPM, eq. 6, 7); Luo et al. 2024 (Refusion, posterior sampling).
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from ..numerics import namespace
 from ..paths import Path
@@ -47,7 +47,7 @@ def ddim(eta: Any = 0.0) -> Step:
 
 
 @step(kind="data", order=1, noises=1)
-def ddpm(path, ts, x, past, model, z, *, variance_type: Literal["fixed_small", "fixed_large"] = "fixed_small"):
+def ddpm(path, ts, x, past, model, z, *, variance_type: str = "fixed_small"):
     """DDPM ancestral sampling [Ho et al. 2020, alg. 2]; noise variance of the posterior ("fixed_small") or of the forward step."""
     if variance_type not in ("fixed_small", "fixed_large"):
         raise ValueError(f"unknown variance_type {variance_type!r}; valid: fixed_small, fixed_large")

@@ -13,11 +13,11 @@ References: Lu et al. 2022a (DPM-Solver), 2022b (DPM-Solver++); Li et al. 2025 (
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ..numerics import namespace, phi
 from ..paths import Path
-from ..steps import Form, Step, step, variants
+from ..steps import Step, step, variants
 
 
 def taylor(path: Path, t: Any, s: Any, x: Any, derivatives: Sequence[Any], kind: str) -> Any:
@@ -35,7 +35,7 @@ def taylor(path: Path, t: Any, s: Any, x: Any, derivatives: Sequence[Any], kind:
     return x - sum(path.sigma(s) * h ** (k + 1) * phi(k + 1, h) * d for k, d in enumerate(higher, 1))
 
 
-def second(path: Path, ts: Any, x: Any, values: Sequence[Any], kind: str, form: Form) -> Any:
+def second(path: Path, ts: Any, x: Any, values: Sequence[Any], kind: str, form: str) -> Any:
     """Second order from the outputs at ts[-2] and ts[-3]: F' is their difference quotient in lam."""
     q, t, s = ts[-3:]
     h, slope = path.lam(s) - path.lam(t), (values[0] - values[1]) / (path.lam(t) - path.lam(q))
@@ -76,27 +76,27 @@ def dpm_1(path, ts, x, past, model, z):
 
 
 @step(kind="data", order=2, past=1, start=(dpmpp_1,), to_zero=dpmpp_1)
-def dpmpp_2m(path, ts, x, past, model, z, *, form: Form = "dpmsolver"):
+def dpmpp_2m(path, ts, x, past, model, z, *, form: str = "dpmsolver"):
     """DPM-Solver++(2M) [Lu et al. 2022b, alg. 2]."""
     return second(path, ts, x, [model(x, ts[-2]), *past], "data", form)
 
 
 @step(kind="noise", order=2, past=1, start=(dpm_1,), to_zero=dpm_1)
-def dpm_2m(path, ts, x, past, model, z, *, form: Form = "dpmsolver"):
+def dpm_2m(path, ts, x, past, model, z, *, form: str = "dpmsolver"):
     """DPM-Solver-2 multistep [Lu et al. 2022a, released code]."""
     return second(path, ts, x, [model(x, ts[-2]), *past], "noise", form)
 
 
 @step(kind="data", order=3, past=2, start=(dpmpp_1, dpmpp_2m), to_zero=dpmpp_1)
-def dpmpp_3m(path, ts, x, past, model, z, *, form: Form = "dpmsolver", published: bool = False):
+def dpmpp_3m(path, ts, x, past, model, z, *, form: str = "dpmsolver", published: bool = False):
     """DPM-Solver++(3M) [Lu et al. 2022b, released code]; `published` halves F'' as there (order 2). `form` is its second step's."""
-    return taylor(path, *ts[-2:], x, third(path, ts, [model(x, ts[-2]), *past], published), "data")
+    return taylor(path, ts[-2], ts[-1], x, third(path, ts, [model(x, ts[-2]), *past], published), "data")
 
 
 @step(kind="noise", order=3, past=2, start=(dpm_1, dpm_2m), to_zero=dpm_1)
-def dpm_3m(path, ts, x, past, model, z, *, form: Form = "dpmsolver", published: bool = False):
+def dpm_3m(path, ts, x, past, model, z, *, form: str = "dpmsolver", published: bool = False):
     """DPM-Solver-3 multistep [Lu et al. 2022a, released code]; `published` halves F'' as there (order 2). `form` is its second step's."""
-    return taylor(path, *ts[-2:], x, third(path, ts, [model(x, ts[-2]), *past], published), "noise")
+    return taylor(path, ts[-2], ts[-1], x, third(path, ts, [model(x, ts[-2]), *past], published), "noise")
 
 
 def published_mr_rule(order: int) -> Callable[[int], list[int]]:
@@ -118,7 +118,7 @@ def _pick(table: dict, order: int, kind: str, name: str) -> Step:
 
 
 @variants
-def mr_ode(order: int = 2, kind: Literal["data", "noise"] = "data", published: bool = False) -> Step:
+def mr_ode(order: int = 2, kind: str = "data", published: bool = False) -> Step:
     """MR Sampler, probability-flow ODE, orders 1-3 [Li et al. 2025]; `published`: half F'' and the code's order schedule."""
     family = {
         (1, "data"): dpmpp_1,

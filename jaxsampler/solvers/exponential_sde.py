@@ -12,11 +12,11 @@ lam: stable for h < 1.10 at first and h < 0.54 at second order only), which is w
 References: Lu et al. 2022b (SDE-DPM-Solver++); Li et al. 2025 (MR Sampler).
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from ..numerics import namespace, phi
 from ..paths import Path
-from ..steps import Form, Step, step, variants
+from ..steps import Step, step, variants
 from .exponential import _checked, _pick, dpm_1, published_mr_rule, third
 
 
@@ -36,7 +36,7 @@ def dpmpp_sde_1(path, ts, x, past, model, z, *, eta: Any = 1.0):
 
 
 @step(kind="data", order=1, past=1, noises=1, start=(dpmpp_sde_1,), to_zero=dpmpp_sde_1)
-def dpmpp_2m_sde(path, ts, x, past, model, z, *, form: Form = "dpmsolver", eta: Any = 1.0):
+def dpmpp_2m_sde(path, ts, x, past, model, z, *, form: str = "dpmsolver", eta: Any = 1.0):
     """SDE-DPM-Solver++(2M) [Lu et al. 2022b, eq. 18]; form "dpmsolver" is k-diffusion's "midpoint", "taylor" its "heun"."""
     q, t, s = ts[-3:]
     m = model(x, t)
@@ -76,7 +76,7 @@ def _dpm_2m_sde(path, ts, x, past, model, z):
 
 
 @variants
-def mr_sde(order: int = 2, kind: Literal["data", "noise"] = "data", published: bool = False) -> Step:
+def mr_sde(order: int = 2, kind: str = "data", published: bool = False) -> Step:
     """MR Sampler, reverse SDE, orders 1 and 2 [Li et al. 2025]; `published`: the code's order schedule below 10 steps."""
     family = {
         (1, "data"): dpmpp_sde_1,

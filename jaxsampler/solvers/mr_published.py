@@ -10,14 +10,14 @@ denoising step, and thresholding written for [-1, 1] images. One step, with weig
 Reference: Li et al. 2025 (MR Sampler), released code; Luo et al. 2023 (tables).
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..numerics import normal
+from ..numerics import cast, normal
 from ..paths import MeanReverting, Path, mean_reverting_table
 from ..predictions import Denoiser, match
 from .exponential import published_mr_rule
@@ -52,7 +52,7 @@ class mr_published(eqx.Module):
 
     sde: bool = eqx.field(static=True, default=True)
     order: int = eqx.field(static=True, default=2)
-    kind: Literal["data", "noise"] = eqx.field(static=True, default="data")
+    kind: str = eqx.field(static=True, default="data")
     denoise_last: bool = eqx.field(static=True, default=False)
     threshold: tuple[float, float] | None = eqx.field(static=True, default=None)
     noise: Float[Array, "n ..."] | None = None
@@ -110,7 +110,7 @@ class mr_published(eqx.Module):
         x, q1, q2 = state
         row = Rows(*(jnp.asarray(v).astype(x.dtype) if v is not row.index else v for v in row))
         mu = jnp.asarray(model.path.centre, x.dtype)
-        q0 = self._predict(match(model.net(x, row.t), x), x, mu, row, model)
+        q0 = self._predict(match(model.net(x, row.t), x), x, mu, row, model.kind, cast(model.path.prior_std, x))
         if self.threshold is not None:
             ratio, largest = self.threshold
             flat = jnp.abs(q0).reshape(x.shape[0], -1)
@@ -123,9 +123,9 @@ class mr_published(eqx.Module):
             new = new + row.S * (normal(key, x) if self.noise is None else jnp.asarray(self.noise[row.index], x.dtype))
         return new, q0, q1
 
-    def _predict(self, m: Any, x: Any, mu: Any, row: Rows, model: Denoiser) -> Any:
+    def _predict(self, m: Any, x: Any, mu: Any, row: Rows, source: str, std: Any) -> Any:
         """The network's output as this solver's kind, by the code's formulas (which assume alpha^2 + (sigma/std)^2 = 1)."""
-        alpha, sigma, std = row.alpha, row.sigma, model.path.std
+        alpha, sigma = row.alpha, row.sigma
         to_data = {
             "data": lambda: m,
             "noise": lambda: (x - sigma * m) / alpha - (1 - alpha) / alpha * mu,
@@ -137,9 +137,9 @@ class mr_published(eqx.Module):
             "v": lambda: (alpha * m + sigma / std * (x - mu)) / std,
         }
         convert = to_data if self.kind == "data" else to_noise
-        if model.kind not in convert:
-            raise ValueError(f"the released code knows data, noise and v networks, not {model.kind!r}")
-        return convert[model.kind]()
+        if source not in convert:
+            raise ValueError(f"the released code knows data, noise and v networks, not {source!r}")
+        return convert[source]()
 
     def final(self, state: tuple) -> Any:
         """The sample, before the code's final clip to [0, 1]."""

@@ -8,11 +8,11 @@ References: Lu et al. 2022a, alg. 1, 2 (and the general r of app. D); Lu et al. 
 from typing import Any
 
 from ..paths import Path
-from ..steps import Form, step
+from ..steps import step
 from .exponential import _checked, dpm_1, dpmpp_1, taylor
 
 
-def _second(path: Path, ts: Any, x: Any, model: Any, kind: str, r: Any, form: Form) -> Any:
+def _second(path: Path, ts: Any, x: Any, model: Any, kind: str, r: Any, form: str) -> Any:
     t, s = ts[-2:]
     h = path.lam(s) - path.lam(t)
     mid = path.time(path.lam(t) + r * h)
@@ -23,7 +23,7 @@ def _second(path: Path, ts: Any, x: Any, model: Any, kind: str, r: Any, form: Fo
     return taylor(path, t, s, x, [F + rise / (2 * r)], kind)
 
 
-def _third(path: Path, ts: Any, x: Any, model: Any, kind: str, r1: Any, r2: Any, form: Form) -> Any:
+def _third(path: Path, ts: Any, x: Any, model: Any, kind: str, r1: Any, r2: Any, form: str) -> Any:
     t, s = ts[-2:]
     h = path.lam(s) - path.lam(t)
     mid1, mid2 = (path.time(path.lam(t) + r * h) for r in (r1, r2))
@@ -37,24 +37,24 @@ def _third(path: Path, ts: Any, x: Any, model: Any, kind: str, r1: Any, r2: Any,
 
 
 @step(kind="data", order=2, to_zero=dpmpp_1, from_noise=dpmpp_1)
-def dpmpp_2s(path, ts, x, past, model, z, *, r: Any = 0.5, form: Form = "dpmsolver"):
+def dpmpp_2s(path, ts, x, past, model, z, *, r: Any = 0.5, form: str = "dpmsolver"):
     """DPM-Solver++(2S) [Lu et al. 2022b, alg. 1]."""
     return _second(path, ts, x, model, "data", r, form)
 
 
 @step(kind="noise", order=2, to_zero=dpm_1)
-def dpm_2(path, ts, x, past, model, z, *, r: Any = 0.5, form: Form = "dpmsolver"):
+def dpm_2(path, ts, x, past, model, z, *, r: Any = 0.5, form: str = "dpmsolver"):
     """DPM-Solver-2 [Lu et al. 2022a, alg. 1]."""
     return _second(path, ts, x, model, "noise", r, form)
 
 
 @step(kind="data", order=3, to_zero=dpmpp_1, from_noise=dpmpp_1)
-def dpmpp_3s(path, ts, x, past, model, z, *, r1: Any = 1 / 3, r2: Any = 2 / 3, form: Form = "dpmsolver"):
+def dpmpp_3s(path, ts, x, past, model, z, *, r1: Any = 1 / 3, r2: Any = 2 / 3, form: str = "dpmsolver"):
     """DPM-Solver++(3S) [Lu et al. 2022b, released code]."""
     return _third(path, ts, x, model, "data", r1, r2, form)
 
 
 @step(kind="noise", order=3, to_zero=dpm_1)
-def dpm_3(path, ts, x, past, model, z, *, r1: Any = 1 / 3, r2: Any = 2 / 3, form: Form = "dpmsolver"):
+def dpm_3(path, ts, x, past, model, z, *, r1: Any = 1 / 3, r2: Any = 2 / 3, form: str = "dpmsolver"):
     """DPM-Solver-3 [Lu et al. 2022a, alg. 2]."""
     return _third(path, ts, x, model, "noise", r1, r2, form)

@@ -99,7 +99,6 @@ def run_published(net, solver, t, x):
     return js.sample(net, x, key=None, solver=solver, grid=np.array(t), x=x, save="all", adjoint=js.Direct())
 
 
-
 def close(got, want, tolerance):
     error = np.max(np.abs(np.asarray(got, np.float64) - want) / np.maximum(1, np.abs(want)))
     assert error < tolerance, f"relative error {error:.2e}"
