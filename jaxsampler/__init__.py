@@ -5,21 +5,19 @@ from . import models as models
 from . import solvers as solvers
 from .adjoints import Direct as Direct
 from .adjoints import RecursiveCheckpoint as RecursiveCheckpoint
+from .drive import Solver as Solver
+from .drive import StepEnd as StepEnd
+from .drive import Trajectory as Trajectory
 from .loop import loop as loop
 from .paths import EDM as EDM
 from .paths import VE as VE
 from .paths import VP as VP
 from .paths import CondOT as CondOT
 from .paths import CosineVP as CosineVP
-from .paths import DiscreteVP as DiscreteVP
-from .paths import MeanReverting as MeanReverting
 from .paths import Path as Path
 from .paths import SubVP as SubVP
 from .predictions import Denoiser as Denoiser
 from .predictions import convert as convert
-from .run import Solver as Solver
-from .run import StepEnd as StepEnd
-from .run import Trajectory as Trajectory
 from .run import run as run
 from .sample import sample as sample
 from .steps import Step as Step
@@ -27,6 +25,8 @@ from .steps import step as step
 from .tables import Table as Table
 from .tables import pad as pad
 from .tables import stack as stack
-from .tables import tabulate as tabulate
+from .tabulate import tabulate as tabulate
+from .tabulated import DiscreteVP as DiscreteVP
+from .tabulated import MeanReverting as MeanReverting
 
 __version__ = "0.1.0"

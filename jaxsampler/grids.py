@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from .numerics import Real, is_traced, on_host
-from .paths import EDM, VE, CondOT, DiscreteVP, Path
+from .paths import EDM, VE, CondOT, Path
+from .tabulated import DiscreteVP
 
 Grid = Float[np.ndarray, " points"]
 

@@ -1,68 +1,23 @@
-r"""Run a table, or anything that implements `Solver`, over its rows with one compiled loop.
+r"""Run a table over its rows with one compiled loop.
 
 One row is one model call is one scan iteration. The table is an argument of the jitted function, never a constant in it, so another solver,
 grid or order of the same shape reuses the compilation. Coefficients are cast to the dtype of the state (float32 at least for
 times); the sum over registers is elementwise, so no accelerator rounds it to a lower precision.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
-from .adjoints import Adjoint, RecursiveCheckpoint
-from .numerics import Arr, axpy, cast, is_traced, namespace, normal
-from .paths import Path
+from .adjoints import Adjoint
+from .drive import Save, StepEnd, drive
+from .numerics import Arr, axpy, cast, is_traced, normal
 from .predictions import Denoiser, convert, match
-from .progress import Bar, begin, tick
 from .tables import Table
-
-Save = str | Sequence[int] | None  # "all", indices of grid points, or nothing
-
-
-class Trajectory(NamedTuple):
-    """x: the final sample. t: the saved grid times [k]. xs: the states there, stacked along a new leading axis."""
-
-    x: PyTree
-    t: Float[Array, " k"]
-    xs: PyTree
-
-
-class StepEnd(NamedTuple):
-    """What a hook sees at the end of a grid interval: the whole state, its time, and a key of its own (None without a key)."""
-
-    x: PyTree
-    t: Float[Array, ""]
-    key: Any
-
-
-@runtime_checkable
-class Solver(Protocol):
-    """A sampler that is not a table: norm-dependent steps, adaptive steps, schemes with two states.
-
-    `rows` is a pytree of arrays with one leading axis, one row per scan iteration, with a leaf `end` (the grid time at which the row's
-    interval ends, else NaN). The state is a tuple whose first entry is the current x (uncentred).
-    """
-
-    def rows(self, path: Path, grid: Any) -> PyTree:
-        """What the scan iterates over."""
-        ...
-
-    def init(self, x: PyTree, rows: PyTree) -> tuple:
-        """The state before the first row."""
-        ...
-
-    def step(self, model: Callable, state: tuple, row: PyTree, key: Any) -> tuple:
-        """One row: model, state, row and a key folded from the row's index (None without a key)."""
-        ...
-
-    def final(self, state: tuple) -> PyTree:
-        """The sample."""
-        ...
 
 
 class TableSolver(eqx.Module):
@@ -103,135 +58,6 @@ class TableSolver(eqx.Module):
     def final(self, state: tuple) -> PyTree:
         """The state after the last row."""
         return state[0]
-
-
-class _Body(eqx.Module):
-    """One scan iteration with its observers; its leaves (network, conditioning, noise) are what is differentiated."""
-
-    solver: Any
-    model: Callable
-    key: Any
-    centre: Path | None
-    hook: Callable | None
-    bar: Bar | None = eqx.field(static=True)
-    check: bool = eqx.field(static=True)
-
-    def __call__(self, carry: tuple, row_and_place: tuple) -> tuple:
-        state, saved, fault = carry
-        row, i, slot, is_end = row_and_place
-        key = None if self.key is None else jax.random.fold_in(self.key, i)
-        outputs_finite: list = []
-        model = _observed(self.model, outputs_finite) if self.check else self.model
-        state = self.solver.step(model, state, row, key)
-        if self.check:
-            code = jnp.where(jnp.stack(outputs_finite).all(), 2 * i + 1, 2 * i) if outputs_finite else 2 * i + 1
-            healthy = _all_finite(state[0]) & (jnp.stack(outputs_finite).all() if outputs_finite else True)
-            fault = jnp.minimum(fault, jnp.where(healthy, fault, code))
-        if self.hook is not None:
-            hook_key = None if key is None else jax.random.fold_in(key, 1)
-            hooked = lambda x: self._hooked(self.hook, x, row.end, hook_key)
-            x = jax.lax.cond(is_end, hooked, lambda x: x, state[0])
-            state = (x, *state[1:])
-        if saved is not None:
-            saved = jax.tree.map(lambda buffer, x: buffer.at[slot].set(x), saved, state[0])
-        if self.bar is not None:
-            tick(i, self.bar)
-        return state, saved, fault
-
-    def _hooked(self, hook: Any, x: PyTree, t: Any, key: Any) -> PyTree:
-        whole = x if self.centre is None else self.centre.uncentred(x)
-        new = match(hook(StepEnd(whole, t, key)), x)
-        return new if self.centre is None else self.centre.centred(new)
-
-
-def _observed(model: Any, finite: list) -> Any:
-    """The model, noting in `finite` whether each output is."""
-    if isinstance(model, Denoiser):
-        return Denoiser(_observed(model.net, finite), model.path, model.kind)
-
-    def observed(*args):
-        m = model(*args)
-        finite.append(_all_finite(m))
-        return m
-
-    return observed
-
-
-def _all_finite(x: PyTree) -> Any:
-    return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(x)]).all()
-
-
-def _saved_points(save: str | Sequence[int], end: Any) -> tuple[np.ndarray, Any]:
-    """Grid indices to save, and for each row the buffer slot that it writes (the last one is waste)."""
-    xp = namespace(end)
-    is_end = ~xp.isnan(end)
-    count = xp.cumsum(is_end)  # index of the grid point that a row's interval ends at
-    if xp is jnp:
-        if isinstance(save, str) or any(i < 0 for i in save):
-            raise ValueError("save='all' and negative indices need the number of intervals: a concrete table, or give indices >= 0")
-        points = np.asarray(save)
-    else:
-        n = int(is_end.sum())
-        if isinstance(save, str) and save != "all":
-            raise ValueError(f"save must be None, 'all' or indices of grid points, got {save!r}")
-        points = np.arange(n + 1) if isinstance(save, str) else np.array([i + n + 1 if i < 0 else i for i in save])
-        if np.any((points < 0) | (points > n)):
-            raise ValueError(f"save indices must lie in [{-n - 1}, {n}]: the grid has {n + 1} points")
-    if len(set(points.tolist())) != len(points):
-        raise ValueError("save indices repeat")
-    hit = is_end[:, None] & (count[:, None] == points[None, :])
-    return points, xp.where(hit.any(1), hit.argmax(1), len(points)).astype(np.int32)
-
-
-def drive(
-    solver: Any,
-    rows: PyTree,
-    model: Callable,
-    x: PyTree,
-    *,
-    key: Any = None,
-    adjoint: Adjoint | None = None,
-    save: Save = None,
-    progress: bool = False,
-    hook: Callable | None = None,
-    check: bool = False,
-    centre: Path | None = None,
-) -> Any:
-    """Scan `solver.step` over `rows`; see `run` for the options. `centre`: path whose mu the state of a table leaves out."""
-    n = rows.end.shape[0]
-    state = solver.init(x, rows)
-    saved, points, slot = None, np.zeros(0, int), np.zeros(n, np.int32)
-    if save is not None:
-        points, slot = _saved_points(save, rows.end)
-        saved = jax.tree.map(lambda a: jnp.zeros((len(points) + 1, *a.shape), a.dtype), state[0])
-        if 0 in points:
-            k = int(np.argmax(points == 0))
-            saved = jax.tree.map(lambda buffer, a: buffer.at[k].set(a), saved, state[0])
-    bar = Bar(n) if progress else None
-    index = np.arange(n, dtype=np.int32) if bar is None else begin(bar, n)
-    body = _Body(solver, model, key, centre, hook, bar, check)
-    fault = jnp.asarray(2 * n, jnp.int32)
-    xs = (rows, index, slot, ~namespace(rows.end).isnan(rows.end))
-    state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(body, (state, saved, fault), xs)
-    out = solver.final(state)
-    if centre is not None:
-        out = centre.uncentred(out)
-        saved = None if saved is None else centre.uncentred(saved)
-    if check:
-        out = eqx.branched_error_if(out, fault < 2 * n, jnp.clip(fault, 0, 2 * n - 1), _fault_messages(rows))
-    if save is None:
-        return out
-    first = rows.t[0] if hasattr(rows, "t") else jnp.nan
-    t = jnp.full(len(points) + 1, first, rows.end.dtype).at[slot].set(rows.end)
-    return Trajectory(out, t[:-1], jax.tree.map(lambda a: a[:-1], saved))
-
-
-def _fault_messages(rows: Any) -> list[str]:
-    n = rows.end.shape[0]
-    times = getattr(rows, "t", None)
-    known = times is not None and not is_traced(times)
-    where = [f"row {i} of {n}" + (f" (model call at t={float(times[i]):.6g})" if known else "") for i in range(n)]
-    return [f"{w}: {what}" for w in where for what in ("the network returned a non-finite value", "the state became non-finite")]
 
 
 def run(

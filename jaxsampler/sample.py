@@ -9,11 +9,13 @@ from jaxtyping import PyTree
 
 from . import grids
 from .adjoints import Adjoint
+from .drive import Save, Solver, StepEnd, drive
 from .predictions import Denoiser
-from .run import Save, Solver, StepEnd, drive, run
+from .run import run
 from .solvers.exponential import dpmpp_2m
 from .steps import Step
-from .tables import Table, tabulate
+from .tables import Table
+from .tabulate import tabulate
 
 
 def sample(

@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxsampler.paths import MeanReverting
+from jaxsampler.tabulated import MeanReverting
 
 
 class Conv(eqx.Module):

@@ -20,7 +20,8 @@ from jaxsampler.predictions import Denoiser
 from jaxsampler.restore.tiles import Tiled
 from jaxsampler.run import run
 from jaxsampler.steps import Step
-from jaxsampler.tables import Table, tabulate
+from jaxsampler.tables import Table
+from jaxsampler.tabulate import tabulate
 
 # The member of MR Sampler that does best on training photos, 5 and 10 calls together: `jaxsampler restore --choose`.
 CHOSEN: dict[str, Any] = {"name": "mr_sde", "order": 1}

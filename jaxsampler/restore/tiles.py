@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxsampler.nn.unet import RestorationNet
-from jaxsampler.paths import MeanReverting
+from jaxsampler.tabulated import MeanReverting
 
 CELL = 8
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..paths import VP
 from ..steps import Step
-from ..tables import MAX_CALLS, unit_run
+from ..tabulate import MAX_CALLS, unit_run
 from . import ancestral, euler, exponential, exponential_sde, singlestep
 
 MODULES = (exponential, singlestep, exponential_sde, ancestral, euler)

@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..numerics import cast, normal
-from ..paths import MeanReverting, Path, mean_reverting_table
+from ..paths import Path
 from ..predictions import Denoiser, match
+from ..tabulated import MeanReverting, mean_reverting_table
 from .exponential import published_mr_rule
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsampler.paths import VP, MeanReverting
+from jaxsampler.paths import VP
+from jaxsampler.tabulated import MeanReverting
 from jaxsampler.training.losses import matching, stratified
 
 M, S = 0.7, 0.4  # data: N(M, S^2)
