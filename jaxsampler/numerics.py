@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 Arr = np.ndarray | jax.Array
 Real = float | int
-Scalar = Real | Arr
+Scalar = Real | np.generic | Arr
 
 
 def namespace(*args: Any):

@@ -47,7 +47,7 @@ def generator(key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-def motion_blurry(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def motion_blurry(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """The mean of the image along a smooth random path of 20 severity pixels."""
     rng = generator(key)
     turn, bend, swing = rng.uniform(0, 2 * np.pi), rng.normal(0, 1.0), rng.normal(0, 1.5)
@@ -59,7 +59,7 @@ def motion_blurry(key: Key, image: RgbImage, severity: float, view: View = WHOLE
     return np.clip(blur(image, splat(path - path.mean(axis=1, keepdims=True))), 0, 1)
 
 
-def low_light(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def low_light(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """A short exposure: gain J^gamma, shot and read noise, rounded to 8 bits as every file is."""
     rng = generator(key)
     gain = np.exp(-1.9 * severity**0.7 * rng.uniform(0.85, 1.15))
@@ -69,13 +69,13 @@ def low_light(key: Key, image: RgbImage, severity: float, view: View = WHOLE) ->
     return (np.round(np.clip(dark, 0, 1) * 255) / 255).astype(np.float32)
 
 
-def noisy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def noisy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """White Gaussian noise of standard deviation 90/255 severity, clipped to [0, 1]."""
     noise = generator(key).standard_normal(image.shape, np.float32)
     return np.clip(image + np.float32(90 / 255 * severity) * noise, 0, 1)
 
 
-def jpeg_compressed(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def jpeg_compressed(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """Through Pillow's JPEG codec (colour at half resolution) and back."""
     file = io.BytesIO()
     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -83,12 +83,12 @@ def jpeg_compressed(key: Key, image: RgbImage, severity: float, view: View = WHO
     return np.asarray(Image.open(file), np.float32) / 255
 
 
-def jpeg_quality(severity: float) -> int:
+def jpeg_quality(severity: float | int) -> int:
     """60, 17 and 5 at severity 0, 1/2 and 1."""
     return round(60 * (5 / 60) ** severity)
 
 
-def hazy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def hazy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """Haze over a random smooth depth that mostly grows towards the top; beta = 1.2 severity."""
     rng = generator(key)
     air = rng.uniform(0.75, 0.98) + rng.uniform(-0.02, 0.02, 3)
@@ -104,7 +104,7 @@ def haze(image: RgbImage, depth: np.ndarray, beta: float, air: np.ndarray) -> Rg
     return np.clip(image * t + air * (1 - t), 0, 1).astype(np.float32)
 
 
-def rainy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def rainy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """Streaks in one direction: a far layer (many, thin), a near one (few, long), and a faint veil."""
     rng = generator(key)
     lean = rng.uniform(-0.6, 0.6)
@@ -120,7 +120,7 @@ def rainy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> Rgb
     return np.clip(image + light * (0.92 - image), 0, 1).astype(np.float32)
 
 
-def snowy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def snowy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """Flakes drifting past: many small sharp ones, some larger, a few large and blurred."""
     rng = generator(key)
     clear = np.ones(image.shape[:2], np.float32)
@@ -134,7 +134,7 @@ def snowy(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> Rgb
     return np.clip(image + cover * (0.97 - image), 0, 1).astype(np.float32)
 
 
-def raindrop(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def raindrop(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """Drops on the lens: small wide-angle lenses that show their surroundings upside down, out of focus."""
     rng = generator(key)
     height, width, _ = image.shape
@@ -166,7 +166,7 @@ def raindrop(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> 
     return out
 
 
-def shadowed(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> RgbImage:
+def shadowed(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """A cast shadow over a quarter to three fifths of the photo, with a round or a straight outline."""
     rng = generator(key)
     rounded, turns, shifts = rng.uniform() < 0.6, rng.uniform(0, 2 * np.pi, 2), rng.uniform(-0.2, 0.2, 2)
@@ -187,7 +187,7 @@ def shadowed(key: Key, image: RgbImage, severity: float, view: View = WHOLE) -> 
     return np.clip(image * (1 - shade[..., None] * (1 - keep * (1 + severity * tint))), 0, 1).astype(np.float32)
 
 
-def uncompleted(key: Key, image: RgbImage, severity: float, view: View = WHOLE, mask: np.ndarray | None = None) -> RgbImage:
+def uncompleted(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE, mask: np.ndarray | None = None) -> RgbImage:
     """Black where `mask` is dark; without a mask, strokes and boxes over 0.4 severity of the image.
 
     `mask` (H, W) is bool, uint8 or float in [0, 1]: white is known, black is cut out.
@@ -203,7 +203,7 @@ def uncompleted(key: Key, image: RgbImage, severity: float, view: View = WHOLE, 
     return np.where(known[..., None], image, np.float32(0)).astype(np.float32)
 
 
-def random_mask(key: Key, shape: tuple[int, int], severity: float) -> np.ndarray:
+def random_mask(key: Key, shape: tuple[int, int], severity: float | int) -> np.ndarray:
     """bool (H, W), True = known: boxes and wandering strokes until a share 0.4 severity is cut out."""
     rng = generator(key)
     height, width = shape
@@ -249,7 +249,7 @@ def task_name(name: str) -> str:
     raise ValueError(f"unknown task {name!r}; did you mean {near[0]!r}? Tasks: {', '.join(VERBS)}")
 
 
-def degrade(task: str, key: Key, image: RgbImage, severity: float | None = None, view: View = WHOLE) -> RgbImage:
+def degrade(task: str, key: Key, image: np.ndarray, severity: float | int | None = None, view: View = WHOLE) -> RgbImage:
     """Damage an image (float32 RGB in [0, 1]); severity None draws one from [0.2, 0.8]."""
     task, image = task_name(task), np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

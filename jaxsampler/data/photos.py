@@ -124,7 +124,7 @@ def held_out_photos() -> list[Photo]:
     return [_from_wheel(name) for name, (scene, *_) in WHEELS.items() if scene in HELD_OUT]
 
 
-def training_photos(folders: Iterable[str | Path] = ()) -> list[Photo]:
+def training_photos(folders: Iterable[str | Path] | str | Path = ()) -> list[Photo]:
     """The training scenes: those of the Python packages, then those of each entry of `folders`.
 
     An entry is a folder of photos (searched deeply, each file its own scene) or "desktop" (see `DESKTOP`).

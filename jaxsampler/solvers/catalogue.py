@@ -8,14 +8,13 @@ import numpy as np
 from ..paths import VP
 from ..steps import Step
 from ..tabulate import MAX_CALLS, unit_run
-from . import ancestral, euler, exponential, exponential_sde, singlestep
-
-MODULES = (exponential, singlestep, exponential_sde, ancestral, euler)
 
 
 def catalogue() -> dict[str, Step]:
-    """All named solvers, in the order of their files."""
-    return {name: s for m in MODULES for name, s in vars(m).items() if isinstance(s, Step) and s.name == name and name[0] != "_"}
+    """All steps that `jaxsampler.solvers` exports."""
+    from .. import solvers  # it re-exports this function, so it is complete only once this module is
+
+    return {name: s for name, s in vars(solvers).items() if isinstance(s, Step)}
 
 
 def by_name(name: str, **options: Any) -> Step:
