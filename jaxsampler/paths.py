@@ -187,46 +187,54 @@ def divide(a: Any, b: Any) -> Any:
         return namespace(a, b).divide(a, b)
 
 
-class VP(Path):
-    r"""Variance preserving, beta linear in t: log alpha = -t^2 (b1 - b0)/4 - t b0/2, sigma^2 = 1 - alpha^2 [Song et al. 2021]."""
+class VariancePreserving(Path):
+    r"""alpha^2 + sigma^2 = 1, from log alpha: expm1 keeps sigma exact where alpha is near 1. The prior is N(0, I)."""
 
-    beta_min: float = eqx.field(static=True, converter=float, default=0.1)
-    beta_max: float = eqx.field(static=True, converter=float, default=20.0)
-
-    def _log_alpha(self, t):
-        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
-
-    def _time(self, log_alpha):
-        root = namespace(log_alpha).sqrt(self.beta_min**2 - 4 * (self.beta_max - self.beta_min) * log_alpha)
-        return -4 * log_alpha / (root + self.beta_min)
+    @abstractmethod
+    def log_alpha(self, t: Any) -> Any:
+        """log alpha at time t, <= 0."""
 
     def alpha(self, t):
-        return namespace(t).exp(self._log_alpha(t))
+        return namespace(t).exp(self.log_alpha(t))
 
     def sigma(self, t):
         xp = namespace(t)
-        return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
-
-    def time(self, lam):
-        return self._time(-namespace(lam).logaddexp(0.0, -2 * lam) / 2)
+        return xp.sqrt(-xp.expm1(2 * self.log_alpha(t)))
 
     @property
     def prior_std(self):
         return 1.0
 
 
+class VP(VariancePreserving):
+    r"""Variance preserving, beta linear in t: log alpha = -t^2 (b1 - b0)/4 - t b0/2, sigma^2 = 1 - alpha^2 [Song et al. 2021]."""
+
+    beta_min: float = eqx.field(static=True, converter=float, default=0.1)
+    beta_max: float = eqx.field(static=True, converter=float, default=20.0)
+
+    def log_alpha(self, t):
+        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+
+    def _time(self, log_alpha):
+        root = namespace(log_alpha).sqrt(self.beta_min**2 - 4 * (self.beta_max - self.beta_min) * log_alpha)
+        return -4 * log_alpha / (root + self.beta_min)
+
+    def time(self, lam):
+        return self._time(-namespace(lam).logaddexp(0.0, -2 * lam) / 2)
+
+
 class SubVP(VP):
     r"""alpha of `VP`, sigma = 1 - alpha^2 [Song et al. 2021, eq. 13]; alpha^2 + sigma^2 is not 1."""
 
     def sigma(self, t):
-        return -namespace(t).expm1(2 * self._log_alpha(t))
+        return -namespace(t).expm1(2 * self.log_alpha(t))
 
     def time(self, lam):  # e^lam = alpha/(1 - alpha^2)  <=>  -log alpha = asinh(e^{-lam}/2)
         xp = namespace(lam)
         return self._time(-xp.arcsinh(xp.exp(-lam) / 2))
 
 
-class CosineVP(Path):
+class CosineVP(VariancePreserving):
     r"""alpha = cos(pi/2 (t+s)/(1+s)) / cos(pi/2 s/(1+s)) [Nichol & Dhariwal 2021], on t <= 0.9946, before the singular end."""
 
     t_max: ClassVar[float] = 0.9946
@@ -236,17 +244,10 @@ class CosineVP(Path):
     def _phase(self):
         return math.pi / 2 * self.s / (1 + self.s)
 
-    def _log_alpha(self, t):
+    def log_alpha(self, t):
         # log(cos(c+d)/cos c) = log1p(-2 sin(c + d/2) sin(d/2)/cos c): no cancellation as t -> 0
         xp, d = namespace(t), math.pi / 2 / (1 + self.s) * t
         return xp.log1p(-2 * xp.sin(self._phase + d / 2) * xp.sin(d / 2) / math.cos(self._phase))
-
-    def alpha(self, t):
-        return namespace(t).exp(self._log_alpha(t))
-
-    def sigma(self, t):
-        xp = namespace(t)
-        return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
 
     def time(self, lam):
         # cos(p + d) = alpha cos p, hence sin d = sigma^2 cos p/(sin(p + d) + alpha sin p): no cancellation as t -> 0
@@ -254,10 +255,6 @@ class CosineVP(Path):
         alpha, sigma2 = xp.exp(-xp.logaddexp(0.0, -2 * lam) / 2), xp.exp(-xp.logaddexp(0.0, 2 * lam))
         sin = xp.sqrt(s**2 + c**2 * sigma2)  # sin(p + d)
         return xp.arctan2(c * sigma2 / (sin + s * alpha), c**2 * alpha + s * sin) * 2 * (1 + self.s) / math.pi
-
-    @property
-    def prior_std(self):
-        return 1.0
 
 
 class VE(Path):

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .numerics import namespace
-from .paths import Path, divide
+from .paths import Path, VariancePreserving, divide
 
 
 def interpolate(t: Any, knots: Any, values: Any) -> Any:
@@ -38,7 +38,7 @@ def _segment_slope(t: Any, knots: Any, values: Any) -> Any:
     return xp.asarray(slopes)[i]
 
 
-class DiscreteVP(Path):
+class DiscreteVP(VariancePreserving):
     r"""A discrete-time schedule of N noise levels made continuous: knots t_n = (n+1)/N, log alpha linear in between, alpha(0) = 1.
 
     Between knots this is the convention of DPM-Solver [Lu et al. 2022, app. D]. `network_time(t)` = N t - 1 is the (real-valued)
@@ -79,12 +79,8 @@ class DiscreteVP(Path):
         """N t - 1: 0 at the first noise level, N - 1 at the last."""
         return len(self.alphas_cumprod) * t - 1
 
-    def alpha(self, t):
-        return namespace(t).exp(-interpolate(t, *self._table))
-
-    def sigma(self, t):
-        xp = namespace(t)
-        return xp.sqrt(-xp.expm1(-2 * interpolate(t, *self._table)))
+    def log_alpha(self, t):
+        return -interpolate(t, *self._table)
 
     def alpha_dot(self, t):
         return -self.alpha(t) * _segment_slope(t, *self._table)
@@ -95,10 +91,6 @@ class DiscreteVP(Path):
     def time(self, lam):
         knots, bars = self._table
         return interpolate(namespace(lam).logaddexp(0.0, -2 * lam) / 2, bars, knots)
-
-    @property
-    def prior_std(self):
-        return 1.0
 
 
 @functools.lru_cache(maxsize=32)
