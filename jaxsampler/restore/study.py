@@ -69,34 +69,35 @@ class Row(NamedTuple):
 def shown(size: int = 128, seed: int = 1) -> Batch:
     """The ten crops of the default run."""
     photos = {p.name: p for p in data.held_out_photos()}
-    return _batch([(photos[name], top, left) for name, top, left in (SHOWN[task] for task in data.TASKS)], size, seed)
+    return _batch([[(photos[name], top, left)] for name, top, left in (SHOWN[task] for task in data.TASKS)], size, seed)
 
 
 def crops(photos: Sequence[Photo], size: int = 128, each: int = 2, seed: int = 2) -> Iterator[Batch]:
-    """`each` crops of every photo for every task, at random places; of three places the one with most detail is taken."""
+    """`each` crops of every photo for every task; of three random places the most damaged: one that no drop touches measures nothing."""
     for photo in photos:
         rows, columns = ((n - size) // 8 for n in photo.pixels.shape[:2])
         for i in range(each):
             rng = np.random.default_rng([seed, i, *photo.name.encode()])
-            corners = [(8 * int(rng.integers(rows + 1)), 8 * int(rng.integers(columns + 1))) for _ in range(3 * len(data.TASKS))]
-            best = [max(corners[k :: len(data.TASKS)], key=lambda at: _detail(photo, *at, size)) for k in range(len(data.TASKS))]
-            yield _batch([(photo, top, left) for top, left in best], size, seed + 1000 * (i + 1))
+            corners = rng.integers((rows + 1, columns + 1), size=(len(data.TASKS), 3, 2)).tolist()
+            choices = [[(photo, 8 * y, 8 * x) for y, x in three] for three in corners]
+            yield _batch(choices, size, seed + 1000 * (i + 1))
 
 
-def _batch(places: Sequence[tuple[Photo, int, int]], size: int, seed: int) -> Batch:
-    """Damage is done to the whole photo, then cropped: drops and blur reach in, shadows are larger than a crop."""
-    clean, degraded = [], []
-    for k, (task, (photo, top, left)) in enumerate(zip(data.TASKS, places, strict=True)):
-        part = np.s_[top : top + size, left : left + size]
+def _batch(choices: Sequence[Sequence[tuple[Photo, int, int]]], size: int, seed: int) -> Batch:
+    """Per task the most damaged of its places, all in one photo (name, top, left).
+
+    Damage is done to the whole photo, then cropped: drops and blur reach in, shadows are larger than a crop.
+    """
+    clean, degraded, photos = [], [], []
+    for k, (task, places) in enumerate(zip(data.TASKS, choices, strict=True)):
+        photo = places[0][0]
+        damaged = data.degrade(task, (seed, k), photo.image, SEVERITY)
+        parts = [np.s_[top : top + size, left : left + size] for _, top, left in places]
+        part = max(parts, key=lambda at: np.square(damaged[at] - photo.image[at]).mean())
         clean.append(photo.image[part])
-        degraded.append(data.degrade(task, (seed, k), photo.image, SEVERITY)[part])
-    return Batch([photo.name for photo, *_ in places], np.stack(clean), np.stack(degraded))
-
-
-def _detail(photo: Photo, top: int, left: int, size: int) -> float:
-    """Mean step between neighbouring pixels of a crop."""
-    image = photo.image[top : top + size, left : left + size]
-    return float(np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean())
+        degraded.append(damaged[part])
+        photos.append(photo.name)
+    return Batch(photos, np.stack(clean), np.stack(degraded))
 
 
 def psnr(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
