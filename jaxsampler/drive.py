@@ -3,7 +3,7 @@
 Observers are saved states, the progress bar, hooks at the ends of grid intervals, and the check for non-finite values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -18,7 +18,7 @@ from .paths import Path
 from .predictions import Denoiser, match
 from .progress import Bar, begin, tick
 
-Save = str | Sequence[int] | None  # "all", indices of grid points, or nothing
+Save = Any  # "all", indices of grid points, or nothing
 
 
 class Trajectory(NamedTuple):
@@ -76,7 +76,9 @@ class _Body(eqx.Module):
     def __call__(self, carry: tuple, row_and_place: tuple) -> tuple:
         state, saved, fault = carry
         row, i, slot, is_end = row_and_place
-        key = None if self.key is None else jax.random.fold_in(self.key, i)
+        key, hook_key = None, None
+        if self.key is not None:  # the hooks' keys come from a branch of their own
+            key, hook_key = (jax.random.fold_in(k, i) for k in (self.key, jax.random.fold_in(self.key, 2**31 - 1)))
         outputs_finite: list = []
         model = _observed(self.model, outputs_finite) if self.check else self.model
         state = self.solver.step(model, state, row, key)
@@ -85,7 +87,6 @@ class _Body(eqx.Module):
             healthy = _all_finite(state[0]) & (jnp.stack(outputs_finite).all() if outputs_finite else True)
             fault = jnp.minimum(fault, jnp.where(healthy, fault, code))
         if self.hook is not None:
-            hook_key = None if key is None else jax.random.fold_in(key, 1)
             hooked = lambda x: self._hooked(self.hook, x, row.end, hook_key)
             x = jax.lax.cond(is_end, hooked, lambda x: x, state[0])
             state = (x, *state[1:])
@@ -118,8 +119,10 @@ def _all_finite(x: PyTree) -> Any:
     return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(x)]).all()
 
 
-def _saved_points(save: str | Sequence[int], end: Any) -> tuple[np.ndarray, Any]:
+def _saved_points(save: Any, end: Any) -> tuple[np.ndarray, Any]:
     """Grid indices to save, and for each row the buffer slot that it writes (the last one is waste)."""
+    if isinstance(save, int) or len(save) == 0:
+        raise ValueError(f"save must be None, 'all' or a list of indices of grid points, got {save!r}")
     xp = namespace(end)
     is_end = ~xp.isnan(end)
     count = xp.cumsum(is_end)  # index of the grid point that a row's interval ends at
@@ -160,7 +163,7 @@ def drive(
     saved, points, slot = None, np.zeros(0, int), np.zeros(n, np.int32)
     if save is not None:
         points, slot = _saved_points(save, rows.end)
-        saved = jax.tree.map(lambda a: jnp.zeros((len(points) + 1, *a.shape), a.dtype), state[0])
+        saved = jax.tree.map(lambda a: jnp.full((len(points) + 1, *a.shape), jnp.nan, a.dtype), state[0])
         if 0 in points:
             k = int(np.argmax(points == 0))
             saved = jax.tree.map(lambda buffer, a: buffer.at[k].set(a), saved, state[0])
@@ -178,8 +181,8 @@ def drive(
         out = eqx.branched_error_if(out, fault < 2 * n, jnp.clip(fault, 0, 2 * n - 1), _fault_messages(rows))
     if save is None:
         return out
-    first = rows.t[0] if hasattr(rows, "t") else jnp.nan
-    t = jnp.full(len(points) + 1, first, rows.end.dtype).at[slot].set(rows.end)
+    t = jnp.full(len(points) + 1, jnp.nan).at[slot].set(jnp.asarray(rows.end, jnp.result_type(float)))
+    t = jnp.where(np.append(points, -1) == 0, rows.t[0] if hasattr(rows, "t") else jnp.nan, t)
     return Trajectory(out, t[:-1], jax.tree.map(lambda a: a[:-1], saved))
 
 

@@ -117,12 +117,21 @@ def append_zero(grid: Any) -> Grid:
 
 
 def default(path: Path, n: int) -> Grid:
-    """n intervals: karras + zero on EDM and VE, uniform on CondOT and wherever alpha(t_max) = 0, else log_snr."""
-    if isinstance(path, EDM | VE):
+    """n intervals: karras on EDM (then a step to 0) and VE (down to sigma_min), uniform where alpha(t_max) = 0 (CondOT), else log_snr.
+
+    Where sigma(t_min) = 0 (MeanReverting "irsde") the last step goes to 0 from a hundredth of t_max.
+    """
+    if isinstance(path, VE):
+        return karras(path, n, t_min=0.0)
+    if isinstance(path, EDM):
         return np.array([path.t_max, 0.0]) if _count(n) == 1 else append_zero(karras(path, n - 1))
     with on_host():
-        pure_noise = bool(path.alpha(path.t_max) == 0)
-    return uniform(path, n) if pure_noise else log_snr(path, n)
+        pure_noise, clean = bool(path.alpha(path.t_max) == 0), bool(path.sigma(path.t_min) == 0)
+    if pure_noise:
+        return uniform(path, n)
+    if not clean:
+        return log_snr(path, n)
+    return np.array([path.t_max, 0.0]) if _count(n) == 1 else append_zero(log_snr(path, n - 1, t_min=0.01 * path.t_max))
 
 
 def checked(path: Path, grid: Any) -> Any:

@@ -6,7 +6,6 @@ No table, no scan, no jit: what `run` computes must equal this to rounding. Slow
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import PyTree
 from . import grids
 from .numerics import normal, on_host
 from .paths import Path
-from .predictions import Denoiser, convert, match
+from .predictions import Denoiser, match, weights
 from .steps import schedule
 
 
@@ -55,9 +54,7 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
             return calls[-1][0]
 
         past = tuple(
-            np.asarray(convert(jnp.asarray(m), jnp.asarray(y), t, _centred(path), source=kind, target=path.form(step.kind, t)))
-            if kind != step.kind
-            else m
+            m if kind == step.kind else np.add(*(a * b for a, b in zip(weights(path, t, kind, step.kind), (y, m), strict=True)))
             for m, y, t, kind in reversed(history[i - step.past : i])
         )
         zs = tuple(draw(draws + j) for j in range(step.noises))
@@ -67,8 +64,3 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
         history.append(calls[0] if calls else (None, None, None, step.kind))
     out = unravel(jnp.asarray(state, start.dtype))
     return out if centre is None else centre.uncentred(out)
-
-
-def _centred(path: Path) -> Path:
-    """The path of the centred state: mu = 0."""
-    return path if path.centre is None else eqx.tree_at(lambda p: p.mu, path, 0.0)

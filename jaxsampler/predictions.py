@@ -53,11 +53,11 @@ def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: K
 
     Kinds are names ("data", "noise", "score", "velocity", "v") or, for a target, two numbers (a, b) of the centred linear form.
     """
-    if isinstance(source, str) and source == target:
-        return m
     for kind in (source, target):
         if isinstance(kind, str) and kind not in KINDS:
             raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
+    if isinstance(source, str) and source == target:
+        return m
     u, w = weights(path, t, source, target)
     m = path.centred(m) if source == "data" else m
     out = axpy(u, path.centred(x), w, m)
@@ -67,8 +67,9 @@ def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: K
 class Denoiser(eqx.Module):
     """A network with the path it was trained on and the kind of prediction that it makes.
 
-    `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x. Conditioning is closed over (`functools.partial`) or is a
-    leaf of an equinox network. The network may compute in another float precision; its output is cast to the dtype of x.
+    `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x (float32 at least). Conditioning is closed over
+    (`functools.partial`) or is a leaf of an equinox network. The network may compute in another float precision; its output is cast to
+    the dtype of x.
     """
 
     net: Callable

@@ -15,8 +15,8 @@ from jaxtyping import Float, PyTree
 
 from .adjoints import Adjoint
 from .drive import Save, StepEnd, drive
-from .numerics import Arr, axpy, cast, is_traced, normal
-from .predictions import Denoiser, convert, match
+from .numerics import Arr, axpy, cast, is_traced, normal, on_host
+from .predictions import Denoiser, convert, match, weights
 from .tables import Table
 
 
@@ -29,14 +29,14 @@ class TableSolver(eqx.Module):
 
     def draw(self, i: Any, like: PyTree) -> Any:
         """Standard normal draw i, None if no noise is to be had."""
-        if self.noise is not None:
-            return jax.tree.map(lambda z, a: jnp.asarray(z[i], a.dtype), self.noise, like)
+        if self.noise is not None:  # a draw that is not there is NaN, unless its weight is zero
+            return jax.tree.map(lambda z, a: jnp.asarray(z).at[i].get(mode="fill", fill_value=jnp.nan).astype(a.dtype), self.noise, like)
         return None if self.key is None else normal(jax.random.fold_in(self.key, i), like)
 
     def init(self, x: PyTree, rows: Table) -> tuple:
         """Start scale and noise, empty registers."""
         z = self.draw(0, x)
-        x = axpy(self.start[0], x, 0.0 if z is None else self.start[1], x if z is None else z)
+        x = _add_noise(axpy(self.start[0], x, 0.0, x), self.start[1], z)
         return x, jax.tree.map(lambda a: jnp.zeros((rows.regs, *a.shape), a.dtype), x)
 
     def step(self, model: Callable, state: tuple, row: Table, key: Any = None) -> tuple:
@@ -53,7 +53,7 @@ class TableSolver(eqx.Module):
 
         mem = jax.tree.map(write, mem, x, m)
         x = jax.tree.map(update, x, mem)
-        return (x if z is None else axpy(1.0, x, row.C, z)), mem
+        return _add_noise(x, row.C, z), mem
 
     def final(self, state: tuple) -> PyTree:
         """The state after the last row."""
@@ -92,6 +92,10 @@ def run(
     _check_noise(table, key, noise, x)
 
     # a concrete table stays numpy, also under jit, so that what depends on it (saved points, messages) is known
+    if path is not None and not is_traced(table):
+        with on_host():  # a kind that does not determine what a row wants (noise at alpha = 0) is found here, not as a NaN
+            weights(path, table.t, model.kind, (table.form[..., 0], table.form[..., 1]))
+        key = key if table.draws or hook is not None else None
     rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     x = x if path is None else path.centred(x)
     if key is None and noise is None and is_traced(table):
@@ -110,6 +114,13 @@ def run(
         check=check,
         centre=path,
     )
+
+
+def _add_noise(x: PyTree, weight: Any, z: Any) -> PyTree:
+    """x + weight z; a draw that is missing (NaN) counts only if its weight is not zero."""
+    if z is None:
+        return x
+    return jax.tree.map(lambda a, b: a + cast(weight, a) * jnp.where(jnp.isnan(b) & (weight == 0), 0, b), x, z)
 
 
 def _predict(model: Any, y: PyTree, t: Any, form: Any) -> PyTree:
@@ -132,12 +143,13 @@ def _float_state(x: PyTree) -> PyTree:
 
 
 def _check_noise(table: Table, key: Any, noise: PyTree | None, x: PyTree) -> None:
-    if is_traced(table.C, table.draw, table.start):
-        return
+    draws = 0 if is_traced(table.C, table.draw, table.start) else table.draws
     if noise is None:
-        if key is None and table.draws:
+        if key is None and draws:
             raise ValueError("this solver draws noise: pass key=jax.random.key(seed), or noise=array of shape [draws, *x.shape]")
         return
+    if isinstance(noise, str) or jax.tree.structure(noise) != jax.tree.structure(x):
+        raise ValueError(f"noise must be arrays like the state, {jax.tree.structure(x)}, each with a leading axis of draws")
     for z, a in zip(jax.tree.leaves(noise), jax.tree.leaves(x), strict=True):
-        if z.shape[1:] != a.shape or len(z) < table.draws:
-            raise ValueError(f"noise must have shape [{table.draws} or more, {', '.join(map(str, a.shape))}], got {list(z.shape)}")
+        if jnp.shape(z)[1:] != a.shape or len(z) < draws:
+            raise ValueError(f"noise must have shape [{draws} or more, {', '.join(map(str, a.shape))}], got {list(jnp.shape(z))}")

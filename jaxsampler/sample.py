@@ -13,7 +13,6 @@ from .drive import Save, Solver, StepEnd, drive
 from .predictions import Denoiser
 from .run import run
 from .solvers.exponential import dpmpp_2m
-from .steps import Step
 from .tables import Table
 from .tabulate import tabulate
 
@@ -56,11 +55,19 @@ def sample(
         if key is None:
             raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
         x = path.prior(prior_key, like)
+    if jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, like):
+        raise ValueError(f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be equal")
+    if isinstance(solver, type):
+        raise TypeError(f"solver is the class {solver.__name__}; call it: {solver.__name__}()")
     options: dict = dict(adjoint=adjoint, save=save, progress=progress, hook=hook, check=check)
 
     if isinstance(solver, Table):
+        if grid is not None:
+            raise ValueError("a Table has its grid already: leave grid out, or give the step that the table was made from")
         return run(denoiser, solver, x, key=noise_key, noise=noise, **options)
     grid = grids.default(path, steps) if grid is None else grid
-    if isinstance(solver, Solver) and not isinstance(solver, Step):
+    if isinstance(solver, Solver):
+        if noise is not None:
+            raise ValueError("noise= is for tables; give it to this solver itself, as in js.solvers.mr_published(noise=...)")
         return drive(solver, solver.rows(path, grids.checked(path, grid)), denoiser, x, key=noise_key, **options)
     return run(denoiser, tabulate(path, grid, solver), x, key=noise_key, noise=noise, **options)

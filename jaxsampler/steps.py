@@ -31,9 +31,9 @@ class Step:
 
     kind: prediction that `model` returns inside the formula. order: of accuracy (weak order if stochastic). past: number of earlier
     outputs it reads (the first call of each earlier interval). noises: draws per step, entering at its last updates in order;
-    with `churn` the first one enters before the first call. start: the steps of the first intervals, lowest order first (they serve
-    `lower_order_final` too). to_zero: the step into sigma = 0. from_noise: the step out of alpha = 0. rule: n -> which member of
-    (*start, self), counted from 1, takes each interval.
+    with `churn` the first one enters before the first call (saved states and hooks then see the state after it). start: the steps of
+    the first intervals, lowest order first (they serve `lower_order_final` too). to_zero: the step into sigma = 0. from_noise: the
+    step out of alpha = 0. rule: n -> which member of (*start, self), counted from 1, takes each interval.
     """
 
     formula: Callable
@@ -119,12 +119,15 @@ def step(**rules: Any) -> Callable[[Callable], Step]:
 def variants(build: Callable[..., Step]) -> Step:
     """Decorator: `build(**options) -> Step`, all options with defaults, becomes the default step, callable for the others."""
 
-    def make(**options: Any) -> Step:
-        unknown(options, list(inspect.signature(build).parameters), build.__name__)
-        return dataclasses.replace(build(**options), name=build.__name__, make=make, reference=_reference(build))
+    def variant(chosen: dict[str, Any]) -> Step:
+        def make(**options: Any) -> Step:  # options add up: mr_ode(order=3)(kind="noise") is of order 3
+            unknown(options, list(inspect.signature(build).parameters), build.__name__)
+            return variant(chosen | options)
 
-    make.__signature__ = inspect.signature(build)
-    return make()
+        make.__signature__ = inspect.signature(build)
+        return dataclasses.replace(build(**chosen), name=build.__name__, make=make, reference=_reference(build))
+
+    return variant({})
 
 
 def _reference(function: Callable) -> str:

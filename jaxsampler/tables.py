@@ -60,6 +60,8 @@ def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Tab
 
     Tables of one shape share one compilation, and stack.
     """
+    if table.t.ndim != 1:
+        raise ValueError("pad tables before stacking them: js.stack pads to a common shape by itself")
     nfe, regs = table.nfe if nfe is None else nfe, table.regs if regs is None else regs
     if nfe < table.nfe or regs < table.regs:
         raise ValueError(f"cannot pad a table of nfe={table.nfe}, regs={table.regs} to the smaller nfe={nfe}, regs={regs}")

@@ -10,7 +10,7 @@ References: Ho et al. 2020, Lu et al. 2022 (discrete VP); Luo et al. 2023 (IR-SD
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -130,9 +130,7 @@ class MeanReverting(Path):
         if not (self.std > 0 and 0 < self.eps < 1 and self.T >= 2):
             raise ValueError(f"need std > 0, 0 < eps < 1, T >= 2; got std={self.std}, eps={self.eps}, T={self.T}")
 
-    @property
-    def t_min(self):
-        return 0.0 if self.variant == "mrs" else 1.0
+    t_min: ClassVar[float] = 0.0
 
     @property
     def t_max(self):

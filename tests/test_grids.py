@@ -133,7 +133,7 @@ def test_discrete_grids_are_legal(N, share, grid):
     ("path", "same"),
     [
         (js.EDM(), lambda p, n: grids.append_zero(grids.karras(p, n - 1))),
-        (js.VE(), lambda p, n: grids.append_zero(grids.karras(p, n - 1))),
+        (js.VE(), lambda p, n: grids.karras(p, n, t_min=0.0)),  # sigma(0) is sigma_min: a step from 1e-5 to 0 would be wasted
         (js.CondOT(), grids.uniform),
         (Cubic(), grids.uniform),  # alpha(1) = 0: lam has no finite start
         (js.DiscreteVP(np.linspace(0.99, 0.0, 50)), grids.uniform),
@@ -142,6 +142,7 @@ def test_discrete_grids_are_legal(N, share, grid):
         (js.CosineVP(), grids.log_snr),
         (js.DiscreteVP.linear(), grids.log_snr),
         (js.MeanReverting(0.3), grids.log_snr),
+        (js.MeanReverting(0.3, variant="irsde"), lambda p, n: grids.append_zero(grids.log_snr(p, n - 1, t_min=1.0))),
     ],
     ids=lambda v: type(v).__name__,
 )

@@ -410,7 +410,7 @@ def test_mean_reversion_is_variance_preserving(schedule, variant):
     ratio = np.diff(path.bar(np.arange(41.0))) / np.diff(other.bar(np.arange(41.0)))
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-10)  # the same theta_1.., another dt
     if variant == "irsde":
-        assert (path.alpha(0.0), path.sigma(0.0), path.t_min) == (1.0, 0.0, 1.0)
+        assert (path.alpha(0.0), path.sigma(0.0), path.t_min) == (1.0, 0.0, 0.0)
         assert path.lam(0.0) == np.inf
     else:
         assert path.sigma(0.0) > 0

@@ -113,6 +113,12 @@ def test_noise_of_a_sample_does_not_depend_on_the_batch():
     np.testing.assert_array_equal(draws[64][:7], draws[7])
 
 
+def test_legacy_keys_are_keys():
+    net = js.Denoiser(Counted(), VP, "noise")
+    run = lambda key: js.sample(net, jnp.zeros(3), key=key, solver=S["dpmpp_sde_1"], steps=4)
+    np.testing.assert_array_equal(run(jax.random.PRNGKey(3)), run(jax.random.key(3)))
+
+
 def test_given_noise_is_used_in_order():
     net = js.Denoiser(Counted(), VP, "noise")
     table = js.tabulate(VP, js.grids.log_snr(VP, 4), S["dpmpp_2m_sde"])
@@ -336,6 +342,46 @@ def test_sample_is_prior_then_run():
     np.testing.assert_array_equal(same, want)
 
 
+def test_an_undetermined_conversion_is_named_not_nan():
+    """A noise network says nothing about the data where alpha = 0."""
+    net = js.Denoiser(Counted(), js.CondOT(), "noise")
+    with pytest.raises(ValueError, match="'noise' prediction does not determine"):
+        js.sample(net, jnp.zeros(2), key=jax.random.key(0))
+
+
+def test_a_deterministic_sample_draws_nothing():
+    net = js.Denoiser(Counted(), VP, "noise")
+    table, x, key = small(), jnp.ones(2), jax.random.key(0)
+    assert "random_bits" not in str(jax.make_jaxpr(lambda x: js.run(net, table, x, key=key))(x))
+    noisy = js.tabulate(VP, [0.9, 0.5, 0.1], S["dpmpp_sde_1"])
+    assert "random_bits" in str(jax.make_jaxpr(lambda x: js.run(net, noisy, x, key=key))(x))
+
+
+def test_missing_draws_of_a_traced_table_are_nan():
+    net, noise = js.Denoiser(Counted(), VP, "noise"), jnp.ones((1, 2))
+    run = jax.jit(lambda table: js.run(net, table, jnp.ones(2), noise=noise))
+    assert jnp.isnan(run(js.tabulate(VP, [0.9, 0.5, 0.1], S["dpmpp_sde_1"]))).all()
+    assert jnp.isfinite(run(js.tabulate(VP, [0.9, 0.5, 0.0], S["dpmpp_2m_sde"]))).all()
+
+
+def test_hooks_and_solver_draw_from_different_keys():
+    x = [jnp.zeros(3), jnp.zeros(3)]
+    keys = []
+    blind = js.Denoiser(lambda x, t: jax.tree.map(jnp.zeros_like, x), VP, "noise")
+
+    def hook(end):
+        keys.append(1)
+        return jax.tree.map(lambda a: jax.random.normal(end.key, a.shape), end.x)
+
+    table = js.tabulate(VP, [0.9, 0.5, 0.1], S["dpmpp_sde_1"])
+    hooked = js.run(blind, table, x, key=jax.random.key(1), hook=hook)
+    plain = js.run(blind, js.tabulate(VP, [0.9, 0.1], S["dpmpp_sde_1"]), x, key=jax.random.key(1))
+    scale = float(js.tabulate(VP, [0.9, 0.1], S["dpmpp_sde_1"]).C[0])
+    for leaf in plain:
+        assert float(jnp.abs(leaf / scale - hooked[0]).max()) > 0.1
+    assert len(keys) == 1
+
+
 @functools.cache
 def small():
     return js.tabulate(VP, [0.9, 0.5, 0.1], S["dpmpp_2m"])
@@ -362,6 +408,15 @@ def test_errors_say_what_to_do():
         (ValueError, "mr_ode has no order=4", lambda: js.solvers.mr_ode(order=4)),
         (ValueError, "at least 3 steps", lambda: js.tabulate(VP, [0.9, 0.5, 0.1], js.solvers.mr_ode(order=3, published=True))),
         (ValueError, "at least 2", lambda: js.RecursiveCheckpoint(1)),
+        (ValueError, "they must be equal", lambda: js.sample(net, jnp.zeros((4, 2)), key=key, x=x)),
+        (TypeError, r"mr_published\(\)", lambda: js.sample(net, x, key=key, solver=js.solvers.mr_published)),
+        (ValueError, "give it to this solver itself", lambda: js.sample(net, x, key=key, solver=Langevin(), noise=x[None])),
+        (ValueError, "has its grid already", lambda: js.sample(net, x, key=key, solver=small(), grid=[0.9, 0.1])),
+        (ValueError, "arrays like the state", lambda: js.run(net, small(), x, noise="brownian")),
+        (ValueError, "list of indices", lambda: js.run(net, small(), x, save=3)),
+        (ValueError, "before stacking", lambda: js.pad(js.stack([small(), small()]), nfe=9)),
+        (ValueError, "eta scales", lambda: js.solvers.ddim(eta=5.0)),
+        (ValueError, "MeanReverting path", lambda: js.tabulate(VP, [0.9, 0.5], js.solvers.euler(published=True))),
     ]
     for kind, message, call in cases:
         with pytest.raises(kind, match=message):

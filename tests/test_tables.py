@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle import Cubic, random_net
 
 import jaxsampler as js
@@ -70,13 +72,13 @@ def shared_run(path):
     return net, jax.jit(lambda table, x: js.run(net, table, x, key=jax.random.key(5)))
 
 
-def agree(solver, path, grid):
+def agree(solver, path, grid, rtol=1e-12):
     net, run = shared_run(path)
     x = jax.random.normal(jax.random.key(3), (4, 3), jnp.float64)
     table = js.tabulate(path, grid, solver)
     got = run(js.pad(table, nfe=18, regs=6), x)
     want = js.loop(net, path, grid, solver, x, key=jax.random.key(5))
-    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * float(jnp.abs(want).max()))
+    np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * float(jnp.abs(want).max()))
     return table
 
 
@@ -93,6 +95,20 @@ def test_table_equals_plain_loop(name, path):
 def test_table_equals_plain_loop_into_clean_data(name):
     grid = [*js.grids.log_snr(js.VP(), 5), 0.0]
     agree((SOLVERS | VARIANTS)[name], js.VP(), grid)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gaps=st.lists(st.floats(1e-3, 1.0), min_size=4, max_size=6),
+    names=st.lists(st.sampled_from(sorted(SOLVERS)), min_size=6, max_size=6),
+    end=st.floats(0.02, 0.5),
+)
+def test_random_grids_and_random_schedules(gaps, names, end):
+    """Any decreasing grid, any solver per interval that has its history: mixed kinds, orders and calls."""
+    times = np.concatenate([[0.0], np.cumsum(gaps)])
+    grid = 0.97 - (0.97 - end) * times / times[-1]
+    steps = [SOLVERS[name] if SOLVERS[name].past <= i else js.solvers.ddim for i, name in enumerate(names[: len(gaps)])]
+    agree(steps, js.VP(), grid, rtol=1e-9)  # long noise-kind steps at low alpha amplify rounding
 
 
 @pytest.mark.parametrize("solver", [churned, corrected, two_stage])
@@ -165,9 +181,48 @@ def test_rules_of_a_step():
     np.testing.assert_array_equal(a.B, b.B)
 
 
-def test_unusable_end_is_named():
+@pytest.mark.parametrize("name", ["dpm_2m", "dpm_2", "euler_maruyama"])
+def test_unusable_end_is_named(name):
     with pytest.raises(ValueError, match=r"row 0 .*alpha=0.*not finite"):
-        js.tabulate(js.CondOT(), [1.0, 0.5, 0.1], js.solvers.dpm_2m)
+        js.tabulate(js.CondOT(), [1.0, 0.5, 0.1], SOLVERS[name])
+
+
+def test_options_add_up():
+    solver = js.solvers.mr_ode(order=3)(kind="noise")
+    assert (solver.order, solver.kind) == (3, "noise")
+    assert js.solvers.dpmpp_2s(r=0.3)(form="taylor").formula(js.VP(), np.array([0.9, 0.5]), 1.0, (), lambda x, t: x * t, ()) == (
+        js.solvers.dpmpp_2s(r=0.3, form="taylor").formula(js.VP(), np.array([0.9, 0.5]), 1.0, (), lambda x, t: x * t, ())
+    )
+
+
+class InJax(js.Path):
+    """A user's path written in jax.numpy, with a parameter."""
+
+    power: float = 3.0
+
+    def alpha(self, t):
+        return 1 - jnp.asarray(t) ** self.power
+
+    def sigma(self, t):
+        return jnp.asarray(t)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2s", "dpm_3", "dpmpp_2m_sde", "heun"])
+def test_a_path_written_in_jax_gives_the_same_table(name):
+    grid = np.linspace(0.9, 0.1, 5)
+    want = js.tabulate(Cubic(), grid, SOLVERS[name])
+    with jax.enable_x64(False):
+        got = js.tabulate(InJax(), grid, SOLVERS[name])
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_traced_grid_may_be_told_of_its_ends():
+    path, grid = js.CondOT(), np.linspace(1, 0, 6)
+    want = js.tabulate(path, grid, js.solvers.dpmpp_2s)
+    got = jax.jit(lambda g: js.tabulate(path, g, js.solvers.dpmpp_2s, to_zero=True, from_noise=True))(jnp.asarray(grid))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_unknown_solver_object():

@@ -21,8 +21,10 @@ def variance(path: Path, t: Any, s: Any) -> Any:
     return path.sigma(t) ** 2 - (path.alpha(t) / path.alpha(s)) ** 2 * path.sigma(s) ** 2
 
 
-def unrescaled(ts: Any, published: bool) -> tuple[Any, Any]:
+def unrescaled(path: Path, ts: Any, published: bool) -> tuple[Any, Any]:
     """(t, s) of the step; as published, s is one index below t and the next call is made wherever the grid says."""
+    if published and path.centre is None:
+        raise ValueError("published=True is IR-SDE's stepping by training indices: it needs a MeanReverting path")
     return (ts[-2], ts[-2] - 1) if published else (ts[-2], ts[-1])
 
 
@@ -38,6 +40,8 @@ def _ddim(path, ts, x, past, model, z, eta=0.0):
 @variants
 def ddim(eta: Any = 0.0) -> Step:
     """DDIM [Song et al. 2021a, eq. 12]; eta scales the noise from the ODE (0) to DDPM (1)."""
+    if isinstance(eta, int | float) and not 0 <= eta <= 1:
+        raise ValueError(f"eta scales the noise from none (0) to DDPM's (1); got {eta}")
     fixed = isinstance(eta, int | float) and eta == 0
 
     def formula(path, ts, x, past, model, z):
@@ -62,7 +66,7 @@ def ddpm(path, ts, x, past, model, z, *, variance_type: str = "fixed_small"):
 @step(kind="data", order=1, noises=1)
 def posterior(path, ts, x, past, model, z, *, published: bool = False):
     """IR-SDE posterior sampling [Luo et al. 2024, eq. 9]; fair jumps equal `mr_sde(order=1)`, `published` ones are one index long."""
-    t, s = unrescaled(ts, published)
+    t, s = unrescaled(path, ts, published)
     v, kept = variance(path, t, s), path.alpha(t) / path.alpha(s)
     mean = (kept * path.sigma(s) ** 2 * x + path.alpha(s) * v * model(x, t)) / path.sigma(t) ** 2
     return mean + path.sigma(s) / path.sigma(t) * namespace(v).sqrt(v) * z

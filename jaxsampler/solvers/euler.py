@@ -15,7 +15,7 @@ from .ancestral import unrescaled
 @step(kind="velocity", order=1)
 def euler(path, ts, x, past, model, z, *, published: bool = False):
     """Euler's method on the flow, in t [Euler 1768]."""
-    t, s = unrescaled(ts, published)
+    t, s = unrescaled(path, ts, published)
     return x + (s - t) * model(x, t)
 
 
@@ -30,7 +30,7 @@ def heun(path, ts, x, past, model, z):
 @step(kind="score", order=1, noises=1)
 def euler_maruyama(path, ts, x, past, model, z, *, published: bool = False):
     """Euler-Maruyama on the reverse SDE, in t [Song et al. 2021b, app. D]."""
-    t, s = unrescaled(ts, published)
+    t, s = unrescaled(path, ts, published)
     f = path.alpha_dot(t) / path.alpha(t)
     g2 = 2 * path.sigma(t) * (path.sigma_dot(t) - f * path.sigma(t))
     noise = namespace(t).sqrt(g2 * (t - s)) * z

@@ -30,6 +30,7 @@ DETERMINISTIC = {
     "dpm_2m": (S.dpm_2m, 2),
     "dpm_2m taylor": (S.dpm_2m(form="taylor"), 2),
     "dpmpp_2s": (S.dpmpp_2s, 2),
+    "dpm_2": (S.dpm_2, 2),
     "dpm_2 taylor": (S.dpm_2(form="taylor"), 2),
     "mr_ode 1": (S.mr_ode(order=1), 1),
     "mr_ode 2": (S.mr_ode(order=2), 2),
