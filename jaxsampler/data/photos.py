@@ -9,10 +9,9 @@ Large photos are reduced on loading (Lanczos) to `LONGEST` pixels: at full size 
 the scale of a pixel, reduced it is crisp and clean, which is what a restoration should learn to return.
 """
 
-import contextlib
-import errno
 import functools
 import importlib.util
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jaxsampler.files import write
 
 LONGEST = 960
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
@@ -242,19 +243,9 @@ def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form |
     picture = _picture(np.asarray(image, np.float64), form, deep=kind in ("PNG", "TIFF"))
     options = {"icc_profile": form.icc_profile} if form.icc_profile else {}
     options |= {"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "xb") as file:
-            picture.save(file, format=kind, **options)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
-        raise OSError(f"cannot write {path}: {reason}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    data = io.BytesIO()
+    picture.save(data, format=kind, **options)
+    write(path, data.getvalue())
 
 
 def _picture(image: np.ndarray, form: Form, deep: bool) -> Image.Image:

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from jaxsampler import data, pretrained, solvers
+from jaxsampler.files import write
 from jaxsampler.nn.unet import RestorationNet
 from jaxsampler.restore import report, study
 from jaxsampler.restore.figure import figure
 from jaxsampler.restore.folder import load_mask, restore_folder
 from jaxsampler.restore.photo import CHOSEN, Restorer, expect_mask
 from jaxsampler.steps import Step
-from jaxsampler.training.checkpoint import write
 
 MEMBER = f"{CHOSEN['name']} {CHOSEN['order']}"
 

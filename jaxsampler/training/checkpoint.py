@@ -6,7 +6,6 @@ whole or not at all.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,28 +18,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
+from jaxsampler.files import write
+
 T = TypeVar("T")
-
-
-def write(path: str | Path, data: bytes) -> None:
-    """`data` at `path`, whole or not at all: a temporary file beside it, flushed to the disk, then renamed.
-
-    Raises OSError in one line that names the file; what was there before is then still there.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as e:
-        raise OSError(e.errno, f"cannot write {path}: {e.strerror}") from None
 
 
 def save(path: str | Path, tree: Any, card: dict[str, Any] | None = None) -> None:

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from jaxsampler import cli, data
-from jaxsampler.data import photos
 from jaxsampler.restore import folder, study
 from jaxsampler.training import checkpoint
 
@@ -268,7 +267,7 @@ def test_a_file_too_large_for_its_place_leaves_nothing(here, restore):
 
 @pytest.mark.parametrize("where", ["photo", "folder", "report"])
 def test_a_full_disk_leaves_nothing(here, restore, monkeypatch, where):
-    module, shown = (checkpoint if where == "report" else photos), study.shown
+    shown = study.shown
     monkeypatch.setattr(study, "shown", lambda size: shown(32))
 
     def full(descriptor):
@@ -277,9 +276,9 @@ def test_a_full_disk_leaves_nothing(here, restore, monkeypatch, where):
     fill(["a.png"])
     if where == "photo":  # the rehearsal's single pixel still fits
         real, calls = os.fsync, []
-        monkeypatch.setattr(module.os, "fsync", lambda d: full(d) if calls else calls.append(real(d)))
+        monkeypatch.setattr(os, "fsync", lambda d: full(d) if calls else calls.append(real(d)))
     else:
-        monkeypatch.setattr(module.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
     args = {"photo": ["photo.png", "--task", "derain", "--out", "o/x.png"], "folder": ["--batch", "in", "--task", "derain", "--out", "o"]}
     code, _, err = restore(*args.get(where, ["--out", "o"]))
     assert code == 2

@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"cannot write .*x\.safetensors: No space left"):
+    with pytest.raises(OSError, match=r"cannot write .*x\.safetensors: the disk is full"):
         checkpoint.save(file, tree(scale=2.0))
     assert file.read_bytes() == old
     assert os.listdir(tmp_path) == ["x.safetensors"]

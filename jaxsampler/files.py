@@ -1,0 +1,28 @@
+"""Files are written whole or not at all."""
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+
+def write(path: str | Path, data: bytes) -> None:
+    """`data` at `path`: a temporary file (.NAME.PID.part) beside it, flushed to the disk, then renamed; folders are made.
+
+    Raises OSError in one line that names the file; what was there before is then still there, and nothing else.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise OSError(f"cannot write {path}: {reason}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
