@@ -4,9 +4,11 @@ An adjoint stands in for `lax.scan`: `loop(step, carry, rows) -> carry`, where `
 is differentiated. The values it computes never depend on the choice; memory and time of the backward pass do. With N rows, state
 size d, network activations A:
 
-    Direct()                    N (A + d)            no recomputation
-    Direct(remat=True)          N d + A              every network call twice
-    RecursiveCheckpoint(c)      c ceil(log_c N) d + A; about 2 sqrt(N) d by default, network calls once per level [Griewank 1992]
+    Direct()                    N (A + d)                             network calls: 1 per row
+    Direct(remat=True)          N d + A                               2 per row
+    RecursiveCheckpoint(c)      (c d + g) ceil(log_c N) + A           1 + ceil(log_c N) per row   [Griewank 1992]
+
+where g is the size of the gradient with respect to the weights, of which each level holds one. The default c = sqrt(N) has two levels.
 
 Forward mode works through all of these, and each traces the step once.
 """

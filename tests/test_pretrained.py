@@ -34,7 +34,7 @@ def test_the_weights_restore_as_the_card_says():
     mu = jnp.asarray(degraded)
     restored = judge.restore(net, mu, jnp.asarray(task), jax.random.key(0), calls=1)
     gain = judge.psnr(np.asarray(restored), clean) - judge.psnr(degraded, clean)
-    claimed = np.mean([m["mr_ode_1 x 1"] - m["input"] for m in card["metrics"].values()])
+    claimed = np.mean([m["mr_sde_1 x 1"] - m["input"] for m in card["metrics"].values()])
     assert gain.mean() > 4
     assert abs(gain.mean() - claimed) < 3
 

@@ -37,10 +37,10 @@ def crops(photos: list[data.Photo], size: int, seed: int) -> tuple[np.ndarray, n
 def restore(
     net: RestorationNet, mu: Float[Array, "n h w 3"], task: Int[Array, " n"], key: Any, *, calls: int = 10
 ) -> Float[Array, "n h w 3"]:
-    """First-order MR Sampler (ODE, data) with `calls` calls, uniform in t; calls = 1 is the regression E[x0 | mu]."""
+    """First-order MR Sampler (SDE, data) with `calls` calls, uniform in t; calls = 1 is the regression E[x0 | mu]."""
     path = net.path(mu)
     denoiser = Denoiser(partial(net, mu=mu, task=task), path, "data")
-    return sample(denoiser, mu, key=key, solver=solvers.mr_ode(order=1), grid=grids.uniform(path, calls))
+    return sample(denoiser, mu, key=key, solver=solvers.mr_sde(order=1), grid=grids.uniform(path, calls))
 
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def judge(net: RestorationNet, *, size: int = 128, seed: int = 7) -> dict[str, d
             np.asarray(restore(net, jnp.asarray(degraded[part]), jnp.asarray(task[part]), jax.random.key(seed), calls=calls))
             for part in (slice(i, i + 10) for i in range(0, len(task), 10))
         ]
-        results[f"mr_ode_1 x {calls}"] = psnr(np.concatenate(outputs), clean)
+        results[f"mr_sde_1 x {calls}"] = psnr(np.concatenate(outputs), clean)
     return {
         name: {what: round(float(values[task == k].mean()), 2) for what, values in results.items()} for k, name in enumerate(data.TASKS)
     }
