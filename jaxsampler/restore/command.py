@@ -101,7 +101,7 @@ def net_size(net: RestorationNet) -> str:
     return f"{sum(a.size for a in jax.tree.leaves(net) if isinstance(a, jax.Array)) / 1e6:.2f} million"
 
 
-def everything(net: RestorationNet, out: Path, size: int = 128, each: int = 2, seed: int = 0) -> Path:
+def everything(net: RestorationNet, out: Path, size: int = 128, each: int = 1, seed: int = 0) -> Path:
     """`each` crops of every held-out photo for every task, all solvers: prints and writes the tables (Markdown, CSV)."""
     bench = study.Bench(net, seed)
     batches = list(study.crops(data.held_out_photos(), size, each))
