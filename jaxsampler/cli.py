@@ -49,7 +49,7 @@ def restore(
         seed: Of the starting noise and the solver's.
         out: The file to write (PHOTO_restored.png); with --batch the folder; without a photo the folder of the report (restored).
         batch: Restore every photo of this folder into --out; goes on where an interrupted run stopped.
-        full: The whole study on all held-out photos, about 25 minutes on 2 cores.
+        full: The whole study on all held-out photos, about 10 minutes on 2 cores.
         choose: Compare the members of MR Sampler on training photos.
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
     """
