@@ -6,15 +6,16 @@ import os
 from pathlib import Path
 
 
-def write(path: str | Path, data: bytes) -> None:
-    """`data` at `path`: a temporary file (.NAME.PID.part) beside it, flushed to the disk, then renamed; folders are made.
+def write(path: str | Path, data: bytes, *, parents: bool = True) -> None:
+    """`data` at `path`: a temporary file (.NAME.PID.part) beside it, flushed to the disk, then renamed. `parents`: make its folders.
 
     Raises OSError in one line that names the file; what was there before is then still there, and nothing else.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "xb") as file:
             file.write(data)
             file.flush()

@@ -245,7 +245,7 @@ def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form |
     options |= {"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}
     data = io.BytesIO()
     picture.save(data, format=kind, **options)
-    write(path, data.getvalue())
+    write(path, data.getvalue(), parents=False)
 
 
 def _picture(image: np.ndarray, form: Form, deep: bool) -> Image.Image:
