@@ -92,10 +92,11 @@ def run(
     _check_noise(table, key, noise, x)
 
     # a concrete table stays numpy, also under jit, so that what depends on it (saved points, messages) is known
-    if path is not None and not is_traced(table):
+    if isinstance(model, Denoiser) and not is_traced(table):
         with on_host():  # a kind that does not determine what a row wants (noise at alpha = 0) is found here, not as a NaN
-            weights(path, table.t, model.kind, (table.form[..., 0], table.form[..., 1]))
-        key = key if table.draws or hook is not None else None
+            weights(model.path, table.t, model.kind, (table.form[..., 0], table.form[..., 1]))
+    if not is_traced(table) and not table.draws and hook is None:
+        key = None  # nothing to draw
     rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     x = x if path is None else path.centred(x)
     if key is None and noise is None and is_traced(table):
