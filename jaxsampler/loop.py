@@ -16,7 +16,7 @@ from . import grids
 from .numerics import normal, on_host
 from .paths import Path
 from .predictions import Denoiser, match, weights
-from .steps import schedule
+from .steps import Past, schedule
 
 
 def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: Any = None, noise: PyTree | None = None) -> PyTree:
@@ -30,6 +30,7 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
     start, unravel = ravel_pytree(like if centre is None else centre.centred(like))
     state, draws = np.asarray(start, np.float64), 0
     history: list[tuple] = []  # (output, state, time, kind) of the first call of each interval
+    before: list[np.ndarray] = []  # the state at the start of each interval, as corrected by its step
 
     def flat(tree):
         return np.asarray(ravel_pytree(tree)[0], np.float64)
@@ -53,14 +54,17 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
             calls.append((predict(y, t, step.kind), y, t, step.kind))
             return calls[-1][0]
 
-        past = tuple(
+        outputs = [
             m if kind == step.kind else np.add(*(a * b for a, b in zip(weights(path, t, kind, step.kind), (y, m), strict=True)))
             for m, y, t, kind in reversed(history[i - step.past : i])
-        )
+        ]
+        past = Past(outputs, reversed(before[i - step.states : i]))
         zs = tuple(draw(draws + j) for j in range(step.noises))
         draws += step.noises
         with np.errstate(all="ignore"):  # singular ends: lam is infinite there, and the steps cope
-            state = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
+            result = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
+        state, corrected = result if isinstance(result, tuple) else (result, state)
+        before.append(corrected)
         history.append(calls[0] if calls else (None, None, None, step.kind))
     out = unravel(jnp.asarray(state, start.dtype))
     return out if centre is None else centre.uncentred(out)

@@ -22,7 +22,14 @@ from jaxtyping import PyTree
 from .numerics import axpy, is_traced, namespace
 from .paths import KINDS, Path
 
-Kind = str | tuple[Any, Any]
+Kind = str | tuple[Any, Any] | Callable[[Path, Any], tuple[Any, Any]]
+
+
+def linear_form(path: Any, t: Any, kind: Kind) -> tuple[Any, Any]:
+    """(a, b) of a kind: its name, the two numbers themselves, or a function (path, t) -> (a, b)."""
+    if isinstance(kind, str):
+        return path.form(kind, t)
+    return kind(path, t) if callable(kind) else kind
 
 
 def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
@@ -30,7 +37,7 @@ def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
     alpha, sigma = path.alpha(t), path.sigma(t)
     scaled = source == "score" and target != "score"  # noise = -sigma score is finite where sigma = 0
     known = "noise" if scaled else source
-    (sa, sb), (ta, tb) = (path.form(k, t) if isinstance(k, str) else k for k in (known, target))
+    (sa, sb), (ta, tb) = (linear_form(path, t, k) for k in (known, target))
     xp = namespace(t, alpha, sigma, sa, sb, ta, tb)
     with np.errstate(all="ignore"):
         det = alpha * sb - sigma * sa
@@ -51,7 +58,8 @@ def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
 def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: Kind) -> PyTree:
     """The prediction `m` of kind `source`, made at state x and scalar time t, as one of kind `target`.
 
-    Kinds are names ("data", "noise", "score", "velocity", "v") or, for a target, two numbers (a, b) of the centred linear form.
+    Kinds are names ("data", "noise", "score", "velocity", "v") or, for a target, two numbers (a, b) of the centred linear form, or a
+    function (path, t) that gives them.
     """
     for kind in (source, target):
         if isinstance(kind, str) and kind not in KINDS:

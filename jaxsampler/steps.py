@@ -11,7 +11,8 @@ The author of a solver writes the update as in the paper:
     x       the (centred) state at ts[-2]                       past   model outputs of earlier intervals, newest first
     model   (x, t) -> prediction of the declared kind           z      standard normal draw; a tuple if `noises` > 1
 
-The result must be linear in x, past, z and the model's outputs: then the same code is the plain loop on arrays (the oracle) and, on
+A step that reads earlier states too (`states`) finds them in `past.x`, newest first; a step that corrects the state it was given, once it
+has the output there, returns (next, corrected), and later steps read the corrected one. The result must be linear in x, past, z and the model's outputs: then the same code is the plain loop on arrays (the oracle) and, on
 unit vectors, the coefficient table. Branch on step indices or options only, never on array values. Keyword-only arguments are the
 options of the solver: `dpmpp_2m(form="taylor")` is another step.
 """
@@ -22,6 +23,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from .paths import KINDS
 
 
@@ -29,30 +33,33 @@ from .paths import KINDS
 class Step:
     """A textbook step with its rules. Call it with options to get a variant; `formula` is the update itself.
 
-    kind: prediction that `model` returns inside the formula. order: of accuracy (weak order if stochastic). past: number of earlier
-    outputs it reads (the first call of each earlier interval). noises: draws per step, entering at its last updates in order;
+    kind: prediction that `model` returns inside the formula, a name or a function (path, t) -> (a, b) of the linear form. order: of
+    accuracy (weak order if stochastic). past: number of earlier outputs it reads (the first call of each earlier interval). states:
+    number of earlier states it reads. noises: draws per step, entering at its last updates in order;
     with `churn` the first one enters before the first call (saved states and hooks then see the state after it). start: the steps of
     the first intervals, lowest order first (they serve `lower_order_final` too). to_zero: the step into sigma = 0. from_noise: the
-    step out of alpha = 0. rule: n -> which member of (*start, self), counted from 1, takes each interval.
+    step out of alpha = 0. rule: (n, lower_order_final) -> the steps of n intervals, where orders 1, 2, .. at the start won't do.
     """
 
     formula: Callable
     name: str
-    kind: str
+    kind: str | Callable
     order: int
     past: int = 0
+    states: int = 0
     noises: int = 0
     churn: bool = False
     start: tuple["Step", ...] = ()
     to_zero: "Step | None" = None
     from_noise: "Step | None" = None
-    rule: Callable[[int], Sequence[int]] | None = None
+    rule: "Callable[[int, bool], Sequence[Step]] | None" = None
     lower_order_final: bool = False
     reference: str = ""
     make: Callable | None = dataclasses.field(default=None, compare=False, repr=False)
+    given: tuple = dataclasses.field(default=(), compare=False, repr=False)  # values of options, for `tabulate` to see traced ones
 
     def __post_init__(self):
-        if self.kind not in KINDS:
+        if not callable(self.kind) and self.kind not in KINDS:
             raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
         if self.start and len(self.start) < self.past:
             raise ValueError(f"{self.name} reads {self.past} past outputs: it needs as many start steps")
@@ -65,8 +72,14 @@ class Step:
     def __call__(self, **options: Any) -> "Step":
         """The same solver with other options."""
         final = options.pop("lower_order_final", self.lower_order_final)
+        options = {name: _default_float(value) for name, value in options.items()}
         made = self._bind(options) if self.make is None else self.make(**options) if options else self
-        return dataclasses.replace(made, lower_order_final=final)
+        return dataclasses.replace(made, lower_order_final=final, given=(*self.given, *options.values()))
+
+    @property
+    def family(self) -> "tuple[Step, ...]":
+        """Its orders, lowest first."""
+        return (*self.start, self)
 
     def _bind(self, options: dict) -> "Step":
         unknown(options, self.options(), self.name)
@@ -96,6 +109,24 @@ class Step:
         """Names of its options."""
         parameters = inspect.signature(self.formula if self.make is None else self.make).parameters.values()
         return [p.name for p in parameters if self.make is not None or p.kind is p.KEYWORD_ONLY]
+
+
+class Past(tuple):
+    """Model outputs of earlier intervals, newest first; `x`: the states at the starts of these intervals."""
+
+    x: tuple
+
+    def __new__(cls, outputs: Any, states: Any = ()):
+        made = super().__new__(cls, outputs)
+        made.x = tuple(states)
+        return made
+
+
+def _default_float(value: Any) -> Any:
+    """A jax array of floats in JAX's default precision: tables made from it are of that precision, whatever the option's dtype."""
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
+        return value.astype(jnp.result_type(float))
+    return value
 
 
 def unknown(given: Any, valid: Sequence[str], what: str) -> None:
@@ -139,11 +170,12 @@ def _reference(function: Callable) -> str:
 def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[Step]:
     """One step per interval: a step's rules spelled out, or a list of steps taken literally."""
     if isinstance(solver, Step):
-        family = (*solver.start, solver)
-        levels = [min(i + 1, len(family)) for i in range(n)] if solver.rule is None else list(solver.rule(n))
-        if solver.lower_order_final:
-            levels = [min(level, n - i) for i, level in enumerate(levels)]
-        steps = [family[level - 1] for level in levels]
+        family = solver.family
+        if solver.rule is not None:
+            steps = list(solver.rule(n, solver.lower_order_final))
+        else:
+            lowered = [n - i if solver.lower_order_final else n for i in range(n)]
+            steps = [family[min(i + 1, lowered[i], len(family)) - 1] for i in range(n)]
         if from_noise and steps[0].from_noise is not None:
             steps[0] = steps[0].from_noise
         if to_zero and steps[-1].to_zero is not None:
@@ -155,8 +187,7 @@ def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[St
     else:
         raise TypeError(f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name")
     for i, s in enumerate(steps):
-        if s.past > i:
-            raise ValueError(
-                f"{s.name} at interval {i} reads {s.past} past outputs but only {i} intervals came before; start with lower orders"
-            )
+        if max(s.past, s.states) > i:
+            what = f"{s.past} past outputs" if s.past >= s.states else f"{s.states} past states"
+            raise ValueError(f"{s.name} at interval {i} reads {what} but only {i} intervals came before; start with lower orders")
     return steps

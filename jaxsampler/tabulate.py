@@ -10,23 +10,30 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from . import grids
 from .numerics import is_traced, namespace, on_host
 from .paths import Path
-from .predictions import weights
-from .steps import Step, schedule
+from .predictions import linear_form, weights
+from .steps import Past, Step, schedule
 from .tables import Table
 
 MAX_CALLS = 16  # per step; only sizes the unit vectors
 
 
-def unit_run(step: Step, path: Any, ts: Any, basis: list) -> tuple[list, list, Any]:
-    """Run a step on `basis` = [x, past.., z.., outputs..]: the inputs and times of its model calls, and its result."""
+def basis_size(step: Step) -> int:
+    """Number of values that a step may combine: x, past outputs, past states, draws, outputs."""
+    return 1 + step.past + step.states + step.noises + MAX_CALLS
+
+
+def unit_run(step: Step, path: Any, ts: Any, basis: list) -> tuple[list, list, Any, Any]:
+    """Run a step on `basis` = [x, past.., states.., z.., outputs..]: inputs and times of its calls, result, corrected state."""
     inputs, times = [], []
-    past, zs = tuple(basis[1 : 1 + step.past]), tuple(basis[1 + step.past : 1 + step.past + step.noises])
-    outputs = basis[1 + step.past + step.noises :]
+    cuts = np.cumsum([1, step.past, step.states, step.noises])
+    past = Past(basis[cuts[0] : cuts[1]], basis[cuts[1] : cuts[2]])
+    zs, outputs = tuple(basis[cuts[2] : cuts[3]]), basis[cuts[3] :]
 
     def model(x, t):
         if len(inputs) == MAX_CALLS:
@@ -36,7 +43,8 @@ def unit_run(step: Step, path: Any, ts: Any, basis: list) -> tuple[list, list, A
         return outputs[len(inputs) - 1]
 
     result = step.formula(path, ts, basis[0], past, model, zs[0] if len(zs) == 1 else zs)
-    return inputs, times, result
+    result, corrected = result if isinstance(result, tuple) else (result, basis[0])
+    return inputs, times, result, corrected
 
 
 class _Remembered:
@@ -61,7 +69,8 @@ class _Remembered:
             except TypeError:  # an array of times
                 return value(*args)
             if key not in known:
-                known[key] = value(*args)
+                with on_host():
+                    known[key] = value(*args)
             return known[key]
 
         setattr(self, name, remembered)
@@ -72,8 +81,8 @@ def _check_linear(step: Step, path: Any, ts: np.ndarray, units: list) -> None:
     """Superposition: random vectors through the step must equal the same combination of its unit responses."""
     scales = np.array([1e-3, 1.0, 1e3])  # a clip or an offset shows at one of them
     random = np.random.default_rng(0).standard_normal((len(units[0]), 3)) * scales
-    inputs, _, result = unit_run(step, path, ts, list(random))
-    for got, unit in zip([*inputs, result], units, strict=True):
+    inputs, _, result, corrected = unit_run(step, path, ts, list(random))
+    for got, unit in zip([*inputs, result, corrected], units, strict=True):
         finite = np.all(np.isfinite(unit))  # a singular end of the path is found, and named, once the table is made
         if finite and not np.allclose(got / scales, unit @ random / scales, rtol=1e-6, atol=1e-9 * np.abs(unit).max(), equal_nan=True):
             raise ValueError(
@@ -116,8 +125,12 @@ def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None,
     with on_host():
         zero = bool(np.asarray(path.sigma(grid[-1])) == 0) if to_zero is None else to_zero
         pure = bool(np.asarray(path.alpha(grid[0])) == 0) if from_noise is None else from_noise
-        steps = schedule(solver, n, to_zero=zero, from_noise=pure)
-        table = _table(path, *_rows(_Remembered(path), grid, steps), grid)
+    steps = schedule(solver, n, to_zero=zero, from_noise=pure)
+    known = _Remembered(path)
+    if is_traced([step.given for step in steps]):  # an option such as eta: its arithmetic is staged, that of the path is not
+        return _table(known, *_rows(known, grid, steps), grid)
+    with on_host():
+        table = _table(known, *_rows(known, grid, steps), grid)
         finite = [np.isfinite(c).reshape(table.nfe, -1).all(-1) for c in (table.A, table.B, table.C, table.form)]
         bad = ~np.all(finite, axis=0)
         if np.any(bad):
@@ -134,21 +147,23 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
     """Rows of all steps, (scale, noise) before the first one, and the last row that reads each value."""
     rows: list[_Row] = []
     first: list[int] = []  # row of the first call of each interval
+    origins: list[dict | None] = []  # state at the start of each interval as {value: weight}, as corrected by its step
     last_use: dict[tuple[str, int], int] = {}
     start, draws = [1.0, 0.0], 0
 
     for i, step in enumerate(steps):
         ts = grid[: i + 2]
-        basis = list(np.eye(1 + step.past + step.noises + MAX_CALLS, dtype=grid.dtype))
-        inputs, times, result = unit_run(step, path, ts, basis)
-        if namespace(grid) is np:
-            _check_linear(step, path, ts, [*inputs, result])
+        basis = list(np.eye(basis_size(step), dtype=grid.dtype))
+        inputs, times, result, corrected = unit_run(step, path, ts, basis)
+        if not is_traced(inputs, result):
+            _check_linear(step, path, ts, [*inputs, result, corrected])
         calls, f = len(inputs), len(rows)
         first.append(f)
         before = int(step.noises > 0 and (step.churn or not calls))  # draws that enter before the first call
         if step.noises - before > calls:
             raise ValueError(f"{step.name} declares {step.noises} noises for {calls} model calls: one draw per row")
-        z_at, m_at = 1 + step.past, 1 + step.past + step.noises
+        z_at = 1 + step.past + step.states
+        m_at = z_at + step.noises
 
         past = []  # each past output as {value: weight}, in the kind that this step works in
         for p in (first[i - 1 - j] for j in range(step.past)):
@@ -157,6 +172,10 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
             else:
                 u, w = weights(path, rows[p].t, rows[p].kind, step.kind)
                 past.append({("x", p): u, ("m", p): w})
+        for state in origins[i - step.states : i][::-1]:
+            if state is None:
+                raise ValueError(f"{step.name} at interval {i} reads a state that is not kept: that of a step with churn or without a call")
+            past.append(state)
         for value in (v for terms in past for v in terms):
             last_use[value] = f + calls - 1
 
@@ -200,11 +219,15 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
                 last_use["x", f] = f + calls - 1
             C = target[own] if noisy else 0.0
             stale = [target[k] for k in range(z_at, m_at) if not (noisy and k == own)]
-            if namespace(grid) is np and np.any(np.abs(stale) > 1e-9 * np.abs(target).max()):
+            if not is_traced(target) and np.any(np.abs(stale) > 1e-9 * np.abs(target).max()):
                 raise ValueError(f"{step.name} uses one draw in two updates, or its draws out of order: one draw per row, in order")
             last_use["m", f + c] = f + calls - 1
             rows.append(_Row(times[c], step.kind, A, registers(target, c + 1) | rest, C, draws + own - z_at if noisy else draws, noisy))
         draws += step.noises
+        whole = calls > 0 and entry is basis[0]
+        if corrected is not basis[0] and not whole:
+            raise ValueError(f"{step.name} corrects its state: its first call must be at that state")
+        origins.append({("x", f): corrected[0]} | registers(corrected, calls) if whole else None)
         if not rows:
             raise ValueError(f"{step.name} makes no model call, so it cannot come first")
         rows[-1].end = ts[-1]
@@ -213,7 +236,7 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
 
 def _table(path: Path, rows: list[_Row], start: list, last_use: dict, grid: Any) -> Table:
     """Assign registers (each value holds one from the row that makes it to the last row that reads it) and assemble the columns."""
-    xp, nfe = namespace(grid), len(rows)
+    nfe = len(rows)
     holder: list[tuple[str, int] | None] = []  # value in each register
     register: dict[tuple[str, int], int] = {}
     slot, keep = np.zeros(nfe, np.int32), np.zeros(nfe, np.int32)
@@ -236,15 +259,15 @@ def _table(path: Path, rows: list[_Row], start: list, last_use: dict, grid: Any)
         weights_at.append({register[value]: b for value, b in row.B.items()})
 
     def column(values):
-        return xp.stack([xp.asarray(v, grid.dtype) for v in values])
+        xp = namespace(*values) if is_traced(values) else np
+        dtype = jnp.result_type(float) if xp is jnp and not is_traced(grid) else grid.dtype
+        return xp.stack([xp.asarray(v, dtype) for v in values])
 
     t = column([row.t for row in rows])
-    kinds = np.array([row.kind for row in rows])
-    form = xp.zeros((nfe, 2), grid.dtype)
-    for kind in sorted(set(kinds)):
-        a, b = path.form(str(kind), t)
-        pair = xp.stack([xp.broadcast_to(xp.asarray(v, grid.dtype), (nfe,)) for v in (a, b)], -1)
-        form = xp.where((kinds == kind)[:, None], pair, form)
+    xp, form = namespace(t), namespace(t).zeros((nfe, 2), t.dtype)
+    for kind in dict.fromkeys(row.kind for row in rows):
+        pair = xp.stack([xp.broadcast_to(xp.asarray(v, t.dtype), (nfe,)) for v in linear_form(path, t, kind)], -1)
+        form = xp.where(np.array([row.kind == kind for row in rows])[:, None], pair, form)
     return Table(
         t=t,
         A=column([row.A for row in rows]),

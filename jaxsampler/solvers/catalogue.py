@@ -7,7 +7,7 @@ import numpy as np
 
 from ..paths import VP
 from ..steps import Step
-from ..tabulate import MAX_CALLS, unit_run
+from ..tabulate import basis_size, unit_run
 
 
 def catalogue() -> dict[str, Step]:
@@ -29,8 +29,8 @@ def by_name(name: str, **options: Any) -> Step:
 
 def calls_per_step(s: Step) -> int:
     """Network calls of one full step."""
-    path, ts = VP(), np.linspace(0.9, 0.5, s.past + 2)
-    return len(unit_run(s, path, ts, list(np.eye(1 + s.past + s.noises + MAX_CALLS)))[0])
+    path, ts = VP(), np.linspace(0.9, 0.5, max(s.past, s.states) + 2)
+    return len(unit_run(s, path, ts, list(np.eye(basis_size(s))))[0])
 
 
 def markdown() -> str:

@@ -111,6 +111,12 @@ def published_mr_rule(order: int) -> Callable[[int], list[int]]:
     return rule
 
 
+def published_mr_steps(solver: Step) -> Callable[[int, bool], list[Step]]:
+    """The rule of a step that follows `published_mr_rule`."""
+    family = solver.family
+    return lambda n, _: [family[level - 1] for level in published_mr_rule(len(family))(n)]
+
+
 def _pick(table: dict, order: int, kind: str, name: str) -> Step:
     if (order, kind) not in table:
         raise ValueError(f"{name} has no order={order!r}, kind={kind!r}; valid: {', '.join(f'({o}, {k!r})' for o, k in table)}")
@@ -129,4 +135,4 @@ def mr_ode(order: int = 2, kind: str = "data", published: bool = False) -> Step:
         (3, "noise"): dpm_3m(form="taylor", published=published),
     }
     chosen = _pick(family, order, kind, "mr_ode")
-    return chosen.replace(rule=published_mr_rule(order)) if published else chosen
+    return chosen.replace(rule=published_mr_steps(chosen)) if published else chosen

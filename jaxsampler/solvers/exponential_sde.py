@@ -18,7 +18,7 @@ from typing import Any
 from ..numerics import namespace, phi
 from ..paths import Path
 from ..steps import Step, step, variants
-from .exponential import _checked, _pick, dpm_1, published_mr_rule, third
+from .exponential import _checked, _pick, dpm_1, published_mr_steps, third
 
 
 def _data(path: Path, ts: Any, x: Any, F: Any, z: Any, eta: Any) -> tuple[Any, Any, Any]:
@@ -86,4 +86,4 @@ def mr_sde(order: int = 2, kind: str = "data", published: bool = False) -> Step:
         (2, "noise"): _dpm_2m_sde,
     }
     chosen = _pick(family, order, kind, "mr_sde")
-    return chosen.replace(rule=published_mr_rule(order), order=order) if published else chosen.replace(order=order)
+    return chosen.replace(rule=published_mr_steps(chosen), order=order) if published else chosen.replace(order=order)
