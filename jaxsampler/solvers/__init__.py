@@ -5,6 +5,9 @@ from .ancestral import ddpm as ddpm
 from .ancestral import posterior as posterior
 from .catalogue import by_name as by_name
 from .catalogue import catalogue as catalogue
+from .edm import churn as churn
+from .edm import edm as edm
+from .edm import rk_rho as rk_rho
 from .euler import euler as euler
 from .euler import euler_maruyama as euler_maruyama
 from .euler import heun as heun
