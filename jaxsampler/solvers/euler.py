@@ -7,6 +7,8 @@ References: Song et al. 2021b, eq. 6, 13 (reverse SDE, probability flow); Maruya
 call whatever the grid (`published=True`) and subtracts the noise.
 """
 
+from typing import Any
+
 from ..numerics import namespace
 from ..steps import step
 from .ancestral import unrescaled
@@ -20,11 +22,15 @@ def euler(path, ts, x, past, model, z, *, published: bool = False):
 
 
 @step(kind="velocity", order=2, to_zero=euler)
-def heun(path, ts, x, past, model, z):
-    """Heun's method on the flow, in t [Heun 1900]; `edm` is the one in (x/alpha, rho)."""
+def heun(path, ts, x, past, model, z, *, a: Any = 1.0):
+    """Second order on the flow, in t [Heun 1900]; second slope at the fraction `a` of the step: 1 Heun, 2/3 Ralston, 1/2 midpoint.
+
+    Karras et al. 2022, eq. 19. `edm` is Heun in (x/alpha, rho).
+    """
     t, s = ts[-2:]
     slope = model(x, t)
-    return x + (s - t) / 2 * (slope + model(x + (s - t) * slope, s))
+    inner = model(x + a * (s - t) * slope, s + (1 - a) * (t - s))
+    return x + (s - t) * ((1 - 1 / (2 * a)) * slope + 1 / (2 * a) * inner)
 
 
 @step(kind="score", order=1, noises=1)
