@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, PyTree
 
 from .adjoints import Adjoint, RecursiveCheckpoint
 from .numerics import is_traced, namespace
-from .paths import Path
 from .predictions import Denoiser, match
 from .progress import Bar, begin, tick
 
@@ -30,10 +29,13 @@ class Trajectory(NamedTuple):
 
 
 class StepEnd(NamedTuple):
-    """What a hook sees at the end of a grid interval: the whole state, its time, and a key of its own (None without a key)."""
+    """What a hook sees at the end of a grid interval: the whole state, its time, and a key of its own (None without a key).
+
+    Of a system the time is a dict, one for each part.
+    """
 
     x: PyTree
-    t: Float[Array, ""]
+    t: Any
     key: Any
 
 
@@ -42,10 +44,10 @@ class Solver(Protocol):
     """A sampler that is not a table: norm-dependent steps, adaptive steps, schemes with two states.
 
     `rows` is a pytree of arrays with one leading axis, one row per scan iteration, with a leaf `end` (the grid time at which the row's
-    interval ends, else NaN). The state is a tuple whose first entry is the current x (uncentred).
+    interval ends, else NaN; `when`, if there is one, is what hooks get as the time instead). The state is a tuple whose first entry is the current x (uncentred).
     """
 
-    def rows(self, path: Path, grid: Any) -> PyTree:
+    def rows(self, path: Any, grid: Any) -> PyTree:
         """What the scan iterates over."""
         ...
 
@@ -68,26 +70,28 @@ class _Body(eqx.Module):
     solver: Any
     model: Callable
     key: Any
-    centre: Path | None
+    centre: Denoiser | None
     hook: Callable | None
     bar: Bar | None = eqx.field(static=True)
     check: bool = eqx.field(static=True)
+    observe: bool = eqx.field(static=True)
 
     def __call__(self, carry: tuple, row_and_place: tuple) -> tuple:
         state, saved, fault = carry
-        row, i, slot, is_end = row_and_place
+        row, i, slot, is_end, entry = row_and_place
         key, hook_key = None, None
         if self.key is not None:  # the hooks' keys come from a branch of their own
             key, hook_key = (jax.random.fold_in(k, i) for k in (self.key, jax.random.fold_in(self.key, 2**31 - 1)))
         outputs_finite: list = []
-        model = _observed(self.model, outputs_finite) if self.check else self.model
+        model = self.model if entry is None else _with_entry(self.model, entry)
+        model = _observed(model, outputs_finite) if self.check and self.observe else model
         state = self.solver.step(model, state, row, key)
         if self.check:
             code = jnp.where(jnp.stack(outputs_finite).all(), 2 * i + 1, 2 * i) if outputs_finite else 2 * i + 1
             healthy = _all_finite(state[0]) & (jnp.stack(outputs_finite).all() if outputs_finite else True)
             fault = jnp.minimum(fault, jnp.where(healthy, fault, code))
         if self.hook is not None:
-            hooked = lambda x: self._hooked(self.hook, x, row.end, hook_key)
+            hooked = lambda x: self._hooked(self.hook, x, getattr(row, "when", row.end), hook_key)
             x = jax.lax.cond(is_end, hooked, lambda x: x, state[0])
             state = (x, *state[1:])
         if saved is not None:
@@ -113,6 +117,30 @@ def _observed(model: Any, finite: list) -> Any:
         return m
 
     return observed
+
+
+def _with_entry(model: Any, entry: PyTree) -> Any:
+    """The model, its network given the entry of this step as a last argument."""
+    if isinstance(model, Denoiser):
+        return Denoiser(_with_entry(model.net, entry), model.path, model.kind)
+    return lambda *args: model(*args, entry)
+
+
+def interval(end: Any) -> Any:
+    """Index of the grid interval of each row, from the ends of intervals."""
+    xp = namespace(end)
+    is_end = ~xp.isnan(end)
+    return xp.cumsum(is_end) - is_end
+
+
+def _entries(per_step: PyTree, end: Any) -> PyTree:
+    """The entry of each row, gathered by its interval."""
+    where = interval(end)
+    n = None if is_traced(end) else int((~np.isnan(end)).sum())
+    for leaf in jax.tree.leaves(per_step):
+        if jnp.ndim(leaf) == 0 or (n is not None and len(leaf) != n):
+            raise ValueError(f"per_step needs one entry for each of the {n} grid intervals as leading axis; got shape {jnp.shape(leaf)}")
+    return jax.tree.map(lambda a: jnp.asarray(a).at[where].get(mode="clip"), per_step)  # rows of padding come after the last
 
 
 def _all_finite(x: PyTree) -> Any:
@@ -155,9 +183,15 @@ def drive(
     progress: bool = False,
     hook: Callable | None = None,
     check: bool = False,
-    centre: Path | None = None,
+    per_step: PyTree | None = None,
+    centre: Denoiser | None = None,
+    observe: bool = False,
 ) -> Any:
-    """Scan `solver.step` over `rows`; see `run` for the options. `centre`: path whose mu the state of a table leaves out."""
+    """Scan `solver.step` over `rows`; see `run` for the options.
+
+    centre: denoiser whose mu the state of a table leaves out. observe: `check` tells bad outputs from bad states (the solver must not
+    call the model inside control flow).
+    """
     n = rows.end.shape[0]
     state = solver.init(x, rows)
     saved, points, slot = None, np.zeros(0, int), np.zeros(n, np.int32)
@@ -169,9 +203,10 @@ def drive(
             saved = jax.tree.map(lambda buffer, a: buffer.at[k].set(a), saved, state[0])
     bar = Bar(n) if progress else None
     index = np.arange(n, dtype=np.int32) if bar is None else begin(bar, n)
-    body = _Body(solver, model, key, centre, hook, bar, check)
+    body = _Body(solver, model, key, centre, hook, bar, check, observe)
     fault = jnp.asarray(2 * n, jnp.int32)
-    xs = (rows, index, slot, ~namespace(rows.end).isnan(rows.end))
+    entries = None if per_step is None else _entries(per_step, rows.end)
+    xs = (rows, index, slot, ~namespace(rows.end).isnan(rows.end), entries)
     state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(body, (state, saved, fault), xs)
     out = solver.final(state)
     if centre is not None:

@@ -76,23 +76,53 @@ class Denoiser(eqx.Module):
     """A network with the path it was trained on and the kind of prediction that it makes.
 
     `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x (float32 at least). Conditioning is closed over
-    (`functools.partial`) or is a leaf of an equinox network. The network may compute in another float precision; its output is cast to
-    the dtype of x.
+    (`functools.partial`) or is a leaf of an equinox network; what differs from step to step comes as a third argument (`per_step` of
+    `run`). The network may compute in another float precision; its output is cast to the dtype of x.
+
+    A system of diffusions is one network with a path per part: x is a dict, `path` a dict of paths with the same names, and `net` gets a
+    dict of times.
     """
 
     net: Callable
-    path: Path
+    path: Path | dict[str, Path]
     kind: str = eqx.field(static=True)
 
     def __check_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
-        if not isinstance(self.path, Path):
-            raise TypeError(f"path must be a js.Path, got {type(self.path).__name__}")
+        for path in self.path.values() if isinstance(self.path, dict) else [self.path]:
+            if not isinstance(path, Path):
+                raise TypeError(f"path must be a js.Path (or a dict of them, one for each part of the state), got {type(path).__name__}")
 
-    def __call__(self, x: PyTree, t: Any, kind: Kind = "data") -> PyTree:
-        """The prediction of the wanted kind at state x and scalar time t."""
-        return convert(match(self.net(x, t), x), x, t, self.path, source=self.kind, target=kind)
+    def __call__(self, x: PyTree, t: Any, kind: Kind = "data", *extra: PyTree) -> PyTree:
+        """The prediction of the wanted kind at state x and scalar time t; `extra` is passed on to the network."""
+        m = match(self.net(x, t, *extra), x)
+        return self.each(lambda path, m, x, t: convert(m, x, t, path, source=self.kind, target=kind), m, x, t)
+
+    def each(self, f: Callable, *trees: PyTree) -> PyTree:
+        """f(path, tree, ..) for each part of a system; a plain denoiser has one part."""
+        if not isinstance(self.path, dict):
+            return f(self.path, *trees)
+        for tree in trees:
+            if not isinstance(tree, dict) or tree.keys() != self.path.keys():
+                names = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
+                raise ValueError(f"the denoiser has paths for {sorted(self.path)}: give a dict with these names, not {names}")
+        return {name: f(path, *(tree[name] for tree in trees)) for name, path in self.path.items()}
+
+    def centred(self, x: PyTree) -> PyTree:
+        """x - mu."""
+        return self.each(lambda path, x: path.centred(x), x)
+
+    def uncentred(self, y: PyTree) -> PyTree:
+        """y + mu."""
+        return self.each(lambda path, y: path.uncentred(y), y)
+
+    def prior(self, key: Any, like: PyTree) -> PyTree:
+        """x_T, shaped like `like`."""
+        if not isinstance(self.path, dict):
+            return self.path.prior(key, like)
+        keys = dict(zip(sorted(self.path), jax.random.split(key, len(self.path)), strict=True))
+        return self.each(lambda path, key, like: path.prior(key, like), keys, like)
 
 
 def match(m: PyTree, x: PyTree) -> PyTree:

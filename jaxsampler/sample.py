@@ -32,12 +32,14 @@ def sample(
     hook: Callable[[StepEnd], PyTree] | None = None,
     noise: PyTree | None = None,
     check: bool = False,
+    per_step: PyTree | None = None,
 ) -> Any:
     """Samples shaped like `like`, or a `Trajectory` if `save` is given.
 
     like: array, `jax.ShapeDtypeStruct` or a pytree of them. key: for the prior and the solver's noise (None if neither is drawn).
     solver: a step such as `js.solvers.dpmpp_2m`, a list of steps, one per interval, a `Table`, or a `js.Solver`. grid: decreasing times,
     by default `js.grids.default(path, steps)`, `steps` intervals. x: the starting state x_T, by default drawn from the path's prior.
+    For a system (a denoiser with a dict of paths) `like`, x and a `Table` are dicts with its names, solver and grid may be.
     The other arguments are those of `run`.
     """
     if not isinstance(denoiser, Denoiser):
@@ -54,17 +56,21 @@ def sample(
     if x is None:
         if key is None:
             raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
-        x = path.prior(prior_key, like)
+        x = denoiser.prior(prior_key, like)
     if jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, like):
         raise ValueError(f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be equal")
     if isinstance(solver, type):
         raise TypeError(f"solver is the class {solver.__name__}; call it: {solver.__name__}()")
-    options: dict = dict(adjoint=adjoint, save=save, progress=progress, hook=hook, check=check)
+    options: dict = dict(adjoint=adjoint, save=save, progress=progress, hook=hook, check=check, per_step=per_step)
 
-    if isinstance(solver, Table):
+    if isinstance(solver, Table) or (isinstance(solver, dict) and all(isinstance(v, Table) for v in solver.values())):
         if grid is not None:
             raise ValueError("a Table has its grid already: leave grid out, or give the step that the table was made from")
         return run(denoiser, solver, x, key=noise_key, noise=noise, **options)
+    if isinstance(path, dict):
+        each = lambda a: a if isinstance(a, dict) else dict.fromkeys(path, a)
+        tabulated = lambda path, grid, solver: tabulate(path, grids.default(path, steps) if grid is None else grid, solver)
+        return run(denoiser, denoiser.each(tabulated, each(grid), each(solver)), x, key=noise_key, noise=noise, **options)
     grid = grids.default(path, steps) if grid is None else grid
     if isinstance(solver, Solver):
         if noise is not None:
