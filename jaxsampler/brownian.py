@@ -38,7 +38,7 @@ def spans(table: Table, path: Path) -> Arr:
             raise ValueError("churn adds noise backwards in time, so it is no increment of a path: noise='brownian' needs s_churn=0")
     index = xp.arange(table.nfe)
     first = xp.concatenate([xp.ones(1, bool), ended[:-1]])  # rows that begin an interval
-    begins = (xp.maximum.accumulate if xp is np else jax.lax.cummax)(xp.where(first, index, 0))
+    begins = np.maximum.accumulate(xp.where(first, index, 0)) if xp is np else jax.lax.cummax(jnp.where(first, index, 0))
     since = table.t[xp.where(table.A == 0, begins, index)]
     until = xp.where(ended, xp.nan_to_num(table.end), following)
     if is_traced(table):
@@ -46,10 +46,11 @@ def spans(table: Table, path: Path) -> Arr:
     else:
         with on_host():
             angles = np.stack([np.arctan2(path.alpha(t), path.sigma(t)) for t in (since, until)], -1).astype(np.float64)
-        if np.any((angles[:, 1] - angles[:, 0] <= 2 * RESOLUTION) & (table.C != 0)):
-            i = int(np.argmax((angles[:, 1] - angles[:, 0] <= 2 * RESOLUTION) & (table.C != 0)))
+        idle = (angles[:, 1] - angles[:, 0] <= 2 * RESOLUTION) & (table.C != 0)
+        if np.any(idle):
             raise ValueError(
-                f"row {i} draws noise over no time (a corrector, or steps too short): noise='brownian' cannot serve it; pass key="
+                f"row {int(np.argmax(idle))} draws noise over no time (a corrector, or a very short step): noise='brownian' cannot serve "
+                "it; leave noise= out"
             )
     return angles
 

@@ -44,7 +44,8 @@ class Solver(Protocol):
     """A sampler that is not a table: norm-dependent steps, adaptive steps, schemes with two states.
 
     `rows` is a pytree of arrays with one leading axis, one row per scan iteration, with a leaf `end` (the grid time at which the row's
-    interval ends, else NaN; `when`, if there is one, is what hooks get as the time instead). The state is a tuple whose first entry is the current x (uncentred).
+    interval ends, else NaN; `when`, if there is one, is what hooks get as the time instead). The state is a tuple whose first entry is
+    the current x (uncentred).
     """
 
     def rows(self, path: Any, grid: Any) -> PyTree:

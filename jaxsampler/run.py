@@ -129,9 +129,10 @@ def run(
     model: a `Denoiser` (asked for the kind that each row wants; the state then is x - mu of its path), or a callable (x, t) that returns
     that kind. key: draws the noise, folded in per draw. noise: array [draws, *x.shape] (or a pytree of them) in order of use instead;
     or "brownian": increments of one Brownian path, the same whatever the grid (see `brownian`). adjoint: how gradients flow (default
-    `RecursiveCheckpoint()`). save: None, "all", or indices of grid points (0 is the start). progress: a bar on stderr. hook: `hook(StepEnd) -> x`, called at the end of every grid interval. check: report the first row with a
-    non-finite network output or state, and its time, as an error (costs a host callback). per_step: a pytree of arrays with one entry for
-    each grid interval (guidance weights, prompts); the network is called as net(x, t, entry).
+    `RecursiveCheckpoint()`). save: None, "all", or indices of grid points (0 is the start). progress: a bar on stderr. hook:
+    `hook(StepEnd) -> x`, called at the end of every grid interval. check: report the first row with a non-finite network output or
+    state, and its time, as an error (costs a host callback). per_step: a pytree of arrays with one entry for each grid interval
+    (guidance weights, prompts); the network is called as net(x, t, entry).
     A traced stochastic table without noise cannot be seen to need it: its result is NaN.
     """
     _check_tables(table)
