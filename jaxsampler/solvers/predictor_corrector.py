@@ -1,0 +1,129 @@
+r"""UniPC: an exponential multistep predictor, corrected by the very output that the next step needs anyway.
+
+UniP-p is the Taylor step of `exponential` with the derivatives of the polynomial in lam through the outputs at t and at p - 1 earlier
+times. UniC-p adds the output at the new time s to them, which makes the step one order more accurate and costs no call: the output at the
+*predicted* x_s is what the next step starts with. So an interval runs: call at the predicted state, correct that state, predict the next one,
+
+    x_c = x_pred + (step from t to s with the new output) - (step without it),      which share everything but the derivatives,
+
+and a sample is never corrected at the end. With one earlier node bh1 and bh2 replace the exact weight of F' (`vary` keeps it):
+
+    z = h (noise), -h (data)     exact  h^2 phi_2(z)        bh1  h^2/2        bh2  h^2 phi_1(z)/2
+
+Over an infinite step (out of alpha = 0, into sigma = 0) only the first-order step is left.
+
+Reference: Zhao et al. 2023 (UniPC), alg. 1 to 4.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..numerics import namespace, phi
+from ..paths import Path
+from ..steps import Step, variants
+from .exponential import taylor
+
+Node = tuple[Any, Any]  # lam and the output there
+
+
+def lagrange(d: Sequence[Any], j: int) -> list[Any]:
+    """Coefficients, constant first, of the polynomial that is 1 at d[j] and 0 at the other nodes; none is 0, one may be infinite."""
+    c: list[Any] = [1.0]
+    for i, other in enumerate(d):
+        if i != j:
+            c = [(a - b / other) / (1 - d[j] / other) for a, b in zip([*c, 0.0], [0.0, *c], strict=True)]
+    return c
+
+
+def parts(at: Node, nodes: Sequence[Node]) -> list[list[Any]]:
+    """What each node adds to F', F'', .. at `at` of the polynomial through all of them: [derivative][node].
+
+    g(d) = (F(lam + d) - F(lam))/d is a polynomial with known values at the nodes, and F^(k) = k! [d^(k-1)] g. A node at infinite lam drops out.
+    """
+    lam, value = at
+    d = [lam_j - lam for lam_j, _ in nodes]
+    g = [(F - value) / d_j for d_j, (_, F) in zip(d, nodes, strict=True)]
+    basis = [lagrange(d, j) for j in range(len(d))]
+    return [[math.factorial(k) * basis[j][k - 1] * g[j] for j in range(len(d))] for k in range(1, len(d) + 1)]
+
+
+def derivatives(at: Node, nodes: Sequence[Node]) -> list[Any]:
+    """[F', F'', ..] at `at` of the polynomial through it and the nodes, one for each node."""
+    return [sum(terms) for terms in parts(at, nodes)]
+
+
+def exponent(path: Path, t: Any, s: Any, kind: str) -> tuple[Any, Any]:
+    """The step in lam and the argument z of its weights phi_k(z); both 0 if it is infinite: then derivatives carry no weight."""
+    h = path.lam(s) - path.lam(t)
+    h = namespace(h).where(namespace(h).isinf(h), 0.0, h)
+    return h, -h if kind == "data" else h
+
+
+def increment(path: Path, t: Any, s: Any, slopes: Sequence[Any], kind: str) -> Any:
+    """What the derivatives [F', F'', ..] at t add to the first-order step to s."""
+    h, z = exponent(path, t, s, kind)
+    scale = path.alpha(s) if kind == "data" else -path.sigma(s)
+    return sum(scale * h ** (k + 1) * phi(k + 1, z) * d for k, d in enumerate(slopes, 1))
+
+
+def relaxed(variant: str, z: Any) -> Any:
+    """Factor on F' that turns its exact weight h^2 phi_2(z) into that of bh1 or bh2."""
+    return {"bh1": 1.0, "bh2": phi(1, z), "vary": 2 * phi(2, z)}[variant] / (2 * phi(2, z))
+
+
+def _published_corrector(terms: list[list[Any]], h: Any) -> list[Any]:
+    """As released: the new node (the first) enters the highest derivative only, with its share in the one below. Order 1, not p + 1."""
+    return [sum(old) for _, *old in terms[:-1]] + ([terms[-2][0] / h] if len(terms) > 1 else [terms[0][0]])
+
+
+def _step(predictor: int, corrector: int, variant: str, kind: str, published: bool) -> Step:
+    """Correct the interval before by UniC-`corrector` (0: not at all), then predict by UniP-`predictor`."""
+
+    def slopes(path, ts, nodes, published=False):
+        """[F', F'', ..] at ts[-2] for the step to ts[-1]; nodes: (lam, output) with the one at ts[-2] first."""
+        h, z = exponent(path, ts[-2], ts[-1], kind)
+        if len(nodes) == 2:
+            return [relaxed(variant, z) * derivatives(nodes[0], nodes[1:])[0]]
+        return _published_corrector(parts(nodes[0], nodes[1:]), h) if published else derivatives(nodes[0], nodes[1:])
+
+    def formula(path, ts, x, past, model, z):
+        m = model(x, ts[-2])
+        new, *old = nodes = list(zip((path.lam(t) for t in ts[:-1][::-1]), [m, *past], strict=False))
+        if corrector:
+            with_new = slopes(path, ts[:-1], [old[0], new, *old[1:corrector]], published)
+            without = slopes(path, ts[:-1], old[:corrector])
+            change = [a - b for a, b in itertools.zip_longest(with_new, without, fillvalue=0.0)]
+            x = x + increment(path, ts[-3], ts[-2], change, kind)
+        ahead = taylor(path, ts[-2], ts[-1], x, [m], kind)
+        return ahead + increment(path, ts[-2], ts[-1], slopes(path, ts, nodes[:predictor]), kind), x
+
+    name = f"uni{'pc' if corrector else 'p'}_{predictor}"
+    return Step(formula, name, kind=kind, order=predictor, past=max(predictor - 1, corrector))
+
+
+@variants
+def unipc(order: int = 3, variant: str = "bh2", kind: str = "data", corrector: bool = True, published: bool = False) -> Step:
+    """UniPC, predictor and corrector of any order [Zhao et al. 2023, alg. 1 and 2]; `corrector=False` is UniP.
+
+    Without `lower_order_final` (it is on by default) UniPC-p is of order p + 1 and UniP-p of order p, if it is started well enough: from its
+    own lower orders, 3 and 2. Saved states are the predicted ones. variant: "bh1", "bh2" or "vary". `published`: the corrector of "vary" as
+    released, which is of order 1. In a list of steps, which is taken literally, `unipc` corrects what UniP of its order predicted.
+    """
+    if variant not in ("bh1", "bh2", "vary") or kind not in ("data", "noise"):
+        raise ValueError(f"unipc has no variant={variant!r}, kind={kind!r}; valid: bh1, bh2, vary and data, noise")
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(f"the order of unipc is a positive integer, got {order!r}")
+    if published and variant != "vary":
+        raise ValueError(f'published=True is the released corrector of variant="vary"; that of {variant!r} is right: leave it out')
+
+    def pair(p: int, c: int) -> Step:
+        return _step(p, c if corrector else 0, variant, kind, published)
+
+    def rule(n: int, lower_order_final: bool) -> list[Step]:
+        orders = [min(i + 1, order, n - i if lower_order_final else order) for i in range(n)]
+        return [pair(p, c) for p, c in zip(orders, [0, *orders], strict=False)]
+
+    whole = pair(order, order)
+    return Step(whole.formula, "unipc", kind=kind, order=order, past=whole.past, rule=rule, lower_order_final=True)
