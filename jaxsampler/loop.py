@@ -29,7 +29,7 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
     centre = model.path if isinstance(model, Denoiser) else None
     start, unravel = ravel_pytree(like if centre is None else centre.centred(like))
     state, draws = np.asarray(start, np.float64), 0
-    history: list[tuple] = []  # (output, state, time, kind) of the first call of each interval
+    history: list[tuple] = []  # (output, state, time, step) of the first call of each interval
     before: list[np.ndarray] = []  # the state at the start of each interval, as corrected by its step
 
     def flat(tree):
@@ -51,20 +51,30 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
         calls: list[tuple] = []
 
         def record(y, t, step=step, calls=calls):
-            calls.append((predict(y, t, step.kind), y, t, step.kind))
-            return calls[-1][0]
+            m = predict(y, t, step.kind) if step.assumed is None else step.assumed(path, t, step.kind) * y
+            calls.append((m, y, t, step))
+            return m
 
-        outputs = [
-            m if kind == step.kind else np.add(*(a * b for a, b in zip(weights(path, t, kind, step.kind), (y, m), strict=True)))
-            for m, y, t, kind in reversed(history[i - step.past : i])
-        ]
-        past = Past(outputs, reversed(before[i - step.states : i]))
+        def seen(m, y, t, by, kind=step.kind):
+            """A past output in the kind of this step."""
+            if by.assumed is not None:
+                return by.assumed(path, t, kind) * y
+            if by.kind == kind:
+                return m
+            u, w = weights(path, t, by.kind, kind)
+            return u * y + w * m
+
+        past = Past(
+            [seen(*call) for call in reversed(history[i - step.past : i])],
+            reversed(before[i - step.states : i]),
+            [y for _, y, _, _ in reversed(history[i - step.inputs : i])],
+        )
         zs = tuple(draw(draws + j) for j in range(step.noises))
         draws += step.noises
         with np.errstate(all="ignore"):  # singular ends: lam is infinite there, and the steps cope
             result = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
         state, corrected = result if isinstance(result, tuple) else (result, state)
         before.append(corrected)
-        history.append(calls[0] if calls else (None, None, None, step.kind))
+        history.append(calls[0] if calls else (None, None, None, step))
     out = unravel(jnp.asarray(state, start.dtype))
     return out if centre is None else centre.uncentred(out)

@@ -12,9 +12,11 @@ The author of a solver writes the update as in the paper:
     model   (x, t) -> prediction of the declared kind           z      standard normal draw; a tuple if `noises` > 1
 
 A step that reads earlier states too (`states`) finds them in `past.x`, newest first; a step that corrects the state it was given, once it
-has the output there, returns (next, corrected), and later steps read the corrected one. The result must be linear in x, past, z and the model's outputs: then the same code is the plain loop on arrays (the oracle) and, on
-unit vectors, the coefficient table. Branch on step indices or options only, never on array values. Keyword-only arguments are the
-options of the solver: `dpmpp_2m(form="taylor")` is another step.
+has the output there, returns (next, corrected), and later steps read the corrected one (`past.inputs` has those that the outputs
+were made at). The result must be linear in x, past, z and the
+model's outputs: then the same code is the plain loop on arrays (the oracle) and, on unit vectors, the coefficient table. Branch on step
+indices or options only, never on array values. Keyword-only arguments are the options of the solver: `dpmpp_2m(form="taylor")` is another
+step.
 """
 
 import dataclasses
@@ -35,7 +37,8 @@ class Step:
 
     kind: prediction that `model` returns inside the formula, a name or a function (path, t) -> (a, b) of the linear form. order: of
     accuracy (weak order if stochastic). past: number of earlier outputs it reads (the first call of each earlier interval). states:
-    number of earlier states it reads. noises: draws per step, entering at its last updates in order;
+    number of earlier states it reads. inputs: number of past outputs of which it also reads the state they were made at. assumed: for the
+    first interval only, (path, t, kind) -> c: the output is taken to be c x, in any kind, and costs no call. noises: draws per step, entering at its last updates in order;
     with `churn` the first one enters before the first call (saved states and hooks then see the state after it). start: the steps of
     the first intervals, lowest order first (they serve `lower_order_final` too). to_zero: the step into sigma = 0. from_noise: the
     step out of alpha = 0. rule: (n, lower_order_final) -> the steps of n intervals, where orders 1, 2, .. at the start won't do.
@@ -47,6 +50,8 @@ class Step:
     order: int
     past: int = 0
     states: int = 0
+    inputs: int = 0
+    assumed: "Callable | None" = None
     noises: int = 0
     churn: bool = False
     start: tuple["Step", ...] = ()
@@ -63,6 +68,8 @@ class Step:
             raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
         if self.start and len(self.start) < self.past:
             raise ValueError(f"{self.name} reads {self.past} past outputs: it needs as many start steps")
+        if self.assumed is not None and self.noises:
+            raise ValueError(f"{self.name} assumes its output, so it makes no call: it cannot draw noise")
 
     @property
     def stochastic(self) -> bool:
@@ -112,13 +119,14 @@ class Step:
 
 
 class Past(tuple):
-    """Model outputs of earlier intervals, newest first; `x`: the states at the starts of these intervals."""
+    """Model outputs of earlier intervals, newest first; `x`: the states at the starts of these intervals, `inputs`: before correction."""
 
     x: tuple
+    inputs: tuple
 
-    def __new__(cls, outputs: Any, states: Any = ()):
+    def __new__(cls, outputs: Any, states: Any = (), inputs: Any = ()):
         made = super().__new__(cls, outputs)
-        made.x = tuple(states)
+        made.x, made.inputs = tuple(states), tuple(inputs)
         return made
 
 
@@ -161,6 +169,16 @@ def variants(build: Callable[..., Step]) -> Step:
     return variant({})
 
 
+def ramp(name: str, formula: Callable, order: int, *, highest: int = 4, **rules: Any) -> Step:
+    """A multistep solver that starts itself: orders 1 .. `order` of one formula, which uses as many past outputs as it is given."""
+    if order not in range(1, highest + 1):
+        raise ValueError(f"{name} has orders 1 to {highest}, got {order!r}")
+    steps: list[Step] = []
+    for p in range(1, order + 1):
+        steps.append(Step(formula, name, order=p, past=p - 1, start=tuple(steps), **rules))
+    return steps[-1]
+
+
 def _reference(function: Callable) -> str:
     """The paper that the docstring cites in [brackets]."""
     doc = " ".join((function.__doc__ or "").split())
@@ -187,7 +205,9 @@ def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[St
     else:
         raise TypeError(f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name")
     for i, s in enumerate(steps):
-        if max(s.past, s.states) > i:
+        if max(s.past, s.states, s.inputs) > i:
             what = f"{s.past} past outputs" if s.past >= s.states else f"{s.states} past states"
             raise ValueError(f"{s.name} at interval {i} reads {what} but only {i} intervals came before; start with lower orders")
+        if s.assumed is not None and i > 0:
+            raise ValueError(f"{s.name} at interval {i} assumes its output: only the first interval may")
     return steps

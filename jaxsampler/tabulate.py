@@ -7,6 +7,7 @@ into `start`. Registers follow from what steps declare, never from numeric zeros
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,18 +25,20 @@ MAX_CALLS = 16  # per step; only sizes the unit vectors
 
 
 def basis_size(step: Step) -> int:
-    """Number of values that a step may combine: x, past outputs, past states, draws, outputs."""
-    return 1 + step.past + step.states + step.noises + MAX_CALLS
+    """Number of values that a step may combine: x, past outputs, past states, inputs of past outputs, draws, outputs."""
+    return 1 + step.past + step.states + step.inputs + step.noises + MAX_CALLS
 
 
 def unit_run(step: Step, path: Any, ts: Any, basis: list) -> tuple[list, list, Any, Any]:
-    """Run a step on `basis` = [x, past.., states.., z.., outputs..]: inputs and times of its calls, result, corrected state."""
+    """Run a step on `basis` = [x, past.., states.., inputs.., z.., outputs..]: inputs and times of its calls, result, corrected state."""
     inputs, times = [], []
-    cuts = np.cumsum([1, step.past, step.states, step.noises])
-    past = Past(basis[cuts[0] : cuts[1]], basis[cuts[1] : cuts[2]])
-    zs, outputs = tuple(basis[cuts[2] : cuts[3]]), basis[cuts[3] :]
+    cuts = np.cumsum([1, step.past, step.states, step.inputs, step.noises])
+    past = Past(*(basis[a:b] for a, b in itertools.pairwise(cuts[:4])))
+    zs, outputs = tuple(basis[cuts[3] : cuts[4]]), basis[cuts[4] :]
 
     def model(x, t):
+        if step.assumed is not None:
+            return step.assumed(path, t, step.kind) * x
         if len(inputs) == MAX_CALLS:
             raise ValueError(f"{step.name} calls the model more than {MAX_CALLS} times in one step; split it into several steps")
         inputs.append(x)
@@ -162,12 +165,15 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
         before = int(step.noises > 0 and (step.churn or not calls))  # draws that enter before the first call
         if step.noises - before > calls:
             raise ValueError(f"{step.name} declares {step.noises} noises for {calls} model calls: one draw per row")
-        z_at = 1 + step.past + step.states
+        z_at = 1 + step.past + step.states + step.inputs
         m_at = z_at + step.noises
 
         past = []  # each past output as {value: weight}, in the kind that this step works in
-        for p in (first[i - 1 - j] for j in range(step.past)):
-            if rows[p].kind == step.kind:
+        for k in range(i - 1, i - 1 - step.past, -1):
+            p, assumed = first[k], steps[k].assumed
+            if assumed is not None:
+                past.append({value: w * assumed(path, grid[k], step.kind) for value, w in origins[k].items()})
+            elif rows[p].kind == step.kind:
                 past.append({("m", p): 1.0})
             else:
                 u, w = weights(path, rows[p].t, rows[p].kind, step.kind)
@@ -176,6 +182,8 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
             if state is None:
                 raise ValueError(f"{step.name} at interval {i} reads a state that is not kept: that of a step with churn or without a call")
             past.append(state)
+        for k in range(i - 1, i - 1 - step.inputs, -1):
+            past.append({("x", first[k]): 1.0} if steps[k].assumed is None else origins[k])
         for value in (v for terms in past for v in terms):
             last_use[value] = f + calls - 1
 
@@ -188,6 +196,10 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
             return out | {("m", f + c): vector[m_at + c] for c in range(calls)}
 
         entry = inputs[0] if calls else result
+        if step.assumed is not None:  # an interval without a call: x_T is known from the state at its end
+            start = [entry[0], 0.0]
+            origins.append({("x", 0): 1 / entry[0]})
+            continue
         if entry is not basis[0]:  # what precedes the first call belongs to the row before
             noise = entry[z_at] if step.noises else 0.0
             if not rows:
@@ -227,6 +239,8 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
         whole = calls > 0 and entry is basis[0]
         if corrected is not basis[0] and not whole:
             raise ValueError(f"{step.name} corrects its state: its first call must be at that state")
+        if not whole and f == 0 and i > 0:
+            raise ValueError(f"{step.name} changes the state before its first call, so it cannot follow a step that assumes its output")
         origins.append({("x", f): corrected[0]} | registers(corrected, calls) if whole else None)
         if not rows:
             raise ValueError(f"{step.name} makes no model call, so it cannot come first")
