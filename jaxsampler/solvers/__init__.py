@@ -22,6 +22,7 @@ from .exponential_sde import dpmpp_2m_sde as dpmpp_2m_sde
 from .exponential_sde import dpmpp_3m_sde as dpmpp_3m_sde
 from .exponential_sde import dpmpp_sde_1 as dpmpp_sde_1
 from .exponential_sde import mr_sde as mr_sde
+from .langevin import score_sde as score_sde
 from .mr_published import mr_published as mr_published
 from .predictor_corrector import unipc as unipc
 from .singlestep import dpm_2 as dpm_2

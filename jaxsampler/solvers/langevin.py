@@ -1,0 +1,215 @@
+r"""Predictor-corrector sampling of Score-SDE: one step of the reverse SDE, then (here: before it) Langevin steps at fixed time.
+
+The forward process over an interval is x_t = F x_s + sqrt(v) z with F = alpha_t/alpha_s and v = sigma_t^2 - F^2 sigma_s^2, whatever its
+length, so on any grid, with c = 1 for the SDE and c = 1/2 without noise for the flow, the predictors x_t -> x_s are
+
+    reverse_diffusion   (2 - F) x + c v score                       + sqrt(v) z
+    ancestral           (x + v score)/F                             + sqrt(v) sigma_s/sigma_t z         (q(x_s | x_t, x_0))
+    euler_maruyama      x - (f x - c g^2 score) (t - s)             + g sqrt(t - s) z                   f, g at t
+
+and the correctors, which leave the law of x_t as it is but for their step size, are
+
+    x + step score + sqrt(2 step) z,     step = 2 F^2 (snr |z|/|score|)^2  ("langevin")   or   2 F^2 (snr sigma_t)^2  ("ald")
+
+Why the norms matter: a step that depends on x itself samples not p but, up to the step's own noise, p/step, that is p |score|^2. Averaged
+over a batch the norms are constants and the tilt is gone; over one sample of many dimensions they nearly are.
+
+References: Song et al. 2021b (alg. 2-5, app. F, G); Song & Ermon 2019 (annealed Langevin dynamics).
+"""
+
+import difflib
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..numerics import cast, is_traced, namespace, normal, on_host
+from ..paths import VE, VP, Path, SubVP
+from ..predictions import Denoiser
+from .ancestral import variance
+
+PREDICTORS = ("reverse_diffusion", "ancestral", "euler_maruyama", "none")
+CORRECTORS = ("langevin", "ald", "none")
+
+
+class Rows(NamedTuple):
+    """x - mu <- A (x - mu) + (B + L ratio^2) score + (C + sqrt(2 L) ratio) z, with ratio = |z|/|score|; all are [rows]."""
+
+    t: Any
+    A: Any
+    B: Any
+    L: Any
+    C: Any
+    index: Any
+    end: Any
+
+
+class _Kernel(NamedTuple):
+    """The forward process over each interval: now, length, F, v, sigma_s/sigma_t; all are [n]."""
+
+    t: Any
+    length: Any
+    F: Any
+    v: Any
+    shrink: Any
+
+
+class score_sde(eqx.Module):
+    """A `js.Solver`: at each grid time `n_corrector` Langevin steps, then one predictor step to the next time [Song et al. 2021b].
+
+    predictor: reverse_diffusion, ancestral, euler_maruyama or none; corrector: langevin, ald or none. probability_flow: the predictor
+    steps along the flow, without noise. snr: size of the Langevin steps. denoise: return the mean of the last predictor step, without
+    its noise. With predictor "none" the correctors run at the time that an interval arrives at: annealed Langevin dynamics, where
+    `corrector="ald"` with snr = sqrt(eps/2)/(sqrt(2) sigma_L) takes the steps eps sigma^2/sigma_L^2 of Song & Ermon.
+    batch_axis: None takes the norms of all of x, which is one sample (`jax.vmap` for more) or a batch of them treated as one; an
+    axis averages the norms of its samples, as published. noise: draws [rows, *x.shape] in order of use, instead of the key's.
+    published: the released code on its grid np.linspace(1, eps, N): N steps, one at each grid time, of nominal length 1/N, with the
+    discrete tables of VP, sub-VP and VE at index int(t (N - 1)), and the forward variance as that of VP's ancestral steps.
+    """
+
+    predictor: str = eqx.field(static=True, default="reverse_diffusion")
+    corrector: str = eqx.field(static=True, default="langevin")
+    snr: Any = 0.16
+    n_corrector: int = eqx.field(static=True, default=1)
+    probability_flow: bool = eqx.field(static=True, default=False)
+    denoise: bool = eqx.field(static=True, default=True)
+    batch_axis: int | None = eqx.field(static=True, default=None)
+    published: bool = eqx.field(static=True, default=False)
+    noise: PyTree | None = None
+
+    def __check_init__(self):
+        for what, value, valid in (("predictor", self.predictor, PREDICTORS), ("corrector", self.corrector, CORRECTORS)):
+            if value not in valid:
+                near = difflib.get_close_matches(str(value), valid, 1)
+                raise ValueError(f"unknown {what} {value!r}; {f'did you mean {near[0]!r}?' if near else 'valid: ' + ', '.join(valid)}")
+        if self.predictor == self.corrector == "none":
+            raise ValueError("predictor and corrector are both none: nothing would move the samples")
+        if self.probability_flow and self.predictor in ("ancestral", "none"):
+            raise ValueError(f"probability_flow=True needs predictor reverse_diffusion or euler_maruyama, not {self.predictor}; see ddim")
+        if self.n_corrector < 1:
+            raise ValueError(
+                f"n_corrector counts Langevin steps per grid time, at least 1; got {self.n_corrector}; corrector='none' has none"
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise."""
+        return not (self.probability_flow and self.corrector == "none")
+
+    def rows(self, path: Path, grid: Any) -> Rows:
+        """One row per call: the correctors of each interval, then its predictor."""
+        if is_traced(grid, self.snr):
+            return self._rows(path, grid)
+        with on_host():
+            rows = self._rows(path, np.asarray(grid, np.float64))
+        bad = ~np.all([np.isfinite(c) for c in rows[:5]], axis=0)
+        if np.any(bad):
+            raise ValueError(
+                f"{self.predictor}+{self.corrector} is singular at t={rows.t[np.argmax(bad)]:g}: end or start the grid before it"
+            )
+        return rows
+
+    def _rows(self, path: Path, grid: Any) -> Rows:
+        t, s = grid[:-1], grid[1:]
+        xp = namespace(grid, self.snr)
+        if self.published:
+            kernel, arrival = self._published(path, grid), np.append(grid[1:], 0.0)  # N steps of 1/N from t = 1
+        else:
+            kernel = _Kernel(t, t - s, path.alpha(t) / path.alpha(s), variance(path, t, s), path.sigma(s) / path.sigma(t))
+            arrival = s
+        at = arrival if self.predictor == "none" and not self.published else kernel.t
+        zero, one = 0.0 * at, 0.0 * at + 1.0
+
+        columns = []
+        if self.corrector != "none":
+            step = 2 * kernel.F**2 * (self.snr * (path.sigma(at) if self.corrector == "ald" else 1.0)) ** 2
+            fixed = (one, step, zero, xp.sqrt(2 * step)) if self.corrector == "ald" else (one, zero, step, zero)
+            columns += [(at, *fixed, np.nan * one)] * self.n_corrector
+        if self.predictor != "none":
+            A, B, C = self._predict(path, kernel)
+            if self.denoise:
+                C = C * np.append(np.ones(len(C) - 1), 0.0)
+            columns.append((at, A, B, zero, C, zero))
+        columns[-1] = (*columns[-1][:-1], arrival)
+        t, A, B, L, C, end = (xp.stack([xp.asarray(column[i]) for column in columns], -1).reshape(-1) for i in range(6))
+        return Rows(t, A, B, L, C, np.arange(len(t)), end)
+
+    def _predict(self, path: Path, kernel: _Kernel) -> tuple[Any, Any, Any]:
+        """A, B, C of the predictor's rows."""
+        t, length, F, v, shrink = kernel
+        xp = namespace(t, F)
+        c, noisy = (0.5, 0.0) if self.probability_flow else (1.0, 1.0)
+        if self.predictor == "ancestral":
+            return 1 / F, v / F, shrink * xp.sqrt(v)
+        if self.predictor == "reverse_diffusion" and not (self.published and isinstance(path, SubVP)):
+            return 2 - F, c * v, noisy * xp.sqrt(v)
+        f = path.alpha_dot(t) / path.alpha(t)
+        g2 = 2 * path.sigma(t) * (path.sigma_dot(t) - f * path.sigma(t))
+        return 1 - length * f, length * c * g2, noisy * xp.sqrt(g2 * length)
+
+    def _published(self, path: Path, grid: Any) -> _Kernel:
+        """The kernels of the released code at N = len(grid) times."""
+        N = len(grid)
+        if type(path) not in (VP, SubVP, VE):
+            raise TypeError(f"published=True is the released code on its paths VP, SubVP and VE, not {type(path).__name__}")
+        if is_traced(grid) or not np.allclose(grid, np.linspace(1.0, grid[-1], N), atol=1e-9):
+            raise ValueError("published=True needs the released code's grid, np.linspace(1, eps, N) for N steps")
+        k, length = (grid * (N - 1)).astype(int), np.full(N, 1 / N)
+        if isinstance(path, VE):
+            level = np.exp(np.linspace(np.log(path.sigma_min), np.log(path.sigma_max), N))
+            now, below = level[k], np.append(0.0, level)[k]
+            return _Kernel(grid, length, np.ones(N), now**2 - below**2, below / now)
+        if isinstance(path, SubVP) and self.predictor == "ancestral":
+            raise ValueError("the released code has no ancestral sampling on sub-VP; published=False has")
+        if N <= path.beta_max and (self.corrector != "none" or self.predictor in ("reverse_diffusion", "ancestral")):
+            raise ValueError(
+                f"published=True needs more than beta_max = {path.beta_max:g} steps, got {N}: its beta_max/N is a variance below 1"
+            )
+        beta = np.linspace(path.beta_min / N, path.beta_max / N, N)[k]
+        return _Kernel(grid, length, np.sqrt(1 - beta), beta, np.ones(N))
+
+    def init(self, x: PyTree, rows: Rows) -> tuple:
+        """(x,)."""
+        if self.noise is not None:
+            for z, a in zip(jax.tree.leaves(self.noise), jax.tree.leaves(x), strict=True):
+                if jnp.shape(z)[1:] != jnp.shape(a) or len(z) < len(rows.t):
+                    raise ValueError(f"noise must have shape {[len(rows.t), *jnp.shape(a)]}, one draw per row; got {list(jnp.shape(z))}")
+        return (x,)
+
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Any) -> tuple:
+        """One Langevin or predictor step."""
+        (x,) = state
+        score, y = model(x, row.t, kind="score"), model.path.centred(x)
+        B, C = row.B, row.C
+        if not self.stochastic:
+            z = jax.tree.map(jnp.zeros_like, y)
+        elif self.noise is not None:
+            z = jax.tree.map(lambda draws, a: jnp.asarray(draws)[row.index].astype(a.dtype), self.noise, y)
+        elif key is None:
+            raise ValueError("this solver draws noise: pass key=jax.random.key(seed)")
+        else:
+            z = normal(key, y)
+        if self.corrector == "langevin":
+            pull = _norm(score, self.batch_axis)
+            ratio = jnp.where(pull > 0, _norm(z, self.batch_axis) / jnp.where(pull > 0, pull, 1), 0)
+            B, C, L = (cast(v, ratio) for v in (B, C, row.L))
+            B, C = B + L * ratio**2, C + jnp.sqrt(2 * L) * ratio
+        new = jax.tree.map(lambda a, g, e: cast(row.A, a) * a + cast(B, a) * g + cast(C, a) * e, y, score, z)
+        return (model.path.uncentred(new),)
+
+    def final(self, state: tuple) -> PyTree:
+        """The sample."""
+        return state[0]
+
+
+def _norm(x: PyTree, axis: int | None) -> Any:
+    """Euclidean norm over all leaves; the mean over `axis` of those of its entries if it is given."""
+
+    def square(a):
+        others = None if axis is None else tuple(i for i in range(a.ndim) if i != axis % a.ndim)
+        return jnp.sum(a.astype(np.promote_types(a.dtype, np.float32)) ** 2, axis=others)
+
+    return jnp.mean(jnp.sqrt(sum(square(a) for a in jax.tree.leaves(x))))
