@@ -10,6 +10,7 @@ Two of these determine (x_0, eps), hence any third: one 2x2 solve converts any k
 kind is two numbers, the kind a solver wants from a row is data, not code.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -72,18 +73,24 @@ def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: K
     return path.uncentred(out) if isinstance(target, str) and target == "data" else out
 
 
+def _opened(net: Callable) -> Callable:
+    """functools.partial as a pytree of its arguments: weights and conditioning bound by it are leaves, which gradients reach."""
+    return eqx.Partial(_opened(net.func), *net.args, **net.keywords) if type(net) is functools.partial else net
+
+
 class Denoiser(eqx.Module):
     """A network with the path it was trained on and the kind of prediction that it makes.
 
-    `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x (float32 at least). Conditioning is closed over
-    (`functools.partial`) or is a leaf of an equinox network; what differs from step to step comes as a third argument (`per_step` of
-    `run`). The network may compute in another float precision; its output is cast to the dtype of x.
+    `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x (float32 at least). Weights and conditioning are leaves of the
+    network (a pytree, as equinox and Flax NNX modules are), bound by `functools.partial(apply, params)`, or closed over; what differs
+    from step to step comes as a third argument (`per_step` of `run`). The network may compute in another float precision; its output
+    is cast to the dtype of x.
 
     A system of diffusions is one network with a path per part: x is a dict, `path` a dict of paths with the same names, and `net` gets a
     dict of times.
     """
 
-    net: Callable
+    net: Callable = eqx.field(converter=_opened)
     path: Path | dict[str, Path]
     kind: str = eqx.field(static=True)
 
