@@ -3,9 +3,11 @@ r"""Time grids: plain arrays of n+1 decreasing times for n intervals.
 A grid of your own is any decreasing array within [0, t_max]; nothing here is special. Grids in terms of lam = log(alpha/sigma) or
 rho = sigma/alpha are mapped to times by the path. All return numpy float64. Default: `default(path, n)`.
 
-References: DPM-Solver (log_snr, quadratic) [Lu et al. 2022]; Karras et al. 2022, eq. 5; Lin et al. 2024 (leading, trailing).
+References: DPM-Solver (log_snr, quadratic) [Lu et al. 2022]; Karras et al. 2022, eq. 5; Lin et al. 2024 (leading, trailing); Sabour et
+al. 2024 (ays); Crowson 2022, k-diffusion (polyexponential).
 """
 
+import difflib
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,15 +47,28 @@ def uniform(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None
     return np.linspace(*_ends(path, t_max, t_min), _count(n) + 1)
 
 
-def log_snr(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
-    """Equal steps in lam."""
+def _in_lam(path: Path, short: Any, name: str, t_max: Real | None, t_min: Real | None) -> Grid:
+    """Times at which lam is short of its last value by these shares, 1 to 0, of its range."""
     ends = _ends(path, t_max, t_min)
     with on_host():
         lam = np.asarray([path.lam(ends[0]), path.lam(ends[1])], np.float64)
     if not np.all(np.isfinite(lam)):
-        raise ValueError(f"log_snr needs finite lam at both ends, got {lam[0]} at t={ends[0]}, {lam[1]} at t={ends[1]}; pass t_max, t_min")
+        raise ValueError(f"{name} needs finite lam at both ends, got {lam[0]} at t={ends[0]}, {lam[1]} at t={ends[1]}; pass t_max, t_min")
     with on_host():
-        return _pinned(path.time(np.linspace(lam[0], lam[1], _count(n) + 1)), ends)
+        return _pinned(path.time(lam[1] - short * (lam[1] - lam[0])), ends)
+
+
+def log_snr(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
+    """Equal steps in lam."""
+    return _in_lam(path, np.linspace(1, 0, _count(n) + 1), "log_snr", t_max, t_min)
+
+
+def polyexponential(path: Path, n: int, rho: Real = 1.0, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
+    """lam falls short of its last value by u^rho of the whole range, u from 1 to 0 in equal steps [Crowson 2022, k-diffusion].
+
+    rho = 1 is `log_snr`, k-diffusion's "exponential"; a larger one takes shorter steps near the data.
+    """
+    return _in_lam(path, np.linspace(1, 0, _count(n) + 1) ** rho, "polyexponential", t_max, t_min)
 
 
 def karras(path: Path, n: int, rho: Real = 7.0, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
@@ -80,9 +95,13 @@ def cosine(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None 
     return _pinned(low + (high - low) * (1 + np.cos(np.linspace(0, np.pi, _count(n) + 1))) / 2, (high, low))
 
 
-def _discrete(N: int, index: Any) -> Grid:
-    """Times of training indices, then t = 0 (alpha = 1), which no index has."""
-    return np.append((np.asarray(index, np.float64) + 1) / N, 0.0)
+def _discrete(N: int, index: Any, final: str = "zero") -> Grid:
+    """Times of training indices, then the end: t = 0 (alpha = 1), which no index has, or the first index."""
+    if final not in ("zero", "first"):
+        raise ValueError(f"unknown final {final!r}; valid: zero (t = 0, alpha = 1), first (t = 1/N, the first noise level)")
+    times = (np.asarray(index, np.float64) + 1) / N
+    end = 0.0 if final == "zero" else 1 / N
+    return times if times[-1] == end and len(times) > 1 else np.append(times, end)
 
 
 def _training_steps(path: Path, n: int) -> int:
@@ -93,22 +112,64 @@ def _training_steps(path: Path, n: int) -> int:
     return len(path.alphas_cumprod)
 
 
-def leading(path: Path, n: int, offset: int = 0) -> Grid:
-    """Indices (n-1-i) (N//n) + offset, then 0; starts below the last training index."""
+def leading(path: Path, n: int, offset: int = 0, final: str = "zero") -> Grid:
+    """Indices (n-1-i) (N//n) + offset, then t = 0; starts below the last training index. Stable Diffusion has offset 1, final="first".
+
+    final: "zero" ends at t = 0, where alpha = 1; "first" at the first noise level, t = 1/N (diffusers' set_alpha_to_one=False); a grid
+    whose last index is the first level already then has one interval less, for the last call would not move the state.
+    """
     N = _training_steps(path, n)
-    return _discrete(N, np.arange(n)[::-1] * (N // n) + offset)
+    return _discrete(N, np.arange(n)[::-1] * (N // n) + offset, final)
 
 
-def trailing(path: Path, n: int) -> Grid:
-    """Indices round(N - i N/n) - 1, then 0."""
+def trailing(path: Path, n: int, final: str = "zero") -> Grid:
+    """Indices round(N - i N/n) - 1, then t = 0 (or the first level: see `leading`); starts at the last one [Lin et al. 2024]."""
     N = _training_steps(path, n)
-    return _discrete(N, np.round(N - np.arange(n) * N / n) - 1)
+    return _discrete(N, np.round(N - np.arange(n) * N / n) - 1, final)
 
 
-def linspace(path: Path, n: int) -> Grid:
-    """Indices round(linspace(0, N-1, n)) from the last, then 0."""
+def linspace(path: Path, n: int, final: str = "zero") -> Grid:
+    """Indices round(linspace(0, N-1, n)) from the last, then t = 0 (or the first level: see `leading`)."""
     N = _training_steps(path, n)
-    return _discrete(N, np.round(np.linspace(0, N - 1, n))[::-1])
+    return _discrete(N, np.round(np.linspace(0, N - 1, n))[::-1], final)
+
+
+AYS = {  # training indices (of 1000, scaled-linear), sigma/alpha at 10 steps
+    "sd15": (
+        (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
+        (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
+    ),
+    "sdxl": (
+        (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
+        (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.38, 0.234, 0.113),
+    ),
+    "svd": ((), (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)),
+}
+
+
+def ays(path: Path, n: int, table: str = "sd15") -> Grid:
+    """ "Align Your Steps" [Sabour et al. 2024]: noise levels optimised for a model family ("sd15", "sdxl", "svd"), then t = 0.
+
+    Ten steps are published; for other n, log(sigma/alpha) is interpolated over the index. Where ten published training indices are those
+    levels (a DiscreteVP path as Stable Diffusion's), the times are those of the indices, so that network labels are whole numbers.
+    """
+    if table not in AYS:
+        near = difflib.get_close_matches(table, AYS, 1)
+        raise ValueError(f"unknown table {table!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(AYS)}"))
+    index, levels = AYS[table]
+    if index and _count(n) == len(index) and isinstance(path, DiscreteVP):
+        times = _discrete(1000, index)
+        if np.allclose(path.rho(times[:-1]), levels, rtol=0.02):
+            return times
+    levels = np.exp(np.interp(np.linspace(0, 1, _count(n)), np.linspace(0, 1, len(levels)), np.log(levels)))
+    with on_host():
+        highest = float(path.rho(path.t_max))
+        times = np.minimum(path.time(-np.log(levels)), path.t_max)
+    if levels[0] > 1.001 * highest:
+        raise ValueError(
+            f"table {table!r} starts at sigma/alpha = {levels[0]:g}, this path ends at {highest:g}; choose the path of its models"
+        )
+    return append_zero(times)
 
 
 def append_zero(grid: Any) -> Grid:

@@ -142,6 +142,11 @@ class Path(eqx.Module):
         raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
 
     @property
+    def knots(self) -> Any:
+        """Rising times at which the speed of the schedule jumps (tables): quadrature over t splits there. None by default."""
+        return np.empty(0)
+
+    @property
     def prior_std(self) -> float:
         """Standard deviation of x at t_max - mu, as samplers draw it."""
         with on_host():

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .numerics import namespace
+from .discrete import label
+from .numerics import Real, namespace
 from .paths import Path, VariancePreserving, divide
 
 
@@ -41,8 +42,8 @@ def _segment_slope(t: Any, knots: Any, values: Any) -> Any:
 class DiscreteVP(VariancePreserving):
     r"""A discrete-time schedule of N noise levels made continuous: knots t_n = (n+1)/N, log alpha linear in between, alpha(0) = 1.
 
-    Between knots this is the convention of DPM-Solver [Lu et al. 2022, app. D]. `network_time(t)` = N t - 1 is the (real-valued)
-    index that a discrete-time network was trained with; pass it on in your network's wrapper.
+    Between knots this is the convention of DPM-Solver [Lu et al. 2022, app. D]. Networks trained with it take the index n, or some other
+    label: `js.discrete(net, path, kind)` makes the Denoiser.
     """
 
     alphas_cumprod: tuple[float, ...] = eqx.field(static=True, converter=lambda a: tuple(float(v) for v in a))
@@ -67,17 +68,44 @@ class DiscreteVP(VariancePreserving):
         """sqrt(beta) linear in the index, as Stable Diffusion uses [Rombach et al. 2022]."""
         return DiscreteVP.from_betas(np.linspace(beta_start**0.5, beta_end**0.5, T) ** 2)
 
+    @staticmethod
+    def cosine(T: int = 1000, max_beta: float = 0.999, s: float = 0.008) -> "DiscreteVP":
+        """alpha^2 = cos^2(pi/2 (t+s)/(1+s)) at t = n/T, with betas clipped at max_beta [Nichol & Dhariwal 2021, eq. 17]."""
+        alpha = np.cos((np.arange(T + 1) / T + s) / (1 + s) * math.pi / 2)
+        return DiscreteVP.from_betas(np.minimum(1 - (alpha[1:] / alpha[:-1]) ** 2, max_beta))
+
+    def zero_terminal_snr(self) -> "DiscreteVP":
+        """The schedule with alpha shifted and scaled so that the last level is pure noise, the first as it was [Lin et al. 2024, alg. 1].
+
+        Noise predictions say nothing there (the network must predict "v" or "data"), and the grid must start at it (`grids.trailing`).
+        """
+        alpha = np.sqrt(self.alphas_cumprod)
+        return DiscreteVP(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2)
+
+    def clipped(self, lam_min: Real = -5.1) -> "DiscreteVP":
+        """The levels with lam >= lam_min, as DPM-Solver's code keeps of cosine schedules [Lu et al. 2022, released code].
+
+        The N' levels that remain have t = (n+1)/N', so t = 1 is the last of them and `network_time` still their training index. The
+        released code keeps 1000 labels per unit of t (`scale=1000`), which tells the network of a wrong index once levels are dropped.
+        """
+        kept = np.asarray(self.alphas_cumprod)
+        return DiscreteVP(kept[kept / (1 - kept) >= math.exp(2 * lam_min)])
+
     @property
     def t_min(self):
         return 1 / len(self.alphas_cumprod)
 
     @property
+    def knots(self):
+        return self._table[0]
+
+    @property
     def _table(self):
         return _discrete_table(self.alphas_cumprod)
 
-    def network_time(self, t: Any) -> Any:
-        """N t - 1: 0 at the first noise level, N - 1 at the last."""
-        return len(self.alphas_cumprod) * t - 1
+    def network_time(self, t: Any, convention: str = "index", scale: Real | None = None) -> Any:
+        """The label of time t for a discrete-time network: N t - 1 by default, 0 at the first level and below; see `js.discrete`."""
+        return label(t, convention, len(self.alphas_cumprod), scale)
 
     def log_alpha(self, t):
         return -interpolate(t, *self._table)
@@ -135,6 +163,10 @@ class MeanReverting(Path):
     @property
     def t_max(self):
         return float(self.T)
+
+    @property
+    def knots(self):
+        return self._table[0]
 
     @property
     def _table(self):

@@ -5,6 +5,9 @@ from .ancestral import ddpm as ddpm
 from .ancestral import posterior as posterior
 from .catalogue import by_name as by_name
 from .catalogue import catalogue as catalogue
+from .deis import deis as deis
+from .deis import deis_rho as deis_rho
+from .deis import lms as lms
 from .edm import churn as churn
 from .edm import edm as edm
 from .edm import rk_rho as rk_rho
@@ -22,10 +25,14 @@ from .exponential_sde import dpmpp_2m_sde as dpmpp_2m_sde
 from .exponential_sde import dpmpp_3m_sde as dpmpp_3m_sde
 from .exponential_sde import dpmpp_sde_1 as dpmpp_sde_1
 from .exponential_sde import mr_sde as mr_sde
+from .ipndm import ipndm as ipndm
 from .langevin import score_sde as score_sde
 from .mr_published import mr_published as mr_published
+from .pndm import plms as plms
+from .pndm import pndm as pndm
 from .predictor_corrector import unipc as unipc
 from .singlestep import dpm_2 as dpm_2
 from .singlestep import dpm_3 as dpm_3
 from .singlestep import dpmpp_2s as dpmpp_2s
 from .singlestep import dpmpp_3s as dpmpp_3s
+from .strided import strided as strided
