@@ -2,13 +2,21 @@ r"""Single-step exponential integrators: DPM-Solver-2/3 and DPM-Solver++(2S/3S),
 
 The slopes of `exponential.taylor` come from calls at inner points lam_t + r h of the step. Notation as there.
 
-References: Lu et al. 2022a, alg. 1, 2 (and the general r of app. D); Lu et al. 2022b, alg. 1.
+A step of order k costs k calls, so a budget of calls is spent on steps of mixed orders: `singlestep` ("DPM-Solver-fast") and
+`singlestep_fixed` return the grid and its steps, for `js.sample(.., grid=grid, solver=steps)`.
+
+References: Lu et al. 2022a, alg. 1, 2 (and the general r of app. D; DPM-Solver-fast), and its released code; Lu et al. 2022b, alg. 1.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from ..grids import Grid, log_snr
+from ..numerics import on_host
 from ..paths import Path
-from ..steps import step
+from ..steps import Step, step
 from .exponential import _checked, dpm_1, dpmpp_1, taylor
 
 
@@ -58,3 +66,74 @@ def dpmpp_3s(path, ts, x, past, model, z, *, r1: Any = 1 / 3, r2: Any = 2 / 3, f
 def dpm_3(path, ts, x, past, model, z, *, r1: Any = 1 / 3, r2: Any = 2 / 3, form: str = "dpmsolver"):
     """DPM-Solver-3 [Lu et al. 2022a, alg. 2]."""
     return _third(path, ts, x, model, "noise", r1, r2, form)
+
+
+SINGLESTEP = {"noise": (dpm_1, dpm_2, dpm_3), "data": (dpmpp_1, dpmpp_2s, dpmpp_3s)}
+
+
+def _steps(path: Path, outer: Grid, orders: list[int], kind: str, grid: Callable, form: str, published: bool) -> list[Step]:
+    """One step per interval, of these orders; as published, its inner nodes follow `grid` inside the interval."""
+    family = [single if k == 0 else single(form=form) for k, single in enumerate(SINGLESTEP[kind])]
+    if not published:
+        return [family[k - 1] for k in orders]
+    steps = []
+    for t, s, k in zip(outer[:-1], outer[1:], orders, strict=True):
+        with on_host():
+            lam = np.asarray(path.lam(grid(path, k, t_max=float(t), t_min=float(s))), np.float64)
+        r = (lam[1:-1] - lam[0]) / (lam[-1] - lam[0])
+        steps.append(family[k - 1](**dict(zip(("r",) if k == 2 else ("r1", "r2"), r.tolist(), strict=False))))
+    return steps
+
+
+def _budget(nfe: int, order: int, kind: str, form: str) -> None:
+    if kind not in SINGLESTEP:
+        raise ValueError(f"single-step solvers work on data or noise, not {kind!r}")
+    if order not in (1, 2, 3):
+        raise ValueError(f"single-step solvers have order 1, 2 or 3, got {order}")
+    if nfe < 1:
+        raise ValueError(f"nfe counts network calls, at least one; got {nfe}")
+    _checked(form)
+
+
+def singlestep(
+    path: Path,
+    nfe: int,
+    order: int = 3,
+    *,
+    kind: str = "noise",
+    grid: Callable[..., Grid] = log_snr,
+    form: str = "dpmsolver",
+    published: bool = False,
+) -> tuple[Grid, list[Step]]:
+    """(grid, steps) of exactly `nfe` calls: steps of `order`, then lower ones for what is left [Lu et al. 2022a, DPM-Solver-fast].
+
+    Order 3 ends with orders (2, 1), (1) or (2) as nfe mod 3 is 0, 1 or 2; order 2 with a first-order step if nfe is odd. grid: a function
+    (path, n) such as `js.grids.uniform`. `log_snr` (also inside `functools.partial`) is divided into equal steps whatever their orders,
+    as published; of another grid with nfe intervals a step of order k takes k. On `js.EDM` and `log_snr` with kind="noise" this is
+    k-diffusion's `dpm_fast`. published: the inner nodes follow `grid` within each step (it must take t_max=, t_min=) instead of lying at
+    1/2 or 1/3, 2/3 in lam; off `log_snr` that loses the third order of form "dpmsolver".
+    """
+    _budget(nfe, order, kind, form)
+    tail = {(2, 1): [1], (3, 0): [2, 1], (3, 1): [1], (3, 2): [2]}.get((order, nfe % order), [])
+    orders = [order] * ((nfe - sum(tail)) // order) + tail
+    equal = getattr(grid, "func", grid) is log_snr
+    outer = grid(path, len(orders)) if equal else np.asarray(grid(path, nfe))[np.cumsum([0, *orders])]
+    return outer, _steps(path, outer, orders, kind, grid, form, published)
+
+
+def singlestep_fixed(
+    path: Path,
+    nfe: int,
+    order: int = 3,
+    *,
+    kind: str = "noise",
+    grid: Callable[..., Grid] = log_snr,
+    form: str = "dpmsolver",
+    published: bool = False,
+) -> tuple[Grid, list[Step]]:
+    """(grid, steps) of nfe//order steps of one order, at most `nfe` calls [Lu et al. 2022a, released code]; see `singlestep`."""
+    _budget(nfe, order, kind, form)
+    if nfe < order:
+        raise ValueError(f"one step of order {order} takes {order} calls, more than nfe={nfe}")
+    outer = grid(path, nfe // order)
+    return outer, _steps(path, outer, [order] * (nfe // order), kind, grid, form, published)

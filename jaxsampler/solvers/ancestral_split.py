@@ -1,0 +1,86 @@
+r"""Ancestral steps of higher order: an ODE step below the next noise level, then fresh noise back up to it (k-diffusion).
+
+In y = x/alpha and rho = sigma/alpha, from t to s, the next level is split into two variances, rho_s^2 = down^2 + up^2, with
+
+    up = eta sqrt(rho_s^2 (rho_t^2 - rho_s^2)/rho_t^2)        eta = 1: the posterior's own noise, eta = 0: the ODE
+
+The probability flow dy/drho = eps leads from rho_t to `down`, and `up z` to s: with an exact flow the marginal at s is exact whatever eta,
+so the marginals have the order of the flow's step. With Euler's step this is DDIM and its eta.
+One DDIM step to level l is, exactly for a constant x0,
+
+    y_l = (l/rho_t) y_t + (1 - l/rho_t) x0.
+
+For eta = 1 down = rho_s^2/rho_t, and the midpoint in lam between t and `down` is s itself.
+
+References: Song et al. 2021a, eq. 16 (eta); Crowson 2022, k-diffusion (the samplers).
+"""
+
+from typing import Any
+
+from ..numerics import namespace
+from ..paths import Path
+from ..steps import step
+from .exponential import dpm_1, dpmpp_1
+
+
+def split(path: Path, t: Any, s: Any, eta: Any) -> tuple[Any, Any]:
+    """(down, up): the level that the ODE step leads to, and the standard deviation of the noise that leads back to rho_s."""
+    ratio = path.rho(s) / path.rho(t)
+    xp = namespace(ratio, eta)
+    up = xp.minimum(eta * xp.sqrt(1 - ratio**2), 1.0)  # in units of rho_s: there is no room for more noise
+    down = xp.sqrt(xp.maximum((1 - eta**2) + (eta * ratio) ** 2, 0.0))  # 1 - up^2 without cancellation
+    return path.rho(s) * down, path.rho(s) * up
+
+
+def _level(path: Path, t: Any, x: Any, x0: Any, level: Any) -> Any:
+    """y at `level` by one DDIM step from x at t; finite out of alpha_t = 0."""
+    return level / path.sigma(t) * x + (1 - level / path.rho(t)) * x0
+
+
+def _between(path: Path, t: Any, level: Any, r: Any) -> tuple[Any, Any]:
+    """The level that lies r of the way in lam from t to `level`, and its time."""
+    xp = namespace(level, r)
+    lam = (1 - r) * path.lam(t) - r * xp.log(level)
+    return xp.exp(-lam), path.time(lam)
+
+
+@step(kind="data", order=1, noises=1, to_zero=dpmpp_1)
+def euler_ancestral(path, ts, x, past, model, z, *, eta: Any = 1.0):
+    """Euler's step in (y, rho), ancestral [Crowson 2022, k-diffusion]; eta = 1 is DDPM with the posterior variance."""
+    t, s = ts[-2:]
+    down, up = split(path, t, s, eta)
+    return path.alpha(s) * (_level(path, t, x, model(x, t), down) + up * z)
+
+
+@step(kind="data", order=2, noises=1, to_zero=dpmpp_1, from_noise=euler_ancestral)
+def dpmpp_2s_ancestral(path, ts, x, past, model, z, *, eta: Any = 1.0):
+    """DPM-Solver++(2S), ancestral [Crowson 2022, k-diffusion]: x0 at the midpoint in lam serves the whole step."""
+    t, s = ts[-2:]
+    down, up = split(path, t, s, eta)
+    middle, mid = _between(path, t, down, 0.5)
+    u = path.alpha(mid) * _level(path, t, x, model(x, t), middle)
+    return path.alpha(s) * (_level(path, t, x, model(u, mid), down) + up * z)
+
+
+@step(kind="noise", order=2, noises=1, to_zero=dpm_1)
+def dpm_2_ancestral(path, ts, x, past, model, z, *, eta: Any = 1.0):
+    """DPM-Solver-2, ancestral [Crowson 2022, k-diffusion]: eps at the midpoint in lam serves the whole step."""
+    t, s = ts[-2:]
+    down, up = split(path, t, s, eta)
+    middle, mid = _between(path, t, down, 0.5)
+    y = x / path.alpha(t)
+    u = path.alpha(mid) * (y + (middle - path.rho(t)) * model(x, t))
+    return path.alpha(s) * (y + (down - path.rho(t)) * model(u, mid) + up * z)
+
+
+@step(kind="data", order=1, noises=2, to_zero=dpmpp_1, from_noise=euler_ancestral)
+def dpmpp_sde(path, ts, x, past, model, z, *, eta: Any = 1.0, r: Any = 0.5):
+    """DPM-Solver++ SDE, two stages, each with its own split and noise [Crowson 2022, k-diffusion]."""
+    t, s = ts[-2:]
+    mid = path.time((1 - r) * path.lam(t) + r * path.lam(s))
+    down, up = split(path, t, mid, eta)
+    m = model(x, t)
+    u = path.alpha(mid) * (_level(path, t, x, m, down) + up * z[0])
+    m = m + (model(u, mid) - m) / (2 * r)
+    down, up = split(path, t, s, eta)
+    return path.alpha(s) * (_level(path, t, x, m, down) + up * z[1])
