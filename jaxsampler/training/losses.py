@@ -1,20 +1,109 @@
 r"""Matching losses: regress what a network predicts on what was drawn.
 
-With x_t = mu + alpha (x0 - mu) + sigma eps at random times, the minimiser of E w(t)^2 |m(x_t, t) - x0|^2 is the conditional mean
-E[x0 | x_t], whatever the weight [Vincent 2011; Ho et al. 2020; Karras et al. 2022, section 5].
+With x_t = mu + alpha (x0 - mu) + sigma eps at random times, the minimiser of E w |m(x_t, t) - m|^2 is the conditional mean of m given x_t,
+whatever the weight w(t) >= 0 [Vincent 2011; Ho et al. 2020; Karras et al. 2022, section 5]. Here m is data, noise, score, velocity or v: the
+linear form a (x0 - mu) + b eps of `predictions`. As x_t is known, errors of different kinds differ by a factor,
+
+    m_hat - m = (a - b alpha/sigma) (x0_hat - x0),
+
+so a weight, given for data (`weights`), means the same loss for every kind. Without one, the error of m itself is squared.
+
+`net(x, t)` takes a batch and one time per image; labels are closed over. Times come from `times`, evenly spread over the batch.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxsampler.paths import Path
+from jaxsampler.training import times as time
+from jaxsampler.training import weights
+from jaxsampler.training.times import Times
+from jaxsampler.training.weights import Weight
+
+Net = Callable[[Float[Array, "n ..."], Float[Array, " n"]], Float[Array, "n ..."]]
+Coupling = Callable[[PRNGKeyArray, Float[Array, "n ..."], Float[Array, "n ..."]], Float[Array, "n ..."]]
+UNIFORM = time.uniform(1e-3)  # not 0, where the score and, on some paths, the velocity are infinite
+
+
+def kind_matching(
+    kind: str,
+    net: Net,
+    path: Path,
+    key: PRNGKeyArray,
+    x0: Float[Array, "n ..."],
+    *,
+    times: Times = UNIFORM,
+    weight: Weight | None = None,
+    coupling: Coupling | None = None,
+) -> Float[Array, ""]:
+    """Mean of (m_hat - m)^2 for predictions of `kind`; with a weight, of w(lam) (x0_hat - x0)^2. `coupling` pairs x0 with its noise."""
+    k_time, k_noise, k_pair = jax.random.split(key, 3)
+    t = times(path, stratified(k_time, x0.shape[0], 0.0, 1.0)).astype(x0.dtype)
+    eps = jax.random.normal(k_noise, x0.shape, x0.dtype)
+    if coupling is not None:
+        eps = coupling(k_pair, x0, eps)
+    wide = t.reshape(-1, *[1] * (x0.ndim - 1))
+    a, b = path.form(kind, wide)
+    target = a * path.centred(x0) + b * eps
+    error = net(path.perturb(x0, wide, eps), t) - (path.uncentred(target) if kind == "data" else target)
+    if weight is not None:
+        lam = path.lam(wide)
+        error = error * jnp.sqrt(weight(lam)) / (a - b * jnp.exp(lam))
+    return jnp.square(error).mean()
+
+
+data_matching = partial(kind_matching, "data")
+noise_matching = partial(kind_matching, "noise")
+v_matching = partial(kind_matching, "v")
+
+
+def score_matching(
+    net: Net, path: Path, key: PRNGKeyArray, x0: Float[Array, "n ..."], *, times: Times = UNIFORM, weight: Weight = weights.snr
+) -> Float[Array, ""]:
+    """Denoising score matching [Vincent 2011]; by default sigma^2 |s_hat - s|^2, as its error grows like 1/sigma [Song & Ermon 2019]."""
+    return kind_matching("score", net, path, key, x0, times=times, weight=weight)
+
+
+def flow_matching(
+    net: Net,
+    path: Path,
+    key: PRNGKeyArray,
+    x0: Float[Array, "n ..."],
+    *,
+    times: Times = UNIFORM,
+    weight: Weight | None = None,
+    coupling: Coupling | None = None,
+) -> Float[Array, ""]:
+    """Velocity matching, E |v_hat - (alpha' x0 + sigma' eps)|^2 [Lipman et al. 2023, eq. 9; time reversed].
+
+    `coupling(key, x0, eps)` reorders the noise (`couplings`): the marginals of the flow stay, its paths change.
+    """
+    return kind_matching("velocity", net, path, key, x0, times=times, weight=weight, coupling=coupling)
+
+
+velocity_matching = flow_matching
+
+
+def edm(
+    denoiser: Net,
+    path: Path,
+    key: PRNGKeyArray,
+    x0: Float[Array, "n ..."],
+    *,
+    sigma_data: float = 0.5,
+    mean: float = -1.2,
+    std: float = 1.2,
+) -> Float[Array, ""]:
+    """EDM's: log-normal noise levels, and the weight that makes the preconditioned network's error count alike at each [Karras et al. 2022]."""
+    return data_matching(denoiser, path, key, x0, times=time.log_normal(mean, std), weight=weights.edm(sigma_data))
 
 
 def matching(
-    predict: Callable[[Float[Array, "n ..."], Float[Array, " n"]], Float[Array, "n ..."]],
+    predict: Net,
     path: Path,
     x0: Float[Array, "n ..."],
     t: Float[Array, " n"],
@@ -22,7 +111,7 @@ def matching(
     *,
     weight: Callable[[Float[Array, " n"]], Float[Array, " n"]] | None = None,
 ) -> Float[Array, ""]:
-    """Mean over the batch of (w(t) (predict(x_t, t) - x0))^2, each sample at its own `t`.
+    """Mean over the batch of (w(t) (predict(x_t, t) - x0))^2, each sample at the `t` given.
 
     `predict` gives data; another kind of prediction is a linear form in data and x_t, so its loss is this one with another `weight`.
     """
@@ -36,3 +125,8 @@ def stratified(key: PRNGKeyArray, n: int, low: float, high: float) -> Float[Arra
     """n times, each uniform on [low, high], together evenly spread: a batch always sees the whole range [Kingma et al. 2021, I.1]."""
     u = jax.random.uniform(key)
     return low + (high - low) * jnp.mod(u + jnp.arange(n, dtype=u.dtype) / n, 1.0)
+
+
+def forget(key: PRNGKeyArray, label: Int[Array, " n"], chance: float, null: int) -> Int[Array, " n"]:
+    """Labels, each replaced by the null class with this chance: one network learns both predictions of guidance [Ho & Salimans 2022]."""
+    return jnp.where(jax.random.bernoulli(key, chance, label.shape), null, label)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from optax import contrib
 
 from jaxsampler import config
 from jaxsampler import data as pictures
@@ -21,6 +20,7 @@ from jaxsampler.nn.unet import RestorationNet
 from jaxsampler.training import checkpoint, losses
 
 from .fit import fit, start
+from .optimisers import muon
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,8 @@ def network(c: Restore, residual: tuple[float, ...]) -> RestorationNet:
 
 
 def optimiser(c: Restore) -> optax.GradientTransformation:
-    """Muon [Jordan et al. 2024] for the matrices and kernels, AdamW for the rest, updates of AdamW's size [Liu et al. 2025].
-
-    Measured here, at 300 steps: loss 0.62 against AdamW's 0.74.
-    """
-    rate = optax.warmup_cosine_decay_schedule(0.0, c.lr, c.warmup, c.steps, end_value=c.lr / 100)
-    muon = contrib.muon(
-        rate,
-        weight_decay=c.weight_decay,
-        adam_weight_decay=c.weight_decay,
-        consistent_rms=0.2,
-        muon_weight_dimension_numbers=matrices,
-    )
-    return optax.chain(optax.clip_by_global_norm(c.clip), muon)
-
-
-def matrices(params: Any) -> Any:
-    """Which leaves are matrices, and how: kernels map (k, k, cin) to cout. The table of tasks is not one, nor are biases."""
-
-    def shape(path: Any, p: Any) -> Any:
-        if p.ndim < 2 or checkpoint.spell(path) == "tasks":
-            return None
-        return contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(shape, params)
+    """Muon, as the config says."""
+    return muon(steps=c.steps, lr=c.lr, warmup=c.warmup, weight_decay=c.weight_decay, clip=c.clip)
 
 
 def loss(net: RestorationNet, batch: dict[str, Any], key: Any) -> Any:

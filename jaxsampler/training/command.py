@@ -1,0 +1,42 @@
+"""`jaxsampler train CONFIG`: the config's `task` says what is trained; the rest of the file is that task's."""
+
+import tomllib
+from pathlib import Path
+
+from jaxsampler import config
+
+TASKS = ("restore", "generate", "classify")
+
+
+def main(file: str, out: str | None = None, data: str | None = None) -> Path:
+    """Trains what the config says; returns the weights written, `out` or the config's name with .safetensors in the working folder.
+
+    `data` overrides the config's folder of data. An interrupted run is continued from the folder beside the weights.
+    """
+    try:
+        values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ValueError(f"cannot read config {file}: {e.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"config {file} is not valid TOML: {e}.") from None
+    task = values.pop("task", "restore")
+    if task not in TASKS:
+        raise ValueError(f"config {file}: unknown task {task!r}; {config.nearest(str(task), TASKS)}")
+    target = Path(out or f"{Path(file).stem}.safetensors")
+    from jaxsampler.training import classify, generate, restore
+
+    module, cls = {
+        "restore": (restore, restore.Restore),
+        "generate": (generate, generate.Generate),
+        "classify": (classify, classify.Classify),
+    }[task]
+    if data is not None:
+        if task == "restore":
+            raise ValueError("--data is for the Fashion-MNIST trainings; the photos of a restoration are named in its config (photos)")
+        values["data"] = data
+    try:
+        c = config.build(values, cls)
+    except ValueError as e:
+        raise ValueError(f"config {file}: {e}") from None
+    module.main(c, target)
+    return target
