@@ -7,10 +7,13 @@ size d, network activations A:
     Direct()                    N (A + d)                             network calls: 1 per row
     Direct(remat=True)          N d + A                               2 per row
     RecursiveCheckpoint(c)      (c d + g) ceil(log_c N) + A           1 + ceil(log_c N) per row   [Griewank 1992]
+    Reversible()                2 d + g + A                           2 per row, and the solver's inverse
+    LastK(k)                    k (A + d)                             1 per row; biased: exact only where k is all intervals
+    AdjointDPM()                2 d + g + A                           1 per row, then those of its own backward solver; approximate
 
 where g is the size of the gradient with respect to the weights, of which each level holds one. The default c = sqrt(N) has two levels.
 
-Forward mode works through all of these, and each traces the step once.
+The first three and `LastK` also work in forward mode; they trace the network once. `AdjointDPM` has a file of its own.
 """
 
 import math
@@ -18,7 +21,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
+
+from .numerics import axpy, is_traced, normal
 
 
 @runtime_checkable
@@ -81,3 +88,128 @@ class RecursiveCheckpoint(eqx.Module):
             return carry
 
         return fold(leaves, carry, rows)
+
+
+def explicit(function: Any, *example: PyTree) -> tuple[list, Any]:
+    """(hoisted, f) with f(*args, *hoisted) = function(*args): what `function` closes over and may be differentiated becomes an argument."""
+    converted, hoisted = jax.closure_convert(function, *example)
+    return hoisted, converted
+
+
+def floats(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """(leaves that have derivatives, all others)."""
+    return eqx.partition(tree, eqx.is_inexact_array)
+
+
+def as_arrays(tree: PyTree) -> PyTree:
+    """Rows as jax arrays."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
+class Reversible(eqx.Module):
+    """Reverse mode without a tape: the solver's exact inverse recomputes each state on the way back.
+
+    For the solvers of `solvers/reversible.py` (edict, bdia, obelm, reversible_heun, mccallum_foster). The gradient is that of the discrete
+    program up to rounding, which the inverse may amplify: see there.
+    """
+
+    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+        """One scan; backwards, one scan over the rows in reverse."""
+        if not hasattr(step.solver, "reverse"):
+            raise ValueError(
+                f"{type(step.solver).__name__} cannot be run backwards: Reversible() is for edict, bdia, obelm, reversible_heun and "
+                "mccallum_foster of js.solvers; RecursiveCheckpoint() takes any solver"
+            )
+        if step.hook is not None:
+            raise ValueError("a hook cannot be undone: Reversible() needs hook=None; RecursiveCheckpoint() takes hooks")
+        rows = as_arrays(rows)
+        leaves, static = eqx.partition(step, eqx.is_array)
+        first = jax.tree.map(lambda a: a[0], rows)
+        hoisted, forward = explicit(lambda v, c, row: eqx.combine(v, static)(c, row), leaves, carry, first)
+        more, backward = explicit(lambda v, c, row: eqx.combine(v, static).reverse(c, row), leaves, carry, first)
+
+        @jax.custom_vjp
+        def fold(values, carry, rows):
+            leaves, hoisted, _ = values
+            return jax.lax.scan(lambda c, row: (forward(leaves, c, row, *hoisted), None), carry, rows)[0]
+
+        def save(values, carry, rows):
+            out = fold(values, carry, rows)
+            return out, (values, out, rows)
+
+        def pull(residual, cotangent):
+            values, out, rows = residual
+            moving, fixed = floats(values)
+
+            def undo(state, row):
+                carry, ct, total = state
+                leaves, _, more = values
+                before = backward(leaves, carry, row, *more)
+                (before_f, before_o), (row_f, row_o) = floats(before), floats(row)
+
+                def redo(moving, before_f, row_f):
+                    leaves, hoisted, _ = eqx.combine(moving, fixed)
+                    return floats(forward(leaves, eqx.combine(before_f, before_o), eqx.combine(row_f, row_o), *hoisted))[0]
+
+                by_values, by_carry, by_row = jax.vjp(redo, moving, before_f, row_f)[1](ct)
+                return (before, by_carry, jax.tree.map(jnp.add, total, by_values)), by_row
+
+            ct = jax.tree.map(lambda a, c: c if eqx.is_inexact_array(a) else None, out, cotangent)
+            start = (out, ct, jax.tree.map(jnp.zeros_like, moving))
+            (_, by_carry, by_values), by_rows = jax.lax.scan(undo, start, rows, reverse=True)
+            return by_values, by_carry, by_rows
+
+        fold.defvjp(save, pull)
+        return fold((leaves, hoisted, more), carry, rows)
+
+
+class LastK(eqx.Module):
+    """Gradients through the last `k` grid intervals only: DRaFT-K [Clark et al. 2024]. Biased, and cheap: it sees detail, not layout.
+
+    variance_reduction: with k = 1, the gradient is averaged over so many re-noisings of the sample to the start of the last interval, all
+    with the cotangent of the sample itself (DRaFT-LV evaluates the reward at each of them); needs a key.
+    """
+
+    k: int = eqx.field(static=True)
+    variance_reduction: int = eqx.field(static=True, default=0)
+
+    def __check_init__(self):
+        if self.k < 1 or self.variance_reduction < 0 or (self.variance_reduction and self.k != 1):
+            raise ValueError(f"k counts intervals from 1, and variance_reduction goes with k=1; got {self}")
+
+    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+        """All but the last intervals under stop_gradient, then plain reverse mode."""
+        if is_traced(rows.is_end):
+            raise ValueError("LastK counts grid intervals, which a traced table does not show: close over the table")
+        ends = np.flatnonzero(np.asarray(rows.is_end))
+        cut = 0 if self.k >= len(ends) else int(ends[-1 - self.k]) + 1
+        head, tail = (jax.tree.map(lambda a, at=at: jnp.asarray(a)[at], rows) for at in (slice(None, cut), slice(cut, None)))
+        leaves, static = eqx.partition(step, eqx.is_array)
+        hoisted, body = explicit(lambda v, c, row: eqx.combine(v, static)(c, row), leaves, carry, jax.tree.map(lambda a: a[0], tail))
+
+        def fold(values, carry, rows):
+            return jax.lax.scan(lambda c, row: (body(values[0], c, row, *values[1]), None), carry, rows)[0]
+
+        frozen = jax.lax.stop_gradient
+        if cut:
+            moving, fixed = floats(((leaves, hoisted), carry))
+            carry = frozen(fold(*eqx.combine(frozen(moving), fixed), head))
+        out = fold((leaves, hoisted), carry, tail)
+        if not self.variance_reduction:
+            return out
+        return self._averaged(step, lambda carry: fold((leaves, hoisted), carry, tail), carry, out, tail)
+
+    def _averaged(self, step: Any, finish: Any, carry: PyTree, out: PyTree, tail: PyTree) -> PyTree:
+        """`out`, with the gradient of the mean over re-noised starts of the last interval."""
+        if step.key is None or step.centre is None:
+            raise ValueError("variance_reduction draws noise at the path's level: it needs key=, and a Denoiser")
+        (state, saved, fault), t = carry, tail.row.t[0]
+        x = jax.lax.stop_gradient(out[0][0])
+        mean = jax.tree.map(jnp.zeros_like, x)
+        for i in range(self.variance_reduction):
+            z = normal(jax.random.fold_in(jax.random.fold_in(step.key, 2**30), i), x)
+            noised = step.centre.each(lambda path, x, z: axpy(path.alpha(t), x, path.sigma(t), z), x, z)
+            again = finish(((noised, *state[1:]), saved, fault))[0][0]
+            mean = jax.tree.map(lambda m, a: m + (a - jax.lax.stop_gradient(a)) / self.variance_reduction, mean, again)
+        x = jax.tree.map(jnp.add, x, mean)
+        return ((x, *out[0][1:]), *out[1:])

@@ -65,6 +65,16 @@ class Solver(Protocol):
         ...
 
 
+class Scanned(NamedTuple):
+    """What one iteration gets: the solver's row, its number, the slot it saves into, whether it ends an interval, its `per_step` entry."""
+
+    row: Any
+    index: Any
+    slot: Any
+    is_end: Any
+    entry: Any
+
+
 class _Body(eqx.Module):
     """One scan iteration with its observers; its leaves (network, conditioning, noise) are what is differentiated."""
 
@@ -77,9 +87,9 @@ class _Body(eqx.Module):
     check: bool = eqx.field(static=True)
     observe: bool = eqx.field(static=True)
 
-    def __call__(self, carry: tuple, row_and_place: tuple) -> tuple:
+    def __call__(self, carry: tuple, scanned: Scanned) -> tuple:
         state, saved, fault = carry
-        row, i, slot, is_end, entry = row_and_place
+        row, i, slot, is_end, entry = scanned
         key, hook_key = None, None
         if self.key is not None:  # the hooks' keys come from a branch of their own
             key, hook_key = (jax.random.fold_in(k, i) for k in (self.key, jax.random.fold_in(self.key, 2**31 - 1)))
@@ -96,10 +106,17 @@ class _Body(eqx.Module):
             x = jax.lax.cond(is_end, hooked, lambda x: x, state[0])
             state = (x, *state[1:])
         if saved is not None:
-            saved = jax.tree.map(lambda buffer, x: buffer.at[slot].set(x), saved, state[0])
+            saved = jax.tree.map(lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, x, slot, 0), saved, state[0])
         if self.bar is not None:
             tick(i, self.bar)
         return state, saved, fault
+
+    def reverse(self, carry: tuple, scanned: Scanned) -> tuple:
+        """The carry before this iteration, by the solver's own inverse; what was saved is left as it is."""
+        state, saved, fault = carry
+        key = None if self.key is None else jax.random.fold_in(self.key, scanned.index)
+        model = self.model if scanned.entry is None else _with_entry(self.model, scanned.entry)
+        return self.solver.reverse(model, state, scanned.row, key), saved, fault
 
     def _hooked(self, hook: Any, x: PyTree, t: Any, key: Any) -> PyTree:
         whole = x if self.centre is None else self.centre.uncentred(x)
@@ -198,16 +215,17 @@ def drive(
     saved, points, slot = None, np.zeros(0, int), np.zeros(n, np.int32)
     if save is not None:
         points, slot = _saved_points(save, rows.end)
-        saved = jax.tree.map(lambda a: jnp.full((len(points) + 1, *a.shape), jnp.nan, a.dtype), state[0])
+        blank = lambda a: jnp.broadcast_to(jnp.full_like(a, jnp.nan), (len(points) + 1, *a.shape))
+        saved = jax.tree.map(blank, state[0])
         if 0 in points:
             k = int(np.argmax(points == 0))
-            saved = jax.tree.map(lambda buffer, a: buffer.at[k].set(a), saved, state[0])
+            saved = jax.tree.map(lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, k, 0), saved, state[0])
     bar = Bar(n) if progress else None
     index = np.arange(n, dtype=np.int32) if bar is None else begin(bar, n)
     body = _Body(solver, model, key, centre, hook, bar, check, observe)
     fault = jnp.asarray(2 * n, jnp.int32)
     entries = None if per_step is None else _entries(per_step, rows.end)
-    xs = (rows, index, slot, ~namespace(rows.end).isnan(rows.end), entries)
+    xs = Scanned(rows, index, slot, ~namespace(rows.end).isnan(rows.end), entries)
     state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(body, (state, saved, fault), xs)
     out = solver.final(state)
     if centre is not None:

@@ -132,8 +132,13 @@ def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None,
     known = _Remembered(path)
     if is_traced([step.given for step in steps]):  # an option such as eta: its arithmetic is staged, that of the path is not
         return _table(known, *_rows(known, grid, steps), grid)
+    return assemble(known, grid, steps)
+
+
+def assemble(path: Any, grid: np.ndarray, steps: Sequence[Step]) -> Table:
+    """The table of one step per interval of a concrete grid, which may also rise (as backward solves need it)."""
     with on_host():
-        table = _table(known, *_rows(known, grid, steps), grid)
+        table = _table(path, *_rows(path, grid, steps), grid)
         finite = [np.isfinite(c).reshape(table.nfe, -1).all(-1) for c in (table.A, table.B, table.C, table.form)]
         bad = ~np.all(finite, axis=0)
         if np.any(bad):
@@ -172,7 +177,7 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
         for k in range(i - 1, i - 1 - step.past, -1):
             p, assumed = first[k], steps[k].assumed
             if assumed is not None:
-                past.append({value: w * assumed(path, grid[k], step.kind) for value, w in origins[k].items()})
+                past.append({value: w * assumed(path, grid[k], step.kind) for value, w in (origins[k] or {}).items()})
             elif rows[p].kind == step.kind:
                 past.append({("m", p): 1.0})
             else:
@@ -183,7 +188,7 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
                 raise ValueError(f"{step.name} at interval {i} reads a state that is not kept: that of a step with churn or without a call")
             past.append(state)
         for k in range(i - 1, i - 1 - step.inputs, -1):
-            past.append({("x", first[k]): 1.0} if steps[k].assumed is None else origins[k])
+            past.append({("x", first[k]): 1.0} if steps[k].assumed is None else origins[k] or {})
         for value in (v for terms in past for v in terms):
             last_use[value] = f + calls - 1
 
@@ -245,6 +250,8 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
         if not rows:
             raise ValueError(f"{step.name} makes no model call, so it cannot come first")
         rows[-1].end = ts[-1]
+    if not rows:
+        raise ValueError(f"{steps[0].name} makes no model call, so it cannot be the only step")
     return rows, start, last_use
 
 

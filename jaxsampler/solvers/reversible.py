@@ -1,0 +1,326 @@
+r"""Solvers with an exact inverse: `reverse` undoes `step`, so gradients need no tape (`js.Reversible()`) and images invert exactly.
+
+Each carries two states. With a = alpha_s/alpha_t, b = sigma_s - a sigma_t the DDIM step from t to s is a x + b eps(x, t); rho = sigma/alpha,
+y = x/alpha.
+
+    edict             u = a x + b eps(y), w = a y + b eps(u); x' = p u + (1-p) w, y' = p w + (1-p) x'        [Wallace et al. 2023, eq. 14]
+    bdia              x' = g x_prev + (..) x + (..) eps(x): DDIM forth, minus g times DDIM back              [Zhang et al. 2024, eq. 16]
+    obelm             x' = (..) x_prev + (..) x + (..) eps(x), second order, no parameter                    [Wang et al. 2024, eq. 18]
+    reversible_heun   h' = 2y - h + f drho, f' = eps(h'), y' = y + (f + f') drho/2                           [Kidger et al. 2021, alg. 1]
+    mccallum_foster   y' = l y + (1-l) z + Psi(z), z' = z - Psi_back(y'), Psi the increment of Heun in rho   [McCallum & Foster 2024]
+
+Rounding is what the inverse amplifies: by 1/g per step for bdia, 1/p^2 for edict, 1/l for mccallum_foster. bdia with g < 0.9 loses all digits
+on long grids, and warns of it. A last interval into sigma = 0 is a DDIM step, which leaves the second state as it is.
+"""
+
+import math
+import warnings
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..grids import checked
+from ..numerics import axpy, cast, on_host
+from ..paths import Path
+
+
+class Rows(eqx.Module):
+    """t: times of the calls. end: grid time arrived at (NaN for a row that only evaluates). c: coefficients by name."""
+
+    t: np.ndarray
+    end: np.ndarray
+    c: dict[str, np.ndarray]
+
+
+def _levels(path: Path, grid: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(grid, alpha, sigma) in float64; ValueError where alpha = 0."""
+    grid = np.asarray(checked(path, grid))
+    with on_host():
+        alpha, sigma = (np.asarray([float(f(t)) for t in grid]) for f in (path.alpha, path.sigma))
+    if alpha[0] == 0:
+        raise ValueError("reversible solvers divide by alpha: start the grid below the time where alpha = 0")
+    return grid, alpha, sigma
+
+
+def _ddim(alpha: np.ndarray, sigma: np.ndarray, t: Any, s: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) of the DDIM step between the grid points t and s."""
+    a = alpha[s] / alpha[t]
+    return a, sigma[s] - a * sigma[t]
+
+
+def _noise(model: Any) -> Any:
+    """eps(y, t) at the centred state y, traced once however often a step calls it."""
+
+    @jax.jit
+    def eps(y, t):
+        wide = max((a.dtype for a in jax.tree.leaves(y)), key=lambda d: d.itemsize)
+        return model(model.uncentred(y), t.astype(wide if wide.itemsize >= 4 else jnp.float32), "noise")
+
+    return lambda y, t: eps(y, jnp.asarray(t))
+
+
+def _lin(*terms: tuple[Any, PyTree]) -> PyTree:
+    """sum of c x over the given (c, x), leaf by leaf, in the dtype of the first x."""
+    (c, x), *rest = terms
+    total = jax.tree.map(lambda u: cast(c, u) * u, x)
+    for c, x in rest:
+        total = axpy(1.0, total, c, x)
+    return total
+
+
+class edict(eqx.Module):
+    """EDICT: two coupled copies, mixed with weight p [Wallace et al. 2023, eq. 14]; two calls per step, first order."""
+
+    p: float = eqx.field(static=True, default=0.93)
+    order: ClassVar[int] = 1
+    calls: ClassVar[int] = 2
+    kind: ClassVar[str] = "noise"
+    stochastic: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if not 0 < self.p <= 1:
+            raise ValueError(f"p mixes the two copies, 0 < p <= 1; got {self.p}")
+
+    def rows(self, path: Path, grid: Any) -> Rows:
+        """One row per interval."""
+        grid, alpha, sigma = _levels(path, grid)
+        n = np.arange(len(grid) - 1)
+        a, b = _ddim(alpha, sigma, n, n + 1)
+        return Rows(grid[:-1], grid[1:], {"a": a, "b": b})
+
+    def init(self, x: PyTree, rows: Rows) -> tuple:
+        """Both copies start at x."""
+        return x, x
+
+    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """One step of both copies."""
+        eps, (x, y), (a, b) = _noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
+        u = _lin((a, x), (b, eps(y, row.t)))
+        w = _lin((a, y), (b, eps(u, row.t)))
+        x = _lin((self.p, u), (1 - self.p, w))
+        y = _lin((self.p, w), (1 - self.p, x))
+        return model.uncentred(x), model.uncentred(y)
+
+    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """The copies before the step."""
+        eps, (x, y), (a, b) = _noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
+        w = _lin((1 / self.p, y), (1 - 1 / self.p, x))
+        u = _lin((1 / self.p, x), (1 - 1 / self.p, w))
+        y = _lin((1 / a, w), (-b / a, eps(u, row.t)))
+        x = _lin((1 / a, u), (-b / a, eps(y, row.t)))
+        return model.uncentred(x), model.uncentred(y)
+
+    def final(self, state: tuple) -> PyTree:
+        """The first copy."""
+        return state[0]
+
+
+class _TwoStep(eqx.Module):
+    """x' = before x_prev + now x + eps eps(x): linear two-step methods, started by a DDIM step; the state is (x, x_prev)."""
+
+    calls: ClassVar[int] = 1
+    kind: ClassVar[str] = "noise"
+    stochastic: ClassVar[bool] = False
+
+    def init(self, x: PyTree, rows: Rows) -> tuple:
+        """The state before x is x, until there is one."""
+        return x, x
+
+    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """One step."""
+        (x, previous), c = map(model.centred, state), row.c
+        new = _lin((c["now"], x), (c["before"], previous), (c["eps"], _noise(model)(x, row.t)))
+        return model.uncentred(new), state[0]
+
+    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """The states before the step; a DDIM step (before = 0) forgets the previous state, which then was x itself."""
+        (new, x), c = map(model.centred, state), row.c
+        forgets = c["before"] == 0
+        scale = 1 / jnp.where(forgets, 1, c["before"])
+        previous = _lin((scale, new), (-scale * c["now"], x), (-scale * c["eps"], _noise(model)(x, row.t)))
+        previous = jax.tree.map(lambda p, a: jnp.where(forgets, a, p), previous, x)
+        return state[1], model.uncentred(previous)
+
+    def final(self, state: tuple) -> PyTree:
+        """The sample."""
+        return state[0]
+
+
+class bdia(_TwoStep):
+    """BDIA-DDIM [Zhang et al. 2024, eq. 16]: gamma = 0 is DDIM, 1 is of second order; one call per step.
+
+    The inverse amplifies rounding by 1/gamma per step: 0.5 for about 10 steps, 0.96 for editing, 1 from 40 steps on.
+    """
+
+    gamma: float = eqx.field(static=True, default=1.0)
+
+    def __check_init__(self):
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma lies in (0, 1]: 0 would be DDIM, which has no inverse; got {self.gamma}")
+
+    @property
+    def order(self) -> int:
+        """Of accuracy."""
+        return 2 if self.gamma == 1 else 1
+
+    def rows(self, path: Path, grid: Any) -> Rows:
+        """One row per interval; the first is a DDIM step."""
+        grid, alpha, sigma = _levels(path, grid)
+        n, g = np.arange(len(grid) - 1), np.full(len(grid) - 1, self.gamma)
+        g[0] = 0.0
+        if (lost := -(len(n) - 1) * math.log10(self.gamma)) > 5:
+            warnings.warn(
+                f"bdia with gamma={self.gamma} on {len(n)} steps loses {lost:.0f} digits when it is inverted (1/gamma each step): take "
+                "gamma nearer to 1, fewer steps, or obelm",
+                stacklevel=2,
+            )
+        (a, b), (up, b_up) = _ddim(alpha, sigma, n, n + 1), _ddim(alpha, sigma, n, np.maximum(n - 1, 0))
+        return Rows(grid[:-1], grid[1:], {"before": g, "now": a - g * up, "eps": b - g * b_up})
+
+
+class obelm(_TwoStep):
+    """O-BELM [Wang et al. 2024, eq. 18]: the two-step method of least local error, second order, stable; one call per step."""
+
+    order: ClassVar[int] = 2
+
+    def rows(self, path: Path, grid: Any) -> Rows:
+        """One row per interval; the first is a DDIM step."""
+        grid, alpha, sigma = _levels(path, grid)
+        n = np.arange(len(grid) - 1)
+        a, b = _ddim(alpha, sigma, n, n + 1)
+        rho, p, t, s = sigma / alpha, n[:-1], n[1:], n[1:] + 1
+        d1, d2, d3 = rho[t] - rho[p], rho[s] - rho[t], rho[s] - rho[p]
+        before = np.append(0.0, (d2 / d1) ** 2 * alpha[s] / alpha[p])
+        now = np.append(a[0], (d1 - d2) * d3 / d1**2 * alpha[s] / alpha[t])
+        return Rows(grid[:-1], grid[1:], {"before": before, "now": now, "eps": np.append(b[0], d2 * d3 * alpha[s] / d1)})
+
+
+class _InRho(eqx.Module):
+    """Solvers of dy/drho = eps, y = x/alpha: how a state becomes y and back."""
+
+    order: ClassVar[int] = 2
+    kind: ClassVar[str] = "noise"
+    stochastic: ClassVar[bool] = False
+
+    def _y(self, model: Any, x: PyTree, alpha: Any) -> PyTree:
+        return _lin((1 / alpha, model.centred(x)))
+
+    def _x(self, model: Any, y: PyTree, alpha: Any) -> PyTree:
+        return model.uncentred(_lin((alpha, y)))
+
+    def final(self, state: tuple) -> PyTree:
+        """The sample."""
+        return state[0]
+
+
+def _rho_rows(path: Path, grid: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Times and coefficients of the intervals: alpha and rho at both ends, and whether the last one ends at sigma = 0."""
+    grid, alpha, sigma = _levels(path, grid)
+    rho = sigma / alpha
+    c = {"alpha": alpha[:-1], "alpha_next": alpha[1:], "drho": np.diff(rho), "t_next": grid[1:], "clean": sigma[1:] == 0}
+    return grid, c
+
+
+class reversible_heun(_InRho):
+    """The reversible Heun method on dy/drho = eps [Kidger et al. 2021, alg. 1]; second order, one call per step and one more."""
+
+    calls: ClassVar[int] = 1
+
+    def rows(self, path: Path, grid: Any) -> Rows:
+        """A row that evaluates the slope at the start, then one per interval, which calls at its end."""
+        grid, c = _rho_rows(path, grid)
+        idle = {"alpha": c["alpha"][0], "alpha_next": c["alpha"][0], "drho": 0.0, "t_next": grid[0], "clean": False}
+        c = {name: np.concatenate([[idle[name]], c[name]]) for name in c}
+        t = np.where(c["clean"], np.roll(c["t_next"], 1), c["t_next"])  # into sigma = 0 the call is not used: make it where it is regular
+        c |= {"first": np.arange(len(t)) == 0, "t_before": np.append(t[0], t[:-1])}
+        return Rows(t, np.append(np.nan, grid[1:]), c)
+
+    def init(self, x: PyTree, rows: Rows) -> tuple:
+        """(x, the shifted state h, the slope there); the first row sets the last two."""
+        return x, jax.tree.map(jnp.zeros_like, x), jax.tree.map(jnp.zeros_like, x)
+
+    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """One step; into sigma = 0 Euler's, which leaves h and the slope."""
+        c, (x, h, f) = row.c, state
+        y = self._y(model, x, c["alpha"])
+        h = jax.tree.map(lambda h, y: jnp.where(c["first"], y, h), h, y)
+        shifted = _lin((2.0, y), (-1.0, h), (c["drho"], f))
+        keep = lambda old, new: jax.tree.map(lambda o, n: jnp.where(c["clean"], o, n), old, new)
+        h = keep(h, shifted)
+        slope = keep(f, _noise(model)(_lin((c["alpha_next"], h)), row.t))
+        half = jnp.where(c["clean"] | c["first"], c["drho"], c["drho"] / 2)
+        y = _lin((1.0, y), (half, f), (jnp.where(c["clean"], 0, c["drho"] / 2), slope))
+        return self._x(model, y, c["alpha_next"]), h, slope
+
+    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """The state before the step."""
+        c, (x, h, f) = row.c, state
+        y = self._y(model, x, c["alpha_next"])
+        shifted = _lin((2.0, y), (-1.0, h), (-c["drho"], f))
+        keep = lambda old, new: jax.tree.map(lambda o, n: jnp.where(c["clean"] | c["first"], o, n), old, new)
+        before = keep(h, shifted)
+        slope = keep(f, _noise(model)(_lin((c["alpha"], before)), c["t_before"]))
+        y = _lin((1.0, y), (-jnp.where(c["clean"], 0, c["drho"] / 2), f), (-jnp.where(c["clean"], c["drho"], c["drho"] / 2), slope))
+        slope = jax.tree.map(lambda s: jnp.where(c["first"], 0, s), slope)
+        return self._x(model, y, c["alpha"]), before, slope
+
+
+class mccallum_foster(_InRho):
+    """The reversible form of Heun in rho [McCallum & Foster 2024, eq. 3]; second order, stable, four calls per step."""
+
+    coupling: float = eqx.field(static=True, default=0.99)
+    calls: ClassVar[int] = 4
+
+    def __check_init__(self):
+        if not 0 < self.coupling < 1:
+            raise ValueError(f"coupling lies in (0, 1), 0.99 to 0.999 are usual; got {self.coupling}")
+
+    def rows(self, path: Path, grid: Any) -> Rows:
+        """One row per interval."""
+        grid, c = _rho_rows(path, grid)
+        return Rows(grid[:-1], grid[1:], c)
+
+    def init(self, x: PyTree, rows: Rows) -> tuple:
+        """(x, z): z is y = x/alpha."""
+        return x, x
+
+    def _increments(self, model: Any, row: Rows) -> tuple[Any, Any]:
+        """(Psi forward from z at t, Psi backward from y at the next time); into sigma = 0 Euler forward, nothing back."""
+        c, eps = row.c, _noise(model)
+        far = jnp.where(c["clean"], row.t, c["t_next"])
+
+        def increment(y, t, alpha, t_far, alpha_far, drho):
+            slope = eps(_lin((alpha, y)), t)
+            other = eps(_lin((alpha_far, _lin((1.0, y), (drho, slope)))), t_far)
+            return _lin((jnp.where(c["clean"], drho, drho / 2), slope), (jnp.where(c["clean"], 0, drho / 2), other))
+
+        def forward(z):
+            return increment(z, row.t, c["alpha"], far, c["alpha_next"], c["drho"])
+
+        def back(y):
+            delta = increment(y, far, c["alpha_next"], row.t, c["alpha"], -c["drho"])
+            return jax.tree.map(lambda d: jnp.where(c["clean"], 0, d), delta)
+
+        return forward, back
+
+    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """One step of both."""
+        c, k = row.c, self.coupling
+        y, z = (self._y(model, a, c["alpha"]) for a in state)
+        forward, back = self._increments(model, row)
+        y = _lin((k, y), (1 - k, z), (1.0, forward(z)))
+        z = _lin((1.0, z), (-1.0, back(y)))
+        return self._x(model, y, c["alpha_next"]), self._x(model, z, c["alpha_next"])
+
+    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+        """Both before the step."""
+        c, k = row.c, self.coupling
+        y, z = (self._y(model, a, c["alpha_next"]) for a in state)
+        forward, back = self._increments(model, row)
+        z = _lin((1.0, z), (1.0, back(y)))
+        y = _lin((1 / k, y), (1 - 1 / k, z), (-1 / k, forward(z)))
+        return self._x(model, y, c["alpha"]), self._x(model, z, c["alpha"])
