@@ -1,6 +1,7 @@
 """jaxsampler: sample from, steer and differentiate through diffusion and flow models. A sampler is data."""
 
 from . import grids as grids
+from . import guidance as guidance
 from . import models as models
 from . import solvers as solvers
 from .adjoints import Direct as Direct

@@ -1,8 +1,15 @@
 """Solvers, one file per derivation. Every name is a `js.steps.Step`; call it with options for a variant."""
 
+from .adaptive import PID as PID
+from .adaptive import Adaptive as Adaptive
+from .adaptive import dpm_adaptive as dpm_adaptive
 from .ancestral import ddim as ddim
 from .ancestral import ddpm as ddpm
 from .ancestral import posterior as posterior
+from .ancestral_split import dpm_2_ancestral as dpm_2_ancestral
+from .ancestral_split import dpmpp_2s_ancestral as dpmpp_2s_ancestral
+from .ancestral_split import dpmpp_sde as dpmpp_sde
+from .ancestral_split import euler_ancestral as euler_ancestral
 from .catalogue import by_name as by_name
 from .catalogue import catalogue as catalogue
 from .deis import deis as deis
@@ -35,4 +42,6 @@ from .singlestep import dpm_2 as dpm_2
 from .singlestep import dpm_3 as dpm_3
 from .singlestep import dpmpp_2s as dpmpp_2s
 from .singlestep import dpmpp_3s as dpmpp_3s
+from .singlestep import singlestep as singlestep
+from .singlestep import singlestep_fixed as singlestep_fixed
 from .strided import strided as strided

@@ -142,9 +142,14 @@ def test_stochastic_data_solvers_are_exact_on_one_point(solver):
     path = js.VP()
     grid = np.array([0.97, 0.5, 0.41, 0.1])
     table = js.tabulate(path, grid, solver)
-    mean_gain, variance = np.prod(table.A), 0.0
-    for A, C in zip(table.A, table.C, strict=True):
-        variance = A**2 * variance + C**2
+    by = np.zeros((1 + table.regs, 2 + table.draw.max()))  # x and the registers as combinations of x_T and the draws, where x0 = 0
+    by[0, 0] = 1.0
+    for n in range(table.nfe):
+        by[1 + table.keep[n]] = by[0]
+        by[1 + table.slot[n]] = 0.0
+        by[0] = table.A[n] * by[0] + table.B[n] @ by[1:]
+        by[0, 1 + table.draw[n]] += table.C[n]
+    mean_gain, variance = by[0, 0], (by[0, 1:] ** 2).sum()
     kept = path.sigma(0.1) ** 2 * path.alpha(0.97) / (path.sigma(0.97) ** 2 * path.alpha(0.1))
     np.testing.assert_allclose(mean_gain, kept, rtol=1e-11)
     np.testing.assert_allclose(variance, path.sigma(0.1) ** 2 - (kept * path.sigma(0.97)) ** 2, rtol=1e-11)

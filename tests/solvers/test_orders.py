@@ -111,6 +111,9 @@ STOCHASTIC = {  # weak orders of the mean and of the variance of x_0 given x_T; 
     "dpmpp_2m_sde": (S.dpmpp_2m_sde, None, 2),
     "dpmpp_3m_sde": (S.dpmpp_3m_sde, None, 2.3),  # capped at 2 by its first-order start, still falling faster here
     "euler_maruyama": (S.euler_maruyama, 1, 1),
+    "euler_ancestral": (S.euler_ancestral, None, 1),
+    "dpmpp_2s_ancestral": (S.dpmpp_2s_ancestral, 1, 1),  # given x_T; its marginals have order 2: test_ancestral_split.py
+    "dpmpp_sde": (S.dpmpp_sde, None, 1),
     "ddpm fixed_large": (S.ddpm(variance_type="fixed_large"), None, 1),
 }
 
