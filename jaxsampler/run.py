@@ -66,7 +66,7 @@ class TableSolver(eqx.Module):
         """Start scale and noise, empty registers."""
         parts, memory = self.structure.flatten_up_to(x), []
         for p, (start, table) in enumerate(zip(self.starts, rows.tables, strict=True)):
-            memory.append(jax.tree.map(lambda a, regs=table.regs: jnp.zeros((regs, *a.shape), a.dtype), parts[p]))
+            memory.append(jax.tree.map(lambda a, regs=table.regs: jnp.stack([jnp.zeros_like(a)] * regs), parts[p]))
             scaled = axpy(start[0], parts[p], 0.0, parts[p])
             z = None if rows.spans is not None else self.draw(p, 0, None, parts[p])
             parts[p] = _add_noise(scaled, start[1], z)
@@ -93,8 +93,9 @@ class TableSolver(eqx.Module):
 def _advance(row: Table, x: PyTree, memory: PyTree, m: PyTree) -> tuple[PyTree, PyTree]:
     """The row's update without its noise, and the registers after it."""
 
-    def write(registers, a, b):
-        return registers.at[row.keep].set(a).at[row.slot].set(b)
+    def write(registers, a, b):  # a slice, unlike a scatter, keeps the sharding of the state
+        registers = jax.lax.dynamic_update_index_in_dim(registers, a, row.keep, 0)
+        return jax.lax.dynamic_update_index_in_dim(registers, b, row.slot, 0)
 
     def update(a, registers):
         return sum((cast(row.B[r], a) * registers[r] for r in range(row.B.shape[-1])), cast(row.A, a) * a)
