@@ -36,7 +36,7 @@ CORRECTORS = ("langevin", "ald", "none")
 
 
 class Rows(NamedTuple):
-    """x - mu <- A (x - mu) + (B + L ratio^2) score + (C + sqrt(2 L) ratio) z, with ratio = |z|/|score|; all are [rows]."""
+    """x - mu <- A (x - mu) + (B + step) score + (C + sqrt(2 step)) z, with sqrt(step/2) = L |z|/|score|; all are [rows]."""
 
     t: Any
     A: Any
@@ -105,7 +105,8 @@ class score_sde(eqx.Module):
             return self._rows(path, grid)
         with on_host():
             rows = self._rows(path, np.asarray(grid, np.float64))
-        bad = ~np.all([np.isfinite(c) for c in rows[:5]], axis=0)
+            clean = np.asarray(path.sigma(rows.t)) == 0  # where there is no score
+        bad = clean | ~np.all([np.isfinite(c) for c in rows[:5]], axis=0)
         if np.any(bad):
             raise ValueError(
                 f"{self.predictor}+{self.corrector} is singular at t={rows.t[np.argmax(bad)]:g}: end or start the grid before it"
@@ -125,8 +126,8 @@ class score_sde(eqx.Module):
 
         columns = []
         if self.corrector != "none":
-            step = 2 * kernel.F**2 * (self.snr * (path.sigma(at) if self.corrector == "ald" else 1.0)) ** 2
-            fixed = (one, step, zero, xp.sqrt(2 * step)) if self.corrector == "ald" else (one, zero, step, zero)
+            size = kernel.F * self.snr * (path.sigma(at) if self.corrector == "ald" else 1.0)  # sqrt(step/2)
+            fixed = (one, 2 * size**2, zero, 2 * size) if self.corrector == "ald" else (one, zero, size, zero)
             columns += [(at, *fixed, np.nan * one)] * self.n_corrector
         if self.predictor != "none":
             A, B, C = self._predict(path, kernel)
@@ -195,8 +196,8 @@ class score_sde(eqx.Module):
         if self.corrector == "langevin":
             pull = _norm(score, self.batch_axis)
             ratio = jnp.where(pull > 0, _norm(z, self.batch_axis) / jnp.where(pull > 0, pull, 1), 0)
-            B, C, L = (cast(v, ratio) for v in (B, C, row.L))
-            B, C = B + L * ratio**2, C + jnp.sqrt(2 * L) * ratio
+            size = cast(row.L, ratio) * ratio
+            B, C = cast(B, ratio) + 2 * size**2, cast(C, ratio) + 2 * size
         new = jax.tree.map(lambda a, g, e: cast(row.A, a) * a + cast(B, a) * g + cast(C, a) * e, y, score, z)
         return (model.path.uncentred(new),)
 
