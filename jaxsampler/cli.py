@@ -1,4 +1,4 @@
-"""The command line: `jaxsampler restore | train CONFIG | solvers`.
+"""The command line: `jaxsampler restore | train CONFIG | bench WHAT | solvers`.
 
 A subcommand is a function below; its arguments are the options, its docstring is the help. What goes wrong in the user's hands (a file, a
 name, a value, the disk) is one line on stderr and exit code 2; anything else is a bug and keeps its traceback.
@@ -8,6 +8,7 @@ import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 try:
     from tyro.conf import FlagCreatePairsOff as Flag
@@ -83,16 +84,31 @@ def restore(
 
 
 @app.command
-def train(config: Positional[str], /, *, out: str | None = None) -> None:
+def train(config: Positional[str], /, *, out: str | None = None, data: str | None = None) -> None:
     """Train a network as a TOML config says; an interrupted run is continued.
 
     Args:
-        config: For instance configs/train/restore.toml.
-        out: The weights to write (restore.safetensors); checkpoints and the loss log go into a folder beside, without the suffix.
+        config: For instance configs/train/restore.toml or configs/train/fashion_edm.toml.
+        out: The weights to write (NAME.safetensors); checkpoints and the loss log go into a folder beside, without the suffix.
+        data: The folder with the files of Fashion-MNIST, where the config does not name it; without either they are downloaded.
     """
-    from jaxsampler.training.restore import main
+    from jaxsampler.training.command import main
 
-    print(main(config, out))
+    print(main(config, out, data))
+
+
+@app.command
+def bench(what: Positional[Literal["overhead", "precision"]], /, *, out: Path = Path("bench"), rounds: int = 5) -> None:
+    """Measure the samplers themselves; prints a Markdown table, and writes it with a figure and the raw numbers.
+
+    Args:
+        what: overhead: time beside the network's, compile time, compilations. precision: error of low precision, per solver.
+        out: The folder for WHAT.md, WHAT.json and WHAT.png.
+        rounds: Turns of paired timing; the least counts.
+    """
+    from jaxsampler.bench import report
+
+    print(report.write(what, out, rounds), end="")
 
 
 @app.command

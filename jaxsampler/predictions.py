@@ -106,6 +106,11 @@ class Denoiser(eqx.Module):
         m = match(self.net(x, t, *extra), x)
         return self.each(lambda path, m, x, t: convert(m, x, t, path, source=self.kind, target=kind), m, x, t)
 
+    def bind(self, **conditions: Any) -> "Denoiser":
+        """The same denoiser under conditions, which its network takes as keywords: `denoiser.bind(label=7)`; bound again, they change."""
+        net = self.net if isinstance(self.net, eqx.Partial) else eqx.Partial(self.net)
+        return Denoiser(eqx.Partial(net.func, *net.args, **{**net.keywords, **conditions}), self.path, self.kind)
+
     def each(self, f: Callable, *trees: PyTree) -> PyTree:
         """f(path, tree, ..) for each part of a system; a plain denoiser has one part."""
         if not isinstance(self.path, dict):

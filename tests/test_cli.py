@@ -50,10 +50,10 @@ def test_train_refuses_a_bad_config(tmp_path, capsys, change, hint):
 
 def test_train_passes_the_config_on(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("jaxsampler.training.restore.main", lambda *args: seen.append(args) or Path("w.safetensors"))
+    monkeypatch.setattr("jaxsampler.training.command.main", lambda *args: seen.append(args) or Path("w.safetensors"))
     assert cli.main(["train", "c.toml", "--out", "o.safetensors"]) == 0
-    assert cli.main(["train", "c.toml"]) == 0
-    assert seen == [("c.toml", "o.safetensors"), ("c.toml", None)]
+    assert cli.main(["train", "c.toml", "--data", "idx"]) == 0
+    assert seen == [("c.toml", "o.safetensors", None), ("c.toml", None, "idx")]
     assert capsys.readouterr().out == "w.safetensors\n" * 2
 
 

@@ -17,7 +17,7 @@ HERE = Path(pretrained.__file__).parent
 
 
 def test_the_card_tells_what_the_weights_are():
-    net, card = pretrained.load("restore")
+    net, card = pretrained.load("restore"), pretrained.card("restore")
     assert (HERE / "restore.safetensors").stat().st_size <= 8e6
     assert isinstance(net, RestorationNet)
     assert len(net.residual) == len(data.TASKS)
@@ -29,7 +29,7 @@ def test_the_card_tells_what_the_weights_are():
 
 def test_the_weights_restore_as_the_card_says():
     """One held-out photo, every task, one call: the mean gain is that of the card, give or take the photo. Seconds of network time."""
-    net, card = pretrained.load("restore")
+    net, card = pretrained.load("restore"), pretrained.card("restore")
     clean, degraded, task = judge.crops(data.held_out_photos()[:1], 128, 7)
     mu = jnp.asarray(degraded)
     restored = judge.restore(net, mu, jnp.asarray(task), jax.random.key(0), calls=1)

@@ -22,7 +22,7 @@ MEMBER = f"{CHOSEN['name']} {CHOSEN['order']}"
 
 def network(weights: Path | None) -> RestorationNet:
     """The shipped network, or the one of a safetensors file with its card."""
-    return pretrained.load("restore", path=weights)[0]
+    return pretrained.load("restore", path=weights)
 
 
 def member(solver: str | None, order: int | None) -> Step:

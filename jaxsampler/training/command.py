@@ -11,7 +11,8 @@ TASKS = ("restore", "generate", "classify")
 def main(file: str, out: str | None = None, data: str | None = None) -> Path:
     """Trains what the config says; returns the weights written, `out` or the config's name with .safetensors in the working folder.
 
-    `data` overrides the config's folder of data. An interrupted run is continued from the folder beside the weights.
+    `data` overrides the config's folder of data. An interrupted run is continued from the folder beside the weights, where the log of
+    losses and, at the end, its plot lie.
     """
     try:
         values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
@@ -23,7 +24,7 @@ def main(file: str, out: str | None = None, data: str | None = None) -> Path:
     if task not in TASKS:
         raise ValueError(f"config {file}: unknown task {task!r}; {config.nearest(str(task), TASKS)}")
     target = Path(out or f"{Path(file).stem}.safetensors")
-    from jaxsampler.training import classify, generate, restore
+    from jaxsampler.training import classify, generate, plot, restore
 
     module, cls = {
         "restore": (restore, restore.Restore),
@@ -39,4 +40,5 @@ def main(file: str, out: str | None = None, data: str | None = None) -> Path:
     except ValueError as e:
         raise ValueError(f"config {file}: {e}") from None
     module.main(c, target)
+    plot.losses(target.with_suffix("") / "log.csv")
     return target

@@ -89,13 +89,11 @@ def loss(net: RestorationNet, batch: dict[str, Any], key: Any) -> Any:
     )
 
 
-def main(config_path: str, out: str | None = None) -> Path:
-    """Trains what the config says and writes the weights to `out` (default: restore.safetensors in the working folder).
+def main(c: Restore, target: Path) -> None:
+    """Trains what the config says and writes the weights to `target`.
 
-    Checkpoints and the loss log live in the folder `out` without its suffix; an interrupted run is continued from there.
+    Checkpoints and the loss log live in the folder `target` without its suffix; an interrupted run is continued from there.
     """
-    c = config.load(config_path, Restore)
-    target = Path(out or "restore.safetensors")
     residual = residuals(c)
     fit(
         network(c, residual),
@@ -110,7 +108,6 @@ def main(config_path: str, out: str | None = None) -> Path:
         minutes=c.minutes,
     )
     publish(target.with_suffix(""), target)
-    return target
 
 
 def from_card(card: dict[str, Any]) -> RestorationNet:

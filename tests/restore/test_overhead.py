@@ -26,7 +26,7 @@ def fastest(*functions, rounds=7):
 @pytest.mark.bench
 @pytest.mark.parametrize("size", [64, 128])
 def test_overhead_of_ten_calls_on_the_restoration_network(size):
-    net, _ = pretrained.load("restore")
+    net = pretrained.load("restore")
     mu, task, t = jnp.asarray(study.shown(size).degraded), jnp.arange(len(data.TASKS)), jnp.asarray(50.0)
     rows = table(net, solvers.mr_sde(), 10)
     call = eqx.filter_jit(lambda net, x, t, mu, task: net(x, t, mu, task))
