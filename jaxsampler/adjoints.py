@@ -122,6 +122,11 @@ class Reversible(eqx.Module):
             )
         if step.hook is not None:
             raise ValueError("a hook cannot be undone: Reversible() needs hook=None; RecursiveCheckpoint() takes hooks")
+        if rows.entry is not None and getattr(step.solver, "carries_slope", False):
+            raise ValueError(
+                f"{type(step.solver).__name__} carries its slope from one interval to the next, where per_step entries differ: it cannot "
+                "be undone; take obelm or mccallum_foster"
+            )
         rows = as_arrays(rows)
         leaves, static = eqx.partition(step, eqx.is_array)
         first = jax.tree.map(lambda a: a[0], rows)

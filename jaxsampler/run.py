@@ -158,7 +158,7 @@ def run(
         paths = [denoiser.path] if isinstance(denoiser.path, Path) else [denoiser.path[name] for name in sorted(denoiser.path)]
         spans = [brownian_spans(part, path).astype(dtype) for part, path in zip(parts, paths, strict=True)]
         noise = [Brownian(jax.random.fold_in(key, p)) for p in range(len(parts))]
-    elif not is_traced(table) and not any(part.draws for part in parts) and hook is None:
+    elif not (is_traced(table) or any(part.draws for part in parts) or hook is not None or getattr(adjoint, "variance_reduction", 0)):
         key = None  # nothing to draw
     parts = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, parts)
     x = x if denoiser is None else denoiser.centred(x)

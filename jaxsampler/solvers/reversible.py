@@ -1,7 +1,7 @@
 r"""Solvers with an exact inverse: `reverse` undoes `step`, so gradients need no tape (`js.Reversible()`) and images invert exactly.
 
-Each carries two states. With a = alpha_s/alpha_t, b = sigma_s - a sigma_t the DDIM step from t to s is a x + b eps(x, t); rho = sigma/alpha,
-y = x/alpha.
+Each carries two states. With a = alpha_s/alpha_t, b = sigma_s - a sigma_t the DDIM step from t to s is a x + b eps(x, t);
+rho = sigma/alpha, y = x/alpha.
 
     edict             u = a x + b eps(y), w = a y + b eps(u); x' = p u + (1-p) w, y' = p w + (1-p) x'        [Wallace et al. 2023, eq. 14]
     bdia              x' = g x_prev + (..) x + (..) eps(x): DDIM forth, minus g times DDIM back              [Zhang et al. 2024, eq. 16]
@@ -9,8 +9,8 @@ y = x/alpha.
     reversible_heun   h' = 2y - h + f drho, f' = eps(h'), y' = y + (f + f') drho/2                           [Kidger et al. 2021, alg. 1]
     mccallum_foster   y' = l y + (1-l) z + Psi(z), z' = z - Psi_back(y'), Psi the increment of Heun in rho   [McCallum & Foster 2024]
 
-Rounding is what the inverse amplifies: by 1/g per step for bdia, 1/p^2 for edict, 1/l for mccallum_foster. bdia with g < 0.9 loses all digits
-on long grids, and warns of it. A last interval into sigma = 0 is a DDIM step, which leaves the second state as it is.
+Rounding is what the inverse amplifies: by 1/g per step for bdia, 1/p^2 for edict, 1/l for mccallum_foster. bdia with g < 0.9 loses all
+digits on long grids, and warns of it. A last interval into sigma = 0 is a DDIM step, which leaves the second state as it is.
 """
 
 import math
@@ -229,6 +229,7 @@ class reversible_heun(_InRho):
     """The reversible Heun method on dy/drho = eps [Kidger et al. 2021, alg. 1]; second order, one call per step and one more."""
 
     calls: ClassVar[int] = 1
+    carries_slope: ClassVar[bool] = True
 
     def rows(self, path: Path, grid: Any) -> Rows:
         """A row that evaluates the slope at the start, then one per interval, which calls at its end."""
