@@ -168,15 +168,18 @@ def test_last_k_reduces_variance_with_a_key():
 
 def test_refusals():
     net, x = js.Denoiser(random_net(), VP, "noise"), jnp.ones(3)
+    flow = js.Denoiser(random_net(), js.CondOT(), "velocity")
+    system = js.Denoiser(lambda x, t: x, {"a": VP}, "noise")
+    draw = lambda net, x: js.sample(net, x, key=jax.random.key(0), adjoint=js.AdjointDPM())
     table, adjoint = js.tabulate(VP, [0.9, 0.5, 0.1], S.dpmpp_2m), js.AdjointDPM()
     cases = [
         ("plain callable has no path", lambda: js.run(random_net(), table, x, adjoint=adjoint)),
         ("through a hook", lambda: js.run(net, table, x, adjoint=adjoint, hook=lambda end: end.x)),
         ("must be concrete", lambda: jax.jit(lambda table: js.run(net, table, x, adjoint=adjoint))(table)),
         ("needs a table", lambda: js.sample(net, x, x=x, key=None, solver=S.edict(), steps=4, adjoint=adjoint)),
-        ("infinite where alpha = 0", lambda: js.sample(js.Denoiser(random_net(), js.CondOT(), "velocity"), x, key=jax.random.key(0), adjoint=adjoint)),
+        ("infinite where alpha = 0", lambda: draw(flow, x)),
         ("noise-kind step", lambda: js.AdjointDPM(S.dpmpp_2m)),
-        ("not on a system", lambda: js.sample(js.Denoiser(lambda x, t: x, {"a": VP}, "noise"), {"a": x}, key=jax.random.key(0), adjoint=adjoint)),
+        ("not on a system", lambda: draw(system, {"a": x})),
         ("counts intervals", lambda: js.LastK(0)),
         ("traced table does not show", lambda: jax.jit(lambda table: js.run(net, table, x, adjoint=js.LastK(1)))(table)),
     ]  # fmt: skip
