@@ -1,5 +1,6 @@
 """Grids: exact ends, equal spacing in their own variable, published values, and the errors of a user's own grid."""
 
+import golden_cases as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -261,3 +262,148 @@ def test_checked_traced_grids_pass_through():
     for bad in (jnp.zeros((2, 2)), jnp.zeros(1), jnp.zeros(())):
         with pytest.raises(ValueError, match="a grid is a vector of at least 2 times"):
             jax.jit(lambda g: grids.checked(js.VP(), g))(bad)
+
+
+# -------------------------------------------------------------------------------------- published grids, levels and index ends
+
+
+def golden_grids():
+    """Name of every stored grid, and its times by this library on the path named with it."""
+    vp, edm = golden.PATHS["vp_linear"], golden.PATHS["ve"]
+    cosine = js.CosineVP()
+    built = {}
+    skips = {"logSNR": grids.log_snr, "time_uniform": grids.uniform, "time_quadratic": grids.quadratic, "edm": grids.karras}
+    for schedule, names in golden.CONFIG["skips"].items():
+        for skip in names:
+            for n in (5, 10, 20):
+                built[f"grid/{schedule}/{skip}/n{n}/t"] = skips[skip](golden.PATHS[schedule], n)
+    for n in (5, 10, 20):
+        ramps = {
+            "karras": grids.karras(edm, n - 1),
+            "exponential": grids.log_snr(edm, n - 1),
+            "polyexp_rho2": grids.polyexponential(edm, n - 1, 2.0),
+            "vp": vp.rho(grids.uniform(vp, n - 1)),  # the levels of another path's grid
+        }
+        for name, times in ramps.items():
+            built[f"grid/kdiff/{name}/n{n}/sigma"] = grids.append_zero(times)
+        for phase, grid in {"t1": grids.uniform, "t2": grids.quadratic, "log1": grids.log_snr, "rho7": grids.karras}.items():
+            built[f"grid/deis/vp_linear/{phase}/n{n}/t"] = grid(vp, n)
+        for phase, grid in {"t1": grids.uniform, "t2": grids.quadratic}.items():
+            built[f"grid/deis/vp_cosine/{phase}/n{n}/t"] = grid(cosine, n, t_max=0.99)
+        # DEIS's cosine has no norm: sigma/alpha = tan(pi/2 (t + s)/(1 + s)) at its ends
+        rho = np.tan(np.pi / 2 * (np.array([0.99, 1e-3]) + 0.008) / 1.008)
+        levels = grids.karras(js.EDM(sigma_min=rho[1], sigma_max=rho[0]), n)
+        built[f"grid/deis/vp_cosine/rho7/n{n}/t"] = np.arctan(levels) * 2 / np.pi * 1.008 - 0.008
+    for n in golden.CONFIG["edm_steps"]:
+        built[f"grid/edm/steps{n}/sigma"] = grids.append_zero(grids.karras(edm, n - 1))
+    return built
+
+
+def test_every_golden_grid():
+    """Continuous ones; those of training indices are compared call by call in test_golden_discrete.py."""
+    built = golden_grids()
+    stored = {n for n in golden.GOLDEN.files if n.startswith("grid/") and n.split("/")[-1] in ("t", "sigma")}
+    stored = {n for n in stored if n.endswith("/t") or n.startswith(("grid/kdiff", "grid/edm"))}
+    assert set(built) == {n for n in stored if not n.startswith(("grid/diffusers", "grid/pndm_repo"))}
+    for name, times in built.items():
+        np.testing.assert_allclose(times, golden.GOLDEN[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("schedule", ["vp_linear", "vp_cosine", "discrete", "ve"])
+def test_golden_schedules(schedule):
+    """alpha, sigma, lam and the time back from lam at 23 points; alpha, sigma at the points of every grid."""
+    path = golden.PATHS[schedule]
+    stored = {k: golden.GOLDEN[f"schedule/{schedule}/{k}"] for k in ("t", "alpha", "sigma", "lambda", "t_from_lambda")}
+    np.testing.assert_allclose(path.alpha(stored["t"]), stored["alpha"], rtol=1e-10)
+    np.testing.assert_allclose(path.sigma(stored["t"]), stored["sigma"], rtol=1e-9)
+    np.testing.assert_allclose(path.lam(stored["t"]), stored["lambda"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(path.time(stored["lambda"]), stored["t_from_lambda"], rtol=1e-8)
+    for name in (n for n in golden.GOLDEN.files if n.startswith(f"grid/{schedule}/") and n.endswith("/t")):
+        for value in ("alpha", "sigma"):
+            want = golden.GOLDEN[name[:-1] + value]
+            np.testing.assert_allclose(getattr(path, value)(golden.GOLDEN[name]), want, rtol=1e-9, err_msg=name)
+
+
+def test_discrete_grids_are_those_of_diffusers():
+    path = js.DiscreteVP.linear()
+    made = {
+        "leading0": grids.leading,
+        "leading1": lambda p, n: grids.leading(p, n, 1),
+        "trailing": grids.trailing,
+        "linspace": grids.linspace,
+    }
+    for name, grid in made.items():
+        for n in (5, 10, 20):
+            np.testing.assert_allclose(indices(path, grid(path, n)), golden.GOLDEN[f"grid/diffusers/{name}/n{n}/t"], atol=1e-9)
+
+
+def test_discrete_grids_may_end_at_the_first_level():
+    """t = 1/N instead of 0; where the last index is that level, nothing is appended."""
+    path = js.DiscreteVP.linear(1000)
+    for grid in (lambda n: grids.leading(path, n, 1, final="first"), lambda n: grids.trailing(path, n, final="first")):
+        times = grid(10)
+        assert len(times) == 11
+        assert times[-1] == 1e-3
+        grids.checked(path, times)
+    np.testing.assert_allclose(grids.leading(path, 4, final="first"), [0.751, 0.501, 0.251, 0.001], atol=1e-12)
+    np.testing.assert_allclose(grids.linspace(path, 4, final="first"), [1.0, 0.667, 0.334, 0.001], atol=1e-12)
+    with pytest.raises(ValueError, match="unknown final 'last'; valid: zero .*, first"):
+        grids.trailing(path, 4, final="last")
+
+
+def test_ays_tables():
+    """Ten steps as published: indices on Stable Diffusion's path, the same levels elsewhere, to the precision of the tables."""
+    sd = js.DiscreteVP.scaled_linear()
+    for table, index in {
+        "sd15": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
+        "sdxl": [999, 845, 730, 587, 443, 310, 193, 116, 53, 13],
+    }.items():
+        np.testing.assert_allclose(indices(sd, grids.ays(sd, 10, table)), index, atol=1e-9)
+        levels = grids.ays(js.EDM(), 10, table)
+        np.testing.assert_allclose(levels[:-1], sd.rho((np.array(index) + 1) / 1000), rtol=0.015)
+        assert levels[-1] == 0.0
+    sigmas = [700, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0]
+    np.testing.assert_allclose(grids.ays(js.EDM(sigma_max=700.0), 10, "svd"), sigmas, rtol=1e-12)
+
+
+def test_ays_on_another_schedule_keeps_the_levels():
+    """On linear betas the published indices would be other levels."""
+    path = js.DiscreteVP.linear()
+    times = grids.ays(path, 10)
+    assert path.rho(times[1]) == pytest.approx(6.475, rel=1e-9)
+    grids.checked(path, times)
+
+
+@pytest.mark.parametrize("n", [1, 5, 19, 40])
+def test_ays_interpolates_log_levels(n):
+    """n = 19 halves the gaps: every second level is published, the others are geometric means."""
+    times = grids.ays(js.EDM(), n, "sdxl")
+    assert len(times) == n + 1
+    grids.checked(js.EDM(), times)
+    assert times[0] == pytest.approx(14.615)
+    if n == 19:
+        np.testing.assert_allclose(times[0:19:2], grids.ays(js.EDM(), 10, "sdxl")[:-1], rtol=1e-12)
+        np.testing.assert_allclose(times[1:18:2], np.sqrt(times[0:17:2] * times[2:19:2]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: grids.ays(js.EDM(), 10, "sdxll"), "unknown table 'sdxll'; did you mean 'sdxl'"),
+        (lambda: grids.ays(js.EDM(), 10, "?"), "valid: sd15, sdxl, svd"),
+        (lambda: grids.ays(js.EDM(), 10, "svd"), r"starts at sigma/alpha = 700, this path ends at 80; choose the path"),
+        (lambda: grids.ays(js.EDM(), 0), "at least one; got n=0"),
+        (lambda: grids.polyexponential(js.CondOT(), 4), "polyexponential needs finite lam at both ends"),
+    ],
+)
+def test_published_grid_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_polyexponential():
+    """lam short of its end by u^rho: rho = 1 is log_snr, rho = 2 on four steps leaves 9/16, 4/16, 1/16 of the range."""
+    path = js.VP()
+    np.testing.assert_allclose(grids.polyexponential(path, 9), grids.log_snr(path, 9), rtol=1e-12)
+    lam = path.lam(grids.polyexponential(path, 4, 2.0))
+    np.testing.assert_allclose((lam[-1] - lam) / (lam[-1] - lam[0]), [1, 9 / 16, 1 / 4, 1 / 16, 0], rtol=1e-9, atol=1e-12)
