@@ -6,6 +6,7 @@ from . import models as models
 from . import solvers as solvers
 from .adjoints import Direct as Direct
 from .adjoints import RecursiveCheckpoint as RecursiveCheckpoint
+from .discrete import discrete as discrete
 from .drive import Solver as Solver
 from .drive import StepEnd as StepEnd
 from .drive import Trajectory as Trajectory

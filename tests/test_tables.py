@@ -30,6 +30,10 @@ VARIANTS = {
     "3s_taylor": js.solvers.dpm_3(form="taylor"),
     "2m_sde_half": js.solvers.dpmpp_2m_sde(eta=0.5, form="taylor"),
     "mr_ode_3n": js.solvers.mr_ode(order=3, kind="noise"),
+    "edm_churn": js.solvers.edm(s_churn=0.8, s_noise=1.1),
+    "churn_dpm_2": js.solvers.churn(js.solvers.dpm_2, 0.5),
+    "rk_rho_3": js.solvers.rk_rho(tableau="3ralston"),
+    "heun_a": js.solvers.heun(a=0.5),
     "mr_sde_2n": js.solvers.mr_sde(order=2, kind="noise"),
 }
 
@@ -76,7 +80,7 @@ def agree(solver, path, grid, rtol=1e-12):
     net, run = shared_run(path)
     x = jax.random.normal(jax.random.key(3), (4, 3), jnp.float64)
     table = js.tabulate(path, grid, solver)
-    got = run(js.pad(table, nfe=18, regs=6), x)
+    got = run(js.pad(table, nfe=18, regs=10), x)
     want = js.loop(net, path, grid, solver, x, key=jax.random.key(5))
     np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * float(jnp.abs(want).max()))
     return table
@@ -230,7 +234,7 @@ def test_unknown_solver_object():
         js.tabulate(js.VP(), [0.9, 0.5], "dpmpp_2m")
 
 
-@pytest.mark.parametrize("name", ["dpmpp_3m", "dpm_3", "heun", "dpmpp_2m_sde", "ddim", "euler_maruyama"])
+@pytest.mark.parametrize("name", ["dpmpp_3m", "dpm_3", "heun", "edm", "dpmpp_2m_sde", "ddim", "euler_maruyama", "deis", "lms", "plms"])
 @pytest.mark.parametrize("path", ["vp", "mr", "cubic"])
 def test_traced_grid_gives_the_same_table_and_its_derivative(name, path):
     path, solver = PATHS[path], SOLVERS[name]

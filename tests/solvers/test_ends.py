@@ -87,7 +87,7 @@ def test_bfloat16_network_with_float32_state(name, path):
     if S[name].kind == "noise" or name in ("euler", "heun", "euler_maruyama"):  # these amplify the error at the noisy end
         grid = js.grids.uniform(path, 12, t_max=0.6 * path.t_max, t_min=0.05 * path.t_max)
         x = 0.5 * x / jnp.abs(x).max()
-    table = js.pad(js.tabulate(path, grid, S[name]), nfe=36, regs=5)
+    table = js.pad(js.tabulate(path, grid, S[name]), nfe=36, regs=10)
     low, full = (run(table, x) for run in low_and_full(path))
     assert low.dtype == jnp.float32
     assert float(jnp.abs(low - full).max()) < 0.05 * max(1.0, float(jnp.abs(full).max()))

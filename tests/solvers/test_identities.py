@@ -85,6 +85,12 @@ EQUAL = {
     "dpmpp_sde_1 = ddpm": (S.dpmpp_sde_1, S.ddpm),
     "ddim = dpmpp_1": (S.ddim, S.dpmpp_1),
     "dpm_1 = dpmpp_1": (S.dpm_1, S.dpmpp_1),
+    "deis 1 = ddim": (S.deis(order=1), S.ddim),
+    "deis_rho 1 = ddim": (S.deis_rho(order=1), S.ddim),
+    "ipndm 1 = ddim": (S.ipndm(order=1), S.ddim),
+    "rk_rho euler = ddim": (S.rk_rho(tableau="euler"), S.ddim),
+    "lms = deis_rho": (S.lms, S.deis_rho),
+    "ipndm 2 = dpm_2m, in equal steps of lam": (S.ipndm(order=2), S.dpm_2m),
     "sde_1 eta 0 = dpmpp_1": (S.dpmpp_sde_1(eta=0.0), S.dpmpp_1),
     "2m_sde eta 0 = 2m": (S.dpmpp_2m_sde(eta=0.0), S.dpmpp_2m),
     "2m_sde eta 0 taylor = 2m taylor": (S.dpmpp_2m_sde(eta=0.0, form="taylor"), S.dpmpp_2m(form="taylor")),
@@ -103,7 +109,7 @@ def test_two_names_for_one_sampler(name, path):
     np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde], ids=lambda s: s.name)
+@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde, S.lms, S.plms], ids=lambda s: s.name)
 def test_methods_in_lam_do_not_see_the_schedule(solver):
     """VP and EDM solutions coincide after x = alpha y."""
     vp, edm = js.VP(), js.EDM(1e-3, 200.0)
@@ -159,7 +165,7 @@ def test_noise_solvers_are_exact_for_constant_noise():
     path, eps = js.VP(), jnp.asarray([0.3, -1.0])
     grid, x = np.array([0.97, 0.5, 0.41, 0.1]), jnp.asarray([1.5, 0.2])
     x0 = (x - path.sigma(0.97) * eps) / path.alpha(0.97)
-    for solver in (S.dpm_1, S.dpm_2m, S.dpm_3m, S.dpm_2, S.dpm_3):
+    for solver in (S.dpm_1, S.dpm_2m, S.dpm_3m, S.dpm_2, S.dpm_3, S.deis, S.lms, S.ipndm, S.pndm, S.plms):
         got = js.run(js.Denoiser(lambda x, t: eps, path, "noise"), js.tabulate(path, grid, solver), x)
         np.testing.assert_allclose(got, path.alpha(0.1) * x0 + path.sigma(0.1) * eps, rtol=1e-11)
 
