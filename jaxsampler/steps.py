@@ -13,10 +13,9 @@ The author of a solver writes the update as in the paper:
 
 A step that reads earlier states too (`states`) finds them in `past.x`, newest first; a step that corrects the state it was given, once it
 has the output there, returns (next, corrected), and later steps read the corrected one (`past.inputs` has those that the outputs
-were made at). The result must be linear in x, past, z and the
-model's outputs: then the same code is the plain loop on arrays (the oracle) and, on unit vectors, the coefficient table. Branch on step
-indices or options only, never on array values. Keyword-only arguments are the options of the solver: `dpmpp_2m(form="taylor")` is another
-step.
+were made at). The result must be linear in x, past, z and the model's outputs: then the same code is the plain loop on arrays (the oracle)
+and, on unit vectors, the coefficient table. Branch on step indices or options only, never on array values. Keyword-only arguments are
+the options of the solver: `dpmpp_2m(form="taylor")` is another step.
 """
 
 import dataclasses
@@ -27,7 +26,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from .numerics import is_traced
 from .paths import KINDS
 
 
@@ -37,11 +38,12 @@ class Step:
 
     kind: prediction that `model` returns inside the formula, a name or a function (path, t) -> (a, b) of the linear form. order: of
     accuracy (weak order if stochastic). past: number of earlier outputs it reads (the first call of each earlier interval). states:
-    number of earlier states it reads. inputs: number of past outputs of which it also reads the state they were made at. assumed: for the
-    first interval only, (path, t, kind) -> c: the output is taken to be c x, in any kind, and costs no call. noises: draws per step, entering at its last updates in order;
-    with `churn` the first one enters before the first call (saved states and hooks then see the state after it). start: the steps of
-    the first intervals, lowest order first (they serve `lower_order_final` too). to_zero: the step into sigma = 0. from_noise: the
-    step out of alpha = 0. rule: (n, lower_order_final) -> the steps of n intervals, where orders 1, 2, .. at the start won't do.
+    number of earlier states it reads. inputs: number of past outputs of which it also reads the state they were made at. assumed: for
+    the first interval only, (path, t, kind) -> c: the output is taken to be c x, in any kind, and costs no call. noises: draws per step,
+    entering at its last updates in order; with `churn` the first one enters before the first call (saved states and hooks then see the
+    state after it). start: the steps of the first intervals, lowest order first (they serve `lower_order_final` too). to_zero: the step
+    into sigma = 0. from_noise: the step out of alpha = 0. rule: (n, lower_order_final) -> the steps of n intervals, where orders 1, 2,
+    .. at the start won't do.
     """
 
     formula: Callable
@@ -131,9 +133,9 @@ class Past(tuple):
 
 
 def _default_float(value: Any) -> Any:
-    """A jax array of floats in JAX's default precision: tables made from it are of that precision, whatever the option's dtype."""
+    """A jax array of floats, whatever its dtype, as numpy float64, like all concrete coefficients; a traced one in JAX's default precision."""
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
-        return value.astype(jnp.result_type(float))
+        return value.astype(jnp.result_type(float)) if is_traced(value) else np.asarray(value, np.float64)
     return value
 
 

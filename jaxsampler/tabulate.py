@@ -94,6 +94,11 @@ def _check_linear(step: Step, path: Any, ts: np.ndarray, units: list) -> None:
             )
 
 
+def _plus(a: dict, b: dict) -> dict:
+    """The sum of two linear forms {value: weight}."""
+    return a | {value: a.get(value, 0.0) + weight for value, weight in b.items()}
+
+
 def _ratio(a: Any, b: Any) -> Any:
     """a/b, and 0 where b = 0."""
     xp = namespace(a, b)
@@ -105,7 +110,7 @@ class _Row:
     """A row under construction; B maps values ("m" or "x", row that made it) to weights."""
 
     t: Any
-    kind: str
+    kind: Any
     A: Any
     B: dict
     C: Any
@@ -239,14 +244,14 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
             if not is_traced(target) and np.any(np.abs(stale) > 1e-9 * np.abs(target).max()):
                 raise ValueError(f"{step.name} uses one draw in two updates, or its draws out of order: one draw per row, in order")
             last_use["m", f + c] = f + calls - 1
-            rows.append(_Row(times[c], step.kind, A, registers(target, c + 1) | rest, C, draws + own - z_at if noisy else draws, noisy))
+            rows.append(_Row(times[c], step.kind, A, _plus(registers(target, c + 1), rest), C, draws + own - z_at if noisy else draws, noisy))
         draws += step.noises
         whole = calls > 0 and entry is basis[0]
         if corrected is not basis[0] and not whole:
             raise ValueError(f"{step.name} corrects its state: its first call must be at that state")
         if not whole and f == 0 and i > 0:
             raise ValueError(f"{step.name} changes the state before its first call, so it cannot follow a step that assumes its output")
-        origins.append({("x", f): corrected[0]} | registers(corrected, calls) if whole else None)
+        origins.append(_plus({("x", f): corrected[0]}, registers(corrected, calls)) if whole else None)
         if not rows:
             raise ValueError(f"{step.name} makes no model call, so it cannot come first")
         rows[-1].end = ts[-1]

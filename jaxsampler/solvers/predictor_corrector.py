@@ -1,8 +1,8 @@
 r"""UniPC: an exponential multistep predictor, corrected by the very output that the next step needs anyway.
 
 UniP-p is the Taylor step of `exponential` with the derivatives of the polynomial in lam through the outputs at t and at p - 1 earlier
-times. UniC-p adds the output at the new time s to them, which makes the step one order more accurate and costs no call: the output at the
-*predicted* x_s is what the next step starts with. So an interval runs: call at the predicted state, correct that state, predict the next one,
+times. UniC-p adds the output at the new time s to them, which makes the step one order more accurate and costs no call: the output at
+the *predicted* x_s is what the next step starts with. So an interval runs: call at the predicted state, correct it, predict the next,
 
     x_c = x_pred + (step from t to s with the new output) - (step without it),      which share everything but the derivatives,
 
@@ -40,7 +40,8 @@ def lagrange(d: Sequence[Any], j: int) -> list[Any]:
 def parts(at: Node, nodes: Sequence[Node]) -> list[list[Any]]:
     """What each node adds to F', F'', .. at `at` of the polynomial through all of them: [derivative][node].
 
-    g(d) = (F(lam + d) - F(lam))/d is a polynomial with known values at the nodes, and F^(k) = k! [d^(k-1)] g. A node at infinite lam drops out.
+    g(d) = (F(lam + d) - F(lam))/d is a polynomial with known values at the nodes, and F^(k) = k! [d^(k-1)] g. A node at infinite lam
+    drops out.
     """
     lam, value = at
     d = [lam_j - lam for lam_j, _ in nodes]
@@ -54,7 +55,7 @@ def derivatives(at: Node, nodes: Sequence[Node]) -> list[Any]:
     return [sum(terms) for terms in parts(at, nodes)]
 
 
-def exponent(path: Path, t: Any, s: Any, kind: str) -> tuple[Any, Any]:
+def exponent(path: Path, t: Any, s: Any, kind: Any) -> tuple[Any, Any]:
     """The step in lam and the argument z of its weights phi_k(z); both 0 if it is infinite: then derivatives carry no weight."""
     h = path.lam(s) - path.lam(t)
     h = namespace(h).where(namespace(h).isinf(h), 0.0, h)
@@ -107,9 +108,9 @@ def _step(predictor: int, corrector: int, variant: str, kind: str, published: bo
 def unipc(order: int = 3, variant: str = "bh2", kind: str = "data", corrector: bool = True, published: bool = False) -> Step:
     """UniPC, predictor and corrector of any order [Zhao et al. 2023, alg. 1 and 2]; `corrector=False` is UniP.
 
-    Without `lower_order_final` (it is on by default) UniPC-p is of order p + 1 and UniP-p of order p, if it is started well enough: from its
-    own lower orders, 3 and 2. Saved states are the predicted ones. variant: "bh1", "bh2" or "vary". `published`: the corrector of "vary" as
-    released, which is of order 1. In a list of steps, which is taken literally, `unipc` corrects what UniP of its order predicted.
+    Without `lower_order_final` (it is on by default) UniPC-p is of order p + 1 and UniP-p of order p if started well enough; its own
+    lower orders start it to 3 and 2. Saved states are the predicted ones. variant: "bh1", "bh2" or "vary". `published`: the corrector of
+    "vary" as released, of order 1. In a list of steps, which is taken literally, `unipc` corrects what UniP of its order predicted.
     """
     if variant not in ("bh1", "bh2", "vary") or kind not in ("data", "noise"):
         raise ValueError(f"unipc has no variant={variant!r}, kind={kind!r}; valid: bh1, bh2, vary and data, noise")
