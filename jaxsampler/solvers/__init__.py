@@ -1,7 +1,7 @@
 """Solvers, one file per derivation. Every name is a `js.steps.Step`; call it with options for a variant."""
 
-from .adaptive import PID as PID
 from .adaptive import Adaptive as Adaptive
+from .adaptive import PID as PID
 from .adaptive import dpm_adaptive as dpm_adaptive
 from .ancestral import ddim as ddim
 from .ancestral import ddpm as ddpm
@@ -32,6 +32,7 @@ from .exponential_sde import dpmpp_2m_sde as dpmpp_2m_sde
 from .exponential_sde import dpmpp_3m_sde as dpmpp_3m_sde
 from .exponential_sde import dpmpp_sde_1 as dpmpp_sde_1
 from .exponential_sde import mr_sde as mr_sde
+from .fitted_kind import FittedKind as FittedKind
 from .ipndm import ipndm as ipndm
 from .langevin import score_sde as score_sde
 from .mr_published import mr_published as mr_published
@@ -45,3 +46,6 @@ from .singlestep import dpmpp_3s as dpmpp_3s
 from .singlestep import singlestep as singlestep
 from .singlestep import singlestep_fixed as singlestep_fixed
 from .strided import strided as strided
+from .usf import Decision as Decision
+from .usf import shift_data as shift_data
+from .usf import usf as usf
