@@ -9,13 +9,15 @@ f = e^{S} (g + beta) and variation of constants give
 
     e^{L_t} y_t = y_s - int_s^t e^{L+S} beta dlam - sum_k E_k g^(k)_s,      E_k = int_s^t e^{L+S} (lam - lam_s)^k/k! dlam
 
-where g is the polynomial in lam through its values at s and at other grid points: older ones for the predictor; for the corrector, run
-once f is known at t, t and older ones. Full order takes all g^(k) from that polynomial; pseudo-order takes g^(k) from the first k+1 nodes. f at
-t stays the one at the predicted state, and the corrector adds sum_j c_j f_j + c to that state: it is folded into the next row's weights, so a row is
+where g is the polynomial in lam through its values at s and other grid points: older ones for the predictor; for the corrector, once f
+is known at t, t and older ones. Full order takes every g^(k) from that polynomial, pseudo-order from the first k+1 nodes. The corrector
+moves the state by sum_j c_j f_j + c, and f at t stays the one at the predicted state: so it folds into the next row, and a row is
 
-    x <- A x + sum_j W_j f_j + O       per dimension, f_0 = keep x - D the newest
+    x <- A x + sum_j W_j f_j + O,        f_0 = keep x - D the newest,        per dimension
 
-(1, 0, 0) is DPM-Solver++, (0, -1, 0) DPM-Solver, both in Taylor form. Reference: Zheng et al. 2023 (DPM-Solver-v3), alg. 1, eqs. 9-13.
+(l, s, b) = (1, 0, 0) is DPM-Solver++ and (0, -1, 0) DPM-Solver, both in Taylor form.
+
+Reference: Zheng et al. 2023 (DPM-Solver-v3), sec. 3.2 and alg. 1.
 """
 
 import math
@@ -176,7 +178,7 @@ class dpm_v3(eqx.Module):
 
     def _grid(self, path: Path, t: np.ndarray) -> _Grid:
         """The grid, checked against the table (and moved to it if `published`)."""
-        table, lams = self.statistics, self.statistics.lam
+        lams = self.statistics.lam
         with on_host():
             lam = np.array(path.lam(t), np.float64)
         first, last = int(lam[0] == -np.inf), len(t) - 1 - int(lam[-1] == np.inf)
@@ -227,11 +229,13 @@ class dpm_v3(eqx.Module):
         if self.published:
             points, integral = self.statistics.lam, _trapezoid
             points = points[(points >= lam[oldest]) & (points <= lam[i + 1])]
+            at_grid = np.searchsorted(points, lam[span])
         else:  # panels end at grid points and at table points
             points, integral = self.statistics.lam, _simpson
             knots = np.union1d(points[(points > lam[oldest]) & (points < lam[i + 1])], lam[span])
             points = np.insert(knots, range(1, len(knots)), (knots[:-1] + knots[1:]) / 2)
-        where = dict(zip(span, np.searchsorted(points, lam[span]).tolist(), strict=True))
+            at_grid = 2 * np.searchsorted(knots, lam[span])
+        where = dict(zip(span, at_grid.tolist(), strict=True))
         s, t = where[i], where[i + 1]
         l, slope, b = self.statistics.at(points)
 

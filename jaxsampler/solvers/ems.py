@@ -62,12 +62,13 @@ class Statistics(eqx.Module):
             if not np.all(np.isfinite(a)):
                 raise ValueError(f"{name} is not finite at lam = {lam[np.argmin(np.isfinite(a).reshape(len(lam), -1).all(1))]:g}")
         ends = float(lam[0]), float(lam[-1])
-        return Statistics(*tables, ends, _mark(path, ends), (("path", " ".join(repr(path).split())), *about))
+        l, s, b = tables
+        return Statistics(l, s, b, ends, _mark(path, ends), (("path", " ".join(str(path).split())), *about))
 
     @property
     def lam(self) -> Float[np.ndarray, " points"]:
         """The n+1 rising lam."""
-        return np.linspace(*self.ends, len(self.l))
+        return np.linspace(self.ends[0], self.ends[1], len(self.l))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,10 +78,8 @@ class Statistics(eqx.Module):
     def check(self, path: Path) -> None:
         """ValueError unless `path` is the one that the statistics were made on."""
         if not np.allclose(_mark(path, self.ends), self.mark, rtol=1e-6, atol=1e-12):
-            made = dict(self.about).get("path", "another path")
-            raise ValueError(
-                f"these statistics belong to the path {made[:80]}, not to {' '.join(repr(path).split())[:80]}: estimate them with js.solvers.ems"
-            )
+            made, given = (" ".join(str(p).split())[:80] for p in (dict(self.about).get("path", "another path"), path))
+            raise ValueError(f"these statistics belong to the path {made}, not to {given}: estimate them with js.solvers.ems")
 
     def at(self, lam: Float[np.ndarray, " k"]) -> tuple[Any, Any, Any]:
         """l, s, b [k, *shape] in float64 at any lam of the table, by cubics through the four nearest points."""
@@ -114,7 +113,8 @@ class Statistics(eqx.Module):
             raise ValueError(f"cannot read {path}: {e.strerror or e}") from None
         except SafetensorError as e:
             raise ValueError(f"{path} is corrupt ({str(e).splitlines()[0]}): estimate the statistics again") from None
-        return Statistics(*tables, tuple(card["lam"]), tuple(card["mark"]), _frozen(card["about"]))
+        l, s, b = tables
+        return Statistics(l, s, b, tuple(card["lam"]), tuple(card["mark"]), _frozen(card["about"]))
 
 
 def at_least_single(dtype: Any) -> Any:
@@ -129,7 +129,7 @@ def _frozen(value: Any) -> Any:
 
 def _mark(path: Path, ends: tuple[float, float]) -> tuple[float, ...]:
     with on_host():
-        t = np.asarray(path.time(np.linspace(*ends, 5)), np.float64)
+        t = np.asarray(path.time(np.linspace(ends[0], ends[1], 5)), np.float64)
         return tuple(np.concatenate([t, np.broadcast_to(np.asarray(path.alpha(t), np.float64), t.shape)]).tolist())
 
 
@@ -157,19 +157,22 @@ def ems(
         raise TypeError(f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}")
     if samples < 2 or n < 3 or batch < 1:
         raise ValueError(f"statistics need samples >= 2, n >= 3 and batch >= 1; got {samples}, {n}, {batch}")
+    if isinstance(denoiser.path, dict):
+        raise TypeError("statistics are of one array on one path; this denoiser's system has a path per part")
     path, (pick, draw) = denoiser.path, jax.random.split(key)
     x0 = _data(data, pick, samples)
     with on_host():
-        ends = tuple(float(path.lam(t)) for t in _ends(path, t_max, t_min))
+        t_max, t_min = _ends(path, t_max, t_min)
+        ends = float(path.lam(t_max)), float(path.lam(t_min))
         if not (np.all(np.isfinite(ends)) and ends[0] < ends[1]):
             raise ValueError(f"statistics need finite lam rising from t_max to t_min, got {ends[0]:g} and {ends[1]:g}: pass t_max, t_min")
-        lam = np.linspace(*ends, n + 1)
+        lam = np.linspace(ends[0], ends[1], n + 1)
         t = np.asarray(path.time(lam), np.float64)
         alpha, sigma = path.alpha(t) + 0 * t, path.sigma(t) + 0 * t
         log_alpha_dot = path.alpha_dot(t) / alpha
         dt = 1 / (log_alpha_dot - path.sigma_dot(t) / sigma)  # dt/dlam
     schedule = [np.asarray(v, np.float64) for v in (t, alpha, sigma, log_alpha_dot * dt, dt)]
-    mean, cov = (np.asarray(m, np.float64) for m in _moments(denoiser, x0, draw, schedule, batch, progress))
+    mean, cov = (np.asarray(m, np.float64) for m in _moments(denoiser, path, x0, draw, schedule, batch, progress))
 
     def per_lam(v):
         return v.reshape(-1, *[1] * (x0.ndim - 1))
@@ -190,7 +193,8 @@ def ems(
         ("t_max", float(t[0])),
         ("t_min", float(t[-1])),
     )
-    return Statistics.of(path, lam, *(a.astype(x0.dtype) for a in (l, s, b)), about)
+    l, s, b = (a.astype(x0.dtype) for a in (l, s, b))
+    return Statistics.of(path, lam, l, s, b, about)
 
 
 def _ends(path: Path, t_max: Real | None, t_min: Real | None) -> tuple[float, float]:
@@ -213,9 +217,9 @@ def _data(data: Any, key: Any, samples: int) -> Float[Array, "k ..."]:
     return x0.astype(at_least_single(x0.dtype))
 
 
-def _moments(denoiser: Denoiser, x0: Any, key: Any, schedule: list, batch: int, progress: bool) -> tuple[Any, Any]:
+def _moments(denoiser: Denoiser, path: Path, x0: Any, key: Any, schedule: list, batch: int, progress: bool) -> tuple[Any, Any]:
     """For each lam the mean [n+1, 4, *shape] of (y, D, D', v dD/dx v) and the covariance [n+1, 3, 3, *shape] of the first three."""
-    path, k, batch = denoiser.path, len(x0), min(batch, len(x0))
+    k, batch = len(x0), min(batch, len(x0))
     chunks = np.arange(-(-k // batch) * batch).reshape(-1, batch)  # the last chunk is filled up with copies of no weight
     bar = Bar(len(schedule[0]), "statistics")
 
