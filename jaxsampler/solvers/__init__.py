@@ -1,7 +1,7 @@
 """Solvers, one file per derivation. Every name is a `js.steps.Step`; call it with options for a variant."""
 
-from .adaptive import Adaptive as Adaptive
 from .adaptive import PID as PID
+from .adaptive import Adaptive as Adaptive
 from .adaptive import dpm_adaptive as dpm_adaptive
 from .ancestral import ddim as ddim
 from .ancestral import ddpm as ddpm
@@ -15,9 +15,12 @@ from .catalogue import catalogue as catalogue
 from .deis import deis as deis
 from .deis import deis_rho as deis_rho
 from .deis import lms as lms
+from .dpm_v3 import dpm_v3 as dpm_v3
 from .edm import churn as churn
 from .edm import edm as edm
 from .edm import rk_rho as rk_rho
+from .ems import Statistics as Statistics
+from .ems import ems as ems
 from .euler import euler as euler
 from .euler import euler_maruyama as euler_maruyama
 from .euler import heun as heun
@@ -39,6 +42,11 @@ from .mr_published import mr_published as mr_published
 from .pndm import plms as plms
 from .pndm import pndm as pndm
 from .predictor_corrector import unipc as unipc
+from .reversible import bdia as bdia
+from .reversible import edict as edict
+from .reversible import mccallum_foster as mccallum_foster
+from .reversible import obelm as obelm
+from .reversible import reversible_heun as reversible_heun
 from .singlestep import dpm_2 as dpm_2
 from .singlestep import dpm_3 as dpm_3
 from .singlestep import dpmpp_2s as dpmpp_2s
