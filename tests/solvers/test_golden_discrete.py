@@ -111,6 +111,17 @@ def test_published_rounding_of_an_odd_stride(n):
     assert np.abs(ours - want).max() > 1e-6
 
 
+@pytest.mark.parametrize(
+    ("stride", "end", "targets"), [(0.35, 0.0, [0.55, 0.15]), (0.35, 0.2, [0.55, 0.2]), (0.5 - 1e-13, 0.0, [0.4, 0.0])]
+)
+def test_strides_on_any_path(stride, end, targets):
+    """DDIM scales the noise by sigma_s/sigma_t: s is t - stride, not below the end, and exactly the end where rounding just missed it."""
+    path, grid = js.VP(), np.array([0.9, 0.5, 0.3])
+    table = js.tabulate(path, grid, S.strided(S.ddim, stride, end))
+    np.testing.assert_allclose(table.A, path.sigma(np.array(targets)) / path.sigma(grid[:-1]), rtol=1e-11, atol=0)
+    np.testing.assert_array_equal(table.t, grid[:-1])
+
+
 ON_EQUAL_STEPS = {  # steps equal in rho, where the fixed weights are those of Adams and Bashforth: (start, solver), order
     "ipndm 3": ((S.rk_rho(tableau="4rk"), S.ipndm(order=3)), 3),
     "ipndm": ((S.rk_rho(tableau="4rk"), S.ipndm), 4),
