@@ -139,10 +139,13 @@ def churn(solver: Step, s_churn: Any, s_min: Any = 0.0, s_max: Any = math.inf, s
         if n is None:
             raise ValueError(f"in a list of steps {solver.name} must be told the number of intervals that s_churn is spread over: n=...")
         t, s = ts[-2:]
-        rho, end = path.rho(t), math.inf if isinstance(path, EDM) else path.rho(path.t_max)
+        rho = path.rho(t)
         xp = namespace(rho, s_churn, s_min, s_max)
-        churned = (s_min <= rho) & (rho <= s_max) & (rho < end)
-        gamma = xp.where(churned, xp.minimum(xp.minimum(s_churn / n, math.sqrt(2) - 1), end / rho - 1), 1.0)  # 1: keeps sqrt smooth
+        churned, gamma = (s_min <= rho) & (rho <= s_max), xp.minimum(s_churn / n, math.sqrt(2) - 1)
+        if not isinstance(path, EDM):
+            end = path.rho(path.t_max)
+            churned, gamma = churned & (rho < end), xp.minimum(gamma, end / rho - 1)
+        gamma = xp.where(churned, gamma, 1.0)  # any positive number, so that the square root is smooth where it does not matter
         raised = xp.where(churned, path.time(-xp.log((1 + gamma) * rho)), t)
         y = x / path.alpha(t) + xp.where(churned, s_noise * rho * xp.sqrt(gamma * (2 + gamma)), 0.0) * z
         return solver.formula(path, [raised, s], path.alpha(raised) * y, past, model, ())

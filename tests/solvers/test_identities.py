@@ -78,7 +78,21 @@ def test_published_update_term_by_term():
     np.testing.assert_allclose(weight, 1 - cx + cx * a[1] - a[2], rtol=1e-9)
 
 
+def unip(**options):
+    """UniPC without its corrector and without lower orders at the end."""
+    return S.unipc(corrector=False, lower_order_final=False, **options)
+
+
 EQUAL = {
+    "UniP-1 = DDIM": (unip(order=1), S.ddim),
+    "UniP-2 bh2 = 2M": (unip(order=2), S.dpmpp_2m),
+    "UniP-2 bh2 = 2M noise": (unip(order=2, kind="noise"), S.dpm_2m),
+    "UniP-2 bh2 = 2M, lower orders at the end": (S.unipc(order=2, corrector=False), S.dpmpp_2m(lower_order_final=True)),
+    "UniP-2 vary = 2M taylor": (unip(order=2, variant="vary"), S.dpmpp_2m(form="taylor")),
+    "UniP-2 vary = 2M taylor noise": (unip(order=2, variant="vary", kind="noise"), S.dpm_2m(form="taylor")),
+    "UniP-3 bh2 = 3M": (unip(order=3), S.dpmpp_3m),
+    "UniP-3 bh2 = 3M noise": (unip(order=3, kind="noise"), S.dpm_3m),
+    "UniP-3 vary = 3M taylor": (unip(order=3, variant="vary"), S.dpmpp_3m(form="taylor")),
     "posterior = mr_sde 1": (S.posterior, S.mr_sde(order=1)),
     "posterior = ddpm": (S.posterior, S.ddpm),
     "ddim eta 1 = ddpm": (S.ddim(eta=1.0), S.ddpm),
@@ -109,7 +123,7 @@ def test_two_names_for_one_sampler(name, path):
     np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde, S.lms, S.plms], ids=lambda s: s.name)
+@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde, S.lms, S.plms, S.unipc], ids=lambda s: s.name)
 def test_methods_in_lam_do_not_see_the_schedule(solver):
     """VP and EDM solutions coincide after x = alpha y."""
     vp, edm = js.VP(), js.EDM(1e-3, 200.0)
