@@ -8,7 +8,7 @@ such range. The quantile interpolates linearly.
 Reference: Saharia et al. 2022 (Imagen), sec. 2.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -48,7 +48,7 @@ def _precise(a: Any) -> Any:
     return max(jnp.dtype(jnp.float32), a.dtype, key=lambda d: d.itemsize)
 
 
-def dynamic_threshold(denoiser: Denoiser, ratio: Any = 0.995, max_value: Any = 1.0, axes: int | Sequence[int] | None = None) -> Denoiser:
+def dynamic_threshold(denoiser: Callable, ratio: Any = 0.995, max_value: Any = 1.0, axes: int | Sequence[int] | None = None) -> Denoiser:
     """A data Denoiser on the same path whose x0 is dynamically thresholded [Saharia et al. 2022, sec. 2.3].
 
     ratio: of |x0| that stays unclipped, in [0, 1]. max_value: the threshold's lower bound; a sample within it is divided by it, no more.

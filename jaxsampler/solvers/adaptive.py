@@ -4,9 +4,9 @@ A trial from lam to lam + h takes 2 or 3 calls, which give a lower and a higher 
 
     E = || (x_high - x_low) / max(atol, rtol max(|x_low|, |x|)) ||_rms
 
-the step is taken (x = x_high) if E <= 1, and the next trial has h <- theta h E^{-1/order}; or a PID controller decides (k-diffusion's).
-x is one sample with one step size. A batch is `jax.vmap` of `js.sample`, where every sample has its own steps and counts; one step size
-for a batch with its largest error, as published, is `batch_axis`.
+the step is taken (x = x_high) if E <= 1, and the next trial has h <- theta h E^{-1/order}, but a tenth of h at least, also where a trial
+is not finite; or a PID controller decides (k-diffusion's). x is one sample with one step size. A batch is `jax.vmap` of `js.sample`,
+where every sample has its own steps and counts; one step size for a batch with its largest error, as published, is `batch_axis`.
 
 The loop is Equinox's checkpointed while loop: reverse mode works, with memory as the square root of `max_steps`; forward mode does not.
 Step sizes count as constants in gradients, which then are those of the steps taken.
@@ -101,7 +101,7 @@ class dpm_adaptive(eqx.Module):
     (DPM-Solver) or "data" (++). h_init: first step in lam. theta: safety factor of the default control; `pid=PID(..)` replaces it.
     t_err: stop when t is this near to the end of an interval (1e-5 in the released code). batch_axis: None, or the axis of x whose
     largest error counts. max_steps: trials per grid interval. published: compares with the lower order result of the step before
-    instead of with the state itself, as the released codes do.
+    instead of with the state itself and does not limit how h shrinks, as the released codes do.
     """
 
     order: int = eqx.field(static=True, default=3)
@@ -190,7 +190,10 @@ class dpm_adaptive(eqx.Module):
 
             E = self._error(whole(high), whole(low), c.previous if self.published else whole(y), c)
             factor, taken, errors = self._control(E, c)
-            factor, taken = jnp.where(jnp.isfinite(E), factor, 0.1), taken & jnp.isfinite(E) & live
+            factor, taken = (
+                jnp.where(jnp.isfinite(E), jnp.maximum(factor, 0.0 if self.published else 0.1), 0.1),
+                taken & jnp.isfinite(E) & live,
+            )
             keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
             used = jax.lax.stop_gradient(jnp.minimum(h, lam_end - lam))
             return keep(high, y), _Control(
