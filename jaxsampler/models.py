@@ -102,4 +102,5 @@ def empirical(images: Any, path: Path) -> Denoiser:
     images = jnp.asarray(images)
     if images.ndim < 2 or not len(images):
         raise ValueError(f"images must be an array [n, ...] with at least one image; got shape {images.shape}")
-    return Denoiser(_Empirical(images.astype(jnp.promote_types(images.dtype, jnp.float32)), path), path, "data")
+    images = images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(float)
+    return Denoiser(_Empirical(images, path), path, "data")

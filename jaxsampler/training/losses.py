@@ -43,7 +43,7 @@ def kind_matching(
     """Mean of (m_hat - m)^2 for predictions of `kind`; with a weight, of w(lam) (x0_hat - x0)^2. `coupling` pairs x0 with its noise."""
     k_time, k_noise, k_pair = jax.random.split(key, 3)
     t = times(path, stratified(k_time, x0.shape[0], 0.0, 1.0)).astype(x0.dtype)
-    eps = jax.random.normal(k_noise, x0.shape, x0.dtype)
+    eps = path.noise(k_noise, x0)
     if coupling is not None:
         eps = coupling(k_pair, x0, eps)
     wide = t.reshape(-1, *[1] * (x0.ndim - 1))
@@ -115,7 +115,7 @@ def matching(
 
     `predict` gives data; another kind of prediction is a linear form in data and x_t, so its loss is this one with another `weight`.
     """
-    eps = jax.random.normal(key, x0.shape, x0.dtype)
+    eps = path.noise(key, x0)
     wide = t.reshape(-1, *[1] * (x0.ndim - 1))
     error = predict(path.perturb(x0, wide, eps), t) - x0
     return jnp.square(error if weight is None else error * weight(t).reshape(wide.shape)).mean()

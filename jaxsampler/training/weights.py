@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Weight = Callable[[Float[Array, " n"]], Float[Array, " n"]]
+Weight = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
-def uniform(lam: Float[Array, " n"]) -> Float[Array, " n"]:
+def uniform(lam: Float[Array, "..."]) -> Float[Array, "..."]:
     """1: the plain error of data."""
     return jnp.ones_like(lam)
 
 
-def snr(lam: Float[Array, " n"]) -> Float[Array, " n"]:
+def snr(lam: Float[Array, "..."]) -> Float[Array, "..."]:
     """SNR: the plain error of eps [Ho et al. 2020, L_simple]."""
     return jnp.exp(2 * lam)
 

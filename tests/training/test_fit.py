@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from jaxsampler.training import checkpoint
-from jaxsampler.training.fit import fit, prefetch
+from jaxsampler.training.fit import fit, power, prefetch
 
 # A tiny restoration network with the optimiser of the real one, trained in a process of its own. argv: folder, step to hang at (or -1).
 RUN = textwrap.dedent(
@@ -134,3 +134,71 @@ def test_batches_come_in_order_and_their_errors_arrive():
 
     with pytest.raises(ValueError, match="no photo"):
         list(prefetch(broken, 0, 9))
+
+
+@pytest.mark.parametrize("width", [0.05, 0.15, 0.25])
+def test_a_power_average_remembers_the_same_fraction_of_any_run(width):
+    """The weight of each step in the average: its standard deviation is `width` of the run, however long, and it grows like a power."""
+    profile = power(width)
+    for n in (1000, 4000):
+        keep = np.array([float(d) for d in jax.vmap(profile)(jnp.arange(n, dtype=jnp.float32))])
+        weight = (1 - keep) * np.append(np.cumprod(keep[:0:-1])[::-1], 1)
+        assert weight.sum() == pytest.approx(1, abs=1e-3)
+        k = (np.arange(n) + 1) / n
+        mean = (weight * k).sum()
+        assert np.sqrt((weight * (k - mean) ** 2).sum()) == pytest.approx(width, rel=0.02)
+        powers = np.diff(np.log(weight[[n // 4, n // 2, n - 1]])) / np.log([2.0, 2.0])
+        assert powers[0] == pytest.approx(powers[1], rel=0.02)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.3])
+def test_an_impossible_width_is_refused(width):
+    with pytest.raises(ValueError, match=r"between 0 and 0\.288"):
+        power(width)
+
+
+def test_a_batch_in_parts_gives_the_same_gradient():
+    def distance(model, batch, key):
+        return jnp.square(model["w"] - batch["x"]).mean() + model["b"] ** 2
+
+    def go(parts):
+        model = {"w": jnp.zeros(3), "b": jnp.float32(2.0)}
+        x = lambda k: {"x": np.random.default_rng(k).normal(size=(8, 3)).astype(np.float32)}
+        return fit(model, distance, x, optax.adam(0.1), steps=5, seed=0, accumulate=parts, progress=False).model
+
+    for a, b in zip(jax.tree.leaves(go(1)), jax.tree.leaves(go(4)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+SPREAD = textwrap.dedent(
+    """
+    import sys
+    import jax, jax.numpy as jnp, numpy as np, optax
+    from jaxsampler.training.fit import fit
+
+    seen = []
+
+    def loss(model, batch, key):
+        noise = jax.random.normal(key, batch["x"].shape)
+        jax.debug.inspect_array_sharding(batch["x"], callback=lambda s: seen.append(len(s.device_set)))
+        return jnp.square(batch["x"] @ model + 0.1 * noise).mean() + batch["odd"].sum() * model.sum()
+
+    data = lambda k: {"x": np.random.default_rng(k).normal(size=(8, 4)).astype(np.float32), "odd": np.ones(3, np.float32)}
+    state = fit(jnp.ones((4, 4)), loss, data, optax.adam(0.1), steps=4, seed=0, progress=False)
+    print(jax.device_count(), max(seen), *np.asarray(state.model).ravel().tolist())
+    """
+)
+
+
+def test_a_batch_spread_over_devices_trains_the_same():
+    """Four devices of this machine's one CPU against one: two processes that import JAX, some seconds each."""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    ends = []
+    for n in (1, 4):
+        flags = env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
+        done = subprocess.run([sys.executable, "-c", SPREAD], env=flags, capture_output=True, text=True, check=True)
+        count, used, *model = done.stdout.split()
+        assert (count, used) == (str(n), str(n))
+        ends.append(np.array(model, float))
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5)
+    assert np.abs(ends[0] - 1).min() > 0.1
