@@ -4,8 +4,11 @@ from . import grids as grids
 from . import guidance as guidance
 from . import models as models
 from . import solvers as solvers
+from .adjoint_dpm import AdjointDPM as AdjointDPM
 from .adjoints import Direct as Direct
+from .adjoints import LastK as LastK
 from .adjoints import RecursiveCheckpoint as RecursiveCheckpoint
+from .adjoints import Reversible as Reversible
 from .discrete import discrete as discrete
 from .drive import Solver as Solver
 from .drive import StepEnd as StepEnd
@@ -18,6 +21,7 @@ from .paths import CondOT as CondOT
 from .paths import CosineVP as CosineVP
 from .paths import Path as Path
 from .paths import SubVP as SubVP
+from .pfgm import PFGMpp as PFGMpp
 from .predictions import Denoiser as Denoiser
 from .predictions import convert as convert
 from .run import run as run

@@ -71,6 +71,7 @@ class Path(eqx.Module):
 
     t_min: ClassVar[float] = 1e-3
     t_max: ClassVar[float] = 1.0
+    gaussian: ClassVar[bool] = True  # whether eps is: what solvers that draw noise take for granted
 
     @abstractmethod
     def alpha(self, t: Any) -> Any:
@@ -154,8 +155,11 @@ class Path(eqx.Module):
 
     def prior(self, key: Any, like: PyTree) -> PyTree:
         """x_T = mu + prior_std z, shaped like `like` (array, ShapeDtypeStruct or a pytree of them)."""
-        z = normal(key, like)
-        return self.uncentred(jax.tree.map(lambda a: cast(self.prior_std, a) * a, z))
+        return self.uncentred(jax.tree.map(lambda a: cast(self.prior_std, a) * a, self.noise(key, like)))
+
+    def noise(self, key: Any, like: PyTree) -> PyTree:
+        """eps of x_t = mu + alpha (x_0 - mu) + sigma eps, shaped like `like`: standard normal but on `PFGMpp`."""
+        return normal(key, like)
 
     def perturb(self, x0: PyTree, t: Any, eps: PyTree) -> PyTree:
         """x_t = mu + alpha (x_0 - mu) + sigma eps at scalar time t."""

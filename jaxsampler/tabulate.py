@@ -165,6 +165,11 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
     start, draws = [1.0, 0.0], 0
 
     for i, step in enumerate(steps):
+        if step.noises and not path.gaussian:
+            name = path.__class__.__name__
+            raise ValueError(
+                f"{step.name} draws Gaussian noise, which that of this {name} path is not; use a deterministic solver like edm"
+            )
         ts = grid[: i + 2]
         basis = list(np.eye(basis_size(step), dtype=grid.dtype))
         inputs, times, result, corrected = unit_run(step, path, ts, basis)
@@ -244,7 +249,9 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
             if not is_traced(target) and np.any(np.abs(stale) > 1e-9 * np.abs(target).max()):
                 raise ValueError(f"{step.name} uses one draw in two updates, or its draws out of order: one draw per row, in order")
             last_use["m", f + c] = f + calls - 1
-            rows.append(_Row(times[c], step.kind, A, _plus(registers(target, c + 1), rest), C, draws + own - z_at if noisy else draws, noisy))
+            rows.append(
+                _Row(times[c], step.kind, A, _plus(registers(target, c + 1), rest), C, draws + own - z_at if noisy else draws, noisy)
+            )
         draws += step.noises
         whole = calls > 0 and entry is basis[0]
         if corrected is not basis[0] and not whole:

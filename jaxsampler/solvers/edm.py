@@ -170,7 +170,7 @@ def edm(order: int = 2, s_churn: Any = 0.0, s_min: Any = 0.0, s_max: Any = math.
     """
     if order not in (1, 2):
         raise ValueError(f"edm has orders 1 (Euler) and 2 (Heun), got {order}; rk_rho has more")
-    solver = rk_rho(tableau="2heun" if order == 2 else "euler")
+    solver = rk_rho(tableau="2heun" if order == 2 else "euler").replace(name="edm", make=None)
     if isinstance(s_churn, int | float) and s_churn == 0:
         return solver
     return churn(solver, s_churn, s_min, s_max, s_noise, n)

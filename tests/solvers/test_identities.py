@@ -123,7 +123,11 @@ def test_two_names_for_one_sampler(name, path):
     np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde, S.lms, S.plms, S.unipc], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver",
+    [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde, S.lms, S.plms, S.unipc, S.edm, S.rk_rho(tableau="3kutta")],
+    ids=lambda s: s.name,
+)
 def test_methods_in_lam_do_not_see_the_schedule(solver):
     """VP and EDM solutions coincide after x = alpha y."""
     vp, edm = js.VP(), js.EDM(1e-3, 200.0)
