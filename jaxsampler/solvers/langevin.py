@@ -154,7 +154,7 @@ class score_sde(eqx.Module):
     def _published(self, path: Path, grid: Any) -> _Kernel:
         """The kernels of the released code at N = len(grid) times."""
         N = len(grid)
-        if type(path) not in (VP, SubVP, VE):
+        if not isinstance(path, VP | VE):
             raise TypeError(f"published=True is the released code on its paths VP, SubVP and VE, not {type(path).__name__}")
         if is_traced(grid) or not np.allclose(grid, np.linspace(1.0, grid[-1], N), atol=1e-9):
             raise ValueError("published=True needs the released code's grid, np.linspace(1, eps, N) for N steps")
@@ -183,7 +183,7 @@ class score_sde(eqx.Module):
     def step(self, model: Denoiser, state: tuple, row: Rows, key: Any) -> tuple:
         """One Langevin or predictor step."""
         (x,) = state
-        score, y = model(x, row.t, kind="score"), model.path.centred(x)
+        score, y = model(x, row.t, kind="score"), model.each(lambda path, x: path.centred(x), x)
         B, C = row.B, row.C
         if not self.stochastic:
             z = jax.tree.map(jnp.zeros_like, y)
@@ -199,7 +199,7 @@ class score_sde(eqx.Module):
             size = cast(row.L, ratio) * ratio
             B, C = cast(B, ratio) + 2 * size**2, cast(C, ratio) + 2 * size
         new = jax.tree.map(lambda a, g, e: cast(row.A, a) * a + cast(B, a) * g + cast(C, a) * e, y, score, z)
-        return (model.path.uncentred(new),)
+        return (model.each(lambda path, y: path.uncentred(y), new),)
 
     def final(self, state: tuple) -> PyTree:
         """The sample."""
