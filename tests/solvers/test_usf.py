@@ -114,6 +114,23 @@ def test_going_back_after_a_half_step_is_single_step(kind):
     np.testing.assert_allclose(sampled(usf([half, whole] * 3), grid=grid), sampled(single, grid=grid[::2]), rtol=1e-10, atol=1e-10)
 
 
+def test_going_back_twice_is_single_step_of_order_3():
+    grid = js.grids.log_snr(VP, 6)
+    decisions = [Decision(), Decision(2, start=-2), Decision(3, start=-3)] * 2
+    np.testing.assert_allclose(
+        sampled(usf(decisions), grid=grid), sampled(S.dpmpp_3s(form="taylor"), grid=grid[::3]), rtol=1e-10, atol=1e-10
+    )
+
+
+def test_nodes_are_newer_ones_nearest_first_then_older_ones():
+    """As numbers of points back, the start first."""
+    assert Decision(3).points == [0, 1, 2]
+    assert Decision(2, start=-3).points == [2, 1]
+    assert Decision(3, start=-3, nodes=(1, 2)).points == [2, 1, 0]
+    assert Decision(4, start=-2).points == [1, 0, 2, 3]
+    assert Decision(2, nodes=(3,)).points == [0, 1, 2, 3]
+
+
 def test_a_corrector_of_another_kind_by_hand():
     """Outputs of another kind are those at the states that were called, not at the corrected ones; written out from the exact solution."""
     path, grid = VP, np.array([0.9, 0.6, 0.45, 0.3])
@@ -245,6 +262,7 @@ def test_a_relaxation_may_be_learned():
 
 
 def test_a_traced_grid_gives_the_same_table_and_its_derivative():
+    """Slow because a traced grid is tabulated inside the program, which then is large."""
     steps = usf([Decision(), Decision(2, "noise", relaxation="0.5exp", corrector=3), Decision(2, G), Decision(2, "noise", -2)])
     grid = np.array([0.83, 0.7, 0.55, 0.42, 0.31])
 
