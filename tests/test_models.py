@@ -214,7 +214,9 @@ def test_empirical_ends_and_score():
         assert np.all(np.isfinite(jax.jacobian(lambda x, t=t: denoiser(x, t))(x)))
     mixture = js.models.gaussian_mixture(images, 1e-9, js.CondOT())
     np.testing.assert_allclose(denoiser(x, 0.6, "score"), mixture(x, 0.6, "score"), rtol=1e-8)
-    np.testing.assert_allclose(jax.jacobian(lambda x: denoiser(x, 0.6))(x), jax.jacobian(lambda x: mixture(x, 0.6))(x), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        jax.jacobian(lambda x: denoiser(x, 0.6))(x), jax.jacobian(lambda x: mixture(x, 0.6))(x), rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(("images", "x"), [((0, 4), None), ((4,), None), ((5, 4), (3,)), ((5, 4, 4), (2, 3, 4))])

@@ -43,9 +43,7 @@ class ClassUNet(eqx.Module):
         self.time_out = Linear(embedding, embedding, key=k4)
         self.classes = classes
 
-    def __call__(
-        self, x: Float[Array, "n h w c"], level: Float[Array, " n"], label: Int[Array, " n"]
-    ) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"], level: Float[Array, " n"], label: Int[Array, " n"]) -> Float[Array, "n h w c"]:
         e = self.time_out(jax.nn.silu(self.time_in(waves(level, 64)))) + self.labels[label]
         return self.unet(x, jax.nn.silu(e))
 
@@ -125,9 +123,8 @@ def batched(
     """x as a batch, with a time and a label for each of its images."""
     cell, channels = 2 ** len(net.unet.encoder), net.unet.head.bias.shape[0] // 4
     if x.ndim not in (3, 4) or x.shape[-1] != channels or x.shape[-3] % cell or x.shape[-2] % cell:
-        raise ValueError(
-            f"x must be an image (h, w, {channels}) or a batch (n, h, w, {channels}) with sides that are multiples of {cell}; got {x.shape}."
-        )
+        image = f"(h, w, {channels})"
+        raise ValueError(f"x must be an image {image} or a batch of them, with sides that are multiples of {cell}; got {x.shape}.")
     xs = jnp.reshape(x, (-1, *x.shape[-3:]))
     try:
         t = jnp.broadcast_to(jnp.asarray(t, xs.dtype), xs.shape[:1])

@@ -72,7 +72,7 @@ def optimiser(c: Classify) -> optax.GradientTransformation:
     return muon(steps=c.steps, lr=c.lr, warmup=c.warmup, weight_decay=c.weight_decay, clip=c.clip)
 
 
-def loss(c: Classify, net: Classifier, batch: dict[str, Any], key: Any) -> Float[Array, ""]:
+def loss(c: Classify, net: Callable[..., Array], batch: dict[str, Any], key: Any) -> Float[Array, ""]:
     """Mean of -log p(label | image, s)."""
     image, n = batch["image"], batch["image"].shape[0]
     k_level, k_noise = jax.random.split(key)

@@ -20,7 +20,7 @@ def independent(key: PRNGKeyArray, x0: Float[Array, "n ..."], eps: Float[Array, 
 
 
 def minibatch_ot(epsilon: float | None = None, iterations: int = 2000) -> Coupling:
-    """Entropic optimal transport for |x0 - eps|^2 by Sinkhorn's iteration (ott-jax); `epsilon` smooths the plan, 1% of the mean cost if None.
+    """Entropic optimal transport for |x0 - eps|^2 by Sinkhorn's iteration (ott-jax); `epsilon` smooths the plan; None: 1% of the mean cost.
 
     Raises ModuleNotFoundError if ott-jax is not installed: pip install "jaxsampler[ot]".
     """

@@ -72,7 +72,7 @@ def power(width: float) -> Profile:
 def update(
     fixed: tuple[Loss, optax.GradientTransformation, Profile, PRNGKeyArray, int], state: State[M], batch: Any
 ) -> tuple[State[M], dict[str, Float[Array, ""]]]:
-    """One optimiser step; `fixed` is (loss, optimiser, ema profile, key of the run, parts of a batch). Also returns loss and gradient norm."""
+    """One optimiser step; `fixed`: loss, optimiser, ema profile, key of the run, parts of a batch. Also returns loss and gradient norm."""
     loss, optimiser, profile, key, parts = fixed
     key = jax.random.fold_in(key, state.step)
     value, grad = gradient(loss, state.model, batch, key, parts)

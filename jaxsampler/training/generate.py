@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
@@ -117,7 +119,7 @@ def main(c: Generate, target: Path) -> None:
         card=card,
         minutes=c.minutes,
     )
-    publish(folder, target)
+    publish(folder, target, c.data)
 
 
 def described(c: Any) -> dict[str, Any]:
@@ -135,12 +137,23 @@ def names(cls: type) -> set[str]:
     return {f.name for f in dataclasses.fields(cls)}
 
 
-def publish(folder: str | Path, out: str | Path) -> dict[str, Any]:
-    """Writes the averaged weights of the checkpoint in `folder` to `out` with their card; the run may go on meanwhile."""
+def publish(folder: str | Path, out: str | Path, data: str | None = None) -> dict[str, Any]:
+    """Writes the averaged weights of the checkpoint in `folder` to `out`, judged on the test photos, with their card."""
     file = Path(folder) / "state.safetensors"
     card = checkpoint.read_card(file)
     c = config.build({k: v for k, v in card.items() if k in names(Generate)}, Generate)
     state = checkpoint.load(file, start(from_card(card), optimiser(c)))
-    card |= {"trained_steps": int(state.step)}
+    card |= {"trained_steps": int(state.step), "metrics": {"test loss": round(judge(c, state.ema, fashion.load("test", data)), 5)}}
     checkpoint.save(out, state.ema, card)
     return card
+
+
+def judge(c: Generate, net: EDMNet | FlowNet, photos: fashion.Photos, seed: int = 7) -> float:
+    """The training's loss, class dropout included, over other photos: each once, at one time each."""
+    compute = eqx.filter_jit(partial(loss, c))
+    total = 0.0
+    for i in range(0, len(photos), 250):
+        part = photos[i : i + 250]
+        batch = {"image": jnp.asarray(part.images), "label": jnp.asarray(part.labels)}
+        total += len(part) * float(compute(net, batch, jax.random.fold_in(jax.random.key(seed), i)))
+    return total / len(photos)

@@ -1,8 +1,8 @@
 r"""Matching losses: regress what a network predicts on what was drawn.
 
 With x_t = mu + alpha (x0 - mu) + sigma eps at random times, the minimiser of E w |m(x_t, t) - m|^2 is the conditional mean of m given x_t,
-whatever the weight w(t) >= 0 [Vincent 2011; Ho et al. 2020; Karras et al. 2022, section 5]. Here m is data, noise, score, velocity or v: the
-linear form a (x0 - mu) + b eps of `predictions`. As x_t is known, errors of different kinds differ by a factor,
+whatever the weight w(t) >= 0 [Vincent 2011; Ho et al. 2020; Karras et al. 2022, section 5]. Here m is data, noise, score, velocity or v:
+the linear form a (x0 - mu) + b eps of `predictions`. As x_t is known, errors of different kinds differ by a factor,
 
     m_hat - m = (a - b alpha/sigma) (x0_hat - x0),
 
@@ -98,7 +98,7 @@ def edm(
     mean: float = -1.2,
     std: float = 1.2,
 ) -> Float[Array, ""]:
-    """EDM's: log-normal noise levels, and the weight that makes the preconditioned network's error count alike at each [Karras et al. 2022]."""
+    """EDM's: log-normal noise levels, and the weight by which the preconditioned network's error counts alike [Karras et al. 2022]."""
     return data_matching(denoiser, path, key, x0, times=time.log_normal(mean, std), weight=weights.edm(sigma_data))
 
 

@@ -69,8 +69,6 @@ def test_the_shipped_photos_are_photos_of_clothes():
     assert bags.mean() > trousers.mean() + 0.1  # a bag fills the picture, trousers are narrow
 
 
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -159,7 +159,7 @@ def test_an_impossible_width_is_refused(width):
 
 def test_a_batch_in_parts_gives_the_same_gradient():
     def distance(model, batch, key):
-        return jnp.square(model["w"] - batch["x"]).mean() + model["b"] ** 2
+        return jnp.square(model["w"][None] - batch["x"]).mean() + model["b"] ** 2
 
     def go(parts):
         model = {"w": jnp.zeros(3), "b": jnp.float32(2.0)}

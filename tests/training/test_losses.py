@@ -117,7 +117,9 @@ def test_without_a_weight_the_error_is_that_of_the_kind():
     when = times.uniform(0.3, 0.3)
     sigma = float(path.sigma(0.3))
     for kind, f in KINDS.items():
-        best, worse = (float(f(lambda x, t, c=c: predictor(path, kind)(x, t) + c, path, key, x0, times=when)) for c in (0.0, 3.0))
+        true = predictor(path, kind)
+        off = lambda x, t, true=true: true(x, t) + 3.0
+        best, worse = (float(f(net, path, key, x0, times=when)) for net in (true, off))
         assert worse - best == pytest.approx(9 * (sigma**2 if kind == "score" else 1), rel=0.1), kind
 
 
