@@ -1,6 +1,7 @@
 r"""Single-step exponential integrators: DPM-Solver-2/3 and DPM-Solver++(2S/3S), two or three calls per step, no history.
 
-The slopes of `exponential.taylor` come from calls at inner points lam_t + r h of the step. Notation as there.
+The slopes of `exponential.taylor` come from calls at inner points lam_t + r h of the step. Notation as there. Third order needs r2 = 2/3
+in both forms: the output at r1 is only known to h^2, and r2 = 2/3 is where its weight vanishes.
 
 A step of order k costs k calls, so a budget of calls is spent on steps of mixed orders: `singlestep` ("DPM-Solver-fast") and
 `singlestep_fixed` return the grid and its steps, for `js.sample(.., grid=grid, solver=steps)`.
@@ -38,7 +39,7 @@ def _third(path: Path, ts: Any, x: Any, model: Any, kind: str, r1: Any, r2: Any,
     F = model(x, t)
     rise1 = model(taylor(path, t, mid1, x, [F], kind), mid1) - F
     rise2 = model(taylor(path, t, mid2, x, [F, rise1 / (r1 * h)], kind), mid2) - F
-    if _checked(form) == "dpmsolver":  # third order for r2 = 2/3 only
+    if _checked(form) == "dpmsolver":
         return taylor(path, t, s, x, [F, rise2 / (r2 * h)], kind)
     a, b = rise1 / r1, rise2 / r2
     return taylor(path, t, s, x, [F, (r2 * a - r1 * b) / ((r2 - r1) * h), 2 * (b - a) / ((r2 - r1) * h**2)], kind)
@@ -107,11 +108,12 @@ def singlestep(
 ) -> tuple[Grid, list[Step]]:
     """(grid, steps) of exactly `nfe` calls: steps of `order`, then lower ones for what is left [Lu et al. 2022a, DPM-Solver-fast].
 
-    Order 3 ends with orders (2, 1), (1) or (2) as nfe mod 3 is 0, 1 or 2; order 2 with a first-order step if nfe is odd. grid: a function
-    (path, n) such as `js.grids.uniform`. `log_snr` (also inside `functools.partial`) is divided into equal steps whatever their orders,
-    as published; of another grid with nfe intervals a step of order k takes k. On `js.EDM` and `log_snr` with kind="noise" this is
-    k-diffusion's `dpm_fast`. published: the inner nodes follow `grid` within each step (it must take t_max=, t_min=) instead of lying at
-    1/2 or 1/3, 2/3 in lam; off `log_snr` that loses the third order of form "dpmsolver".
+    Order 3 ends with orders (2, 1), (1) or (2) as nfe mod 3 is 0, 1 or 2; order 2 with a first-order step if nfe is odd. Ending in first
+    order costs an error h^2 once: the order of the whole is 2 at most (`singlestep_fixed` keeps 3). grid: a function (path, n) such as
+    `js.grids.uniform`. `log_snr` (also inside `functools.partial`) is divided into equal steps whatever their orders, as published; of
+    another grid with nfe intervals a step of order k takes k. On `js.EDM` with `log_snr` and kind="noise" this is k-diffusion's `dpm_fast`.
+    published: the inner nodes follow `grid` within each step (it must take t_max=, t_min=) instead of lying at 1/2 or 1/3, 2/3 in lam;
+    the third order is that of r2 = 2/3, which such nodes approach as the steps shrink.
     """
     _budget(nfe, order, kind, form)
     tail = {(2, 1): [1], (3, 0): [2, 1], (3, 1): [1], (3, 2): [2]}.get((order, nfe % order), [])
