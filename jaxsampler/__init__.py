@@ -1,7 +1,9 @@
 """jaxsampler: sample from, steer and differentiate through diffusion and flow models. A sampler is data."""
 
+from . import bridge as bridge
 from . import grids as grids
 from . import guidance as guidance
+from . import inversion as inversion
 from . import models as models
 from . import solvers as solvers
 from .adjoint_dpm import AdjointDPM as AdjointDPM

@@ -94,7 +94,7 @@ class _Body(eqx.Module):
         if self.key is not None:  # the hooks' keys come from a branch of their own
             key, hook_key = (jax.random.fold_in(k, i) for k in (self.key, jax.random.fold_in(self.key, 2**31 - 1)))
         outputs_finite: list = []
-        model = self.model if entry is None else _with_entry(self.model, entry)
+        model = self.model if entry is None else with_entry(self.model, entry)
         model = _observed(model, outputs_finite) if self.check and self.observe else model
         state = self.solver.step(model, state, row, key)
         if self.check:
@@ -115,7 +115,7 @@ class _Body(eqx.Module):
         """The carry before this iteration, by the solver's own inverse; what was saved is left as it is."""
         state, saved, fault = carry
         key = None if self.key is None else jax.random.fold_in(self.key, scanned.index)
-        model = self.model if scanned.entry is None else _with_entry(self.model, scanned.entry)
+        model = self.model if scanned.entry is None else with_entry(self.model, scanned.entry)
         return self.solver.reverse(model, state, scanned.row, key), saved, fault
 
     def _hooked(self, hook: Any, x: PyTree, t: Any, key: Any) -> PyTree:
@@ -137,10 +137,10 @@ def _observed(model: Any, finite: list) -> Any:
     return observed
 
 
-def _with_entry(model: Any, entry: PyTree) -> Any:
+def with_entry(model: Any, entry: PyTree) -> Any:
     """The model, its network given the entry of this step as a last argument."""
     if isinstance(model, Denoiser):
-        return Denoiser(_with_entry(model.net, entry), model.path, model.kind)
+        return Denoiser(with_entry(model.net, entry), model.path, model.kind)
     return lambda *args: model(*args, entry)
 
 
@@ -148,7 +148,7 @@ def interval(end: Any) -> Any:
     """Index of the grid interval of each row, from the ends of intervals."""
     xp = namespace(end)
     is_end = ~xp.isnan(end)
-    return xp.cumsum(is_end) - is_end
+    return xp.cumsum(is_end) - is_end.astype(int)
 
 
 def _entries(per_step: PyTree, end: Any) -> PyTree:

@@ -24,6 +24,7 @@ from .ems import ems as ems
 from .euler import euler as euler
 from .euler import euler_maruyama as euler_maruyama
 from .euler import heun as heun
+from .euler import rf_solver as rf_solver
 from .exponential import dpm_1 as dpm_1
 from .exponential import dpm_2m as dpm_2m
 from .exponential import dpm_3m as dpm_3m

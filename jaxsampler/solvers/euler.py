@@ -33,6 +33,12 @@ def heun(path, ts, x, past, model, z, *, a: Any = 1.0):
     return x + (s - t) * ((1 - 1 / (2 * a)) * slope + 1 / (2 * a) * inner)
 
 
+@step(kind="velocity", order=2, to_zero=euler)
+def rf_solver(path, ts, x, past, model, z):
+    """RF-Solver [Wang et al. 2024, eq. 9]: its Taylor step x + h v + h^2/2 v', v' from half a step, is the midpoint rule on the flow."""
+    return heun.formula(path, ts, x, past, model, z, a=0.5)
+
+
 @step(kind="score", order=1, noises=1)
 def euler_maruyama(path, ts, x, past, model, z, *, published: bool = False):
     """Euler-Maruyama on the reverse SDE, in t [Song et al. 2021b, app. D]."""

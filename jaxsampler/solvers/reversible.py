@@ -52,7 +52,7 @@ def _ddim(alpha: np.ndarray, sigma: np.ndarray, t: Any, s: Any) -> tuple[np.ndar
     return a, sigma[s] - a * sigma[t]
 
 
-def _noise(model: Any) -> Any:
+def noise(model: Any) -> Any:
     """eps(y, t) at the centred state y, traced once however often a step calls it."""
 
     @jax.jit
@@ -63,7 +63,7 @@ def _noise(model: Any) -> Any:
     return lambda y, t: eps(y, jnp.asarray(t))
 
 
-def _lin(*terms: tuple[Any, PyTree]) -> PyTree:
+def linear(*terms: tuple[Any, PyTree]) -> PyTree:
     """sum of c x over the given (c, x), leaf by leaf, in the dtype of the first x."""
     (c, x), *rest = terms
     total = jax.tree.map(lambda u: cast(c, u) * u, x)
@@ -78,6 +78,7 @@ class edict(eqx.Module):
     p: float = eqx.field(static=True, default=0.93)
     order: ClassVar[int] = 1
     calls: ClassVar[int] = 2
+    starting_rows: ClassVar[int] = 0
     kind: ClassVar[str] = "noise"
     stochastic: ClassVar[bool] = False
 
@@ -98,31 +99,36 @@ class edict(eqx.Module):
 
     def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
         """One step of both copies."""
-        eps, (x, y), (a, b) = _noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
-        u = _lin((a, x), (b, eps(y, row.t)))
-        w = _lin((a, y), (b, eps(u, row.t)))
-        x = _lin((self.p, u), (1 - self.p, w))
-        y = _lin((self.p, w), (1 - self.p, x))
+        eps, (x, y), (a, b) = noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
+        u = linear((a, x), (b, eps(y, row.t)))
+        w = linear((a, y), (b, eps(u, row.t)))
+        x = linear((self.p, u), (1 - self.p, w))
+        y = linear((self.p, w), (1 - self.p, x))
         return model.uncentred(x), model.uncentred(y)
 
     def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
         """The copies before the step."""
-        eps, (x, y), (a, b) = _noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
-        w = _lin((1 / self.p, y), (1 - 1 / self.p, x))
-        u = _lin((1 / self.p, x), (1 - 1 / self.p, w))
-        y = _lin((1 / a, w), (-b / a, eps(u, row.t)))
-        x = _lin((1 / a, u), (-b / a, eps(y, row.t)))
+        eps, (x, y), (a, b) = noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
+        w = linear((1 / self.p, y), (1 - 1 / self.p, x))
+        u = linear((1 / self.p, x), (1 - 1 / self.p, w))
+        y = linear((1 / a, w), (-b / a, eps(u, row.t)))
+        x = linear((1 / a, u), (-b / a, eps(y, row.t)))
         return model.uncentred(x), model.uncentred(y)
 
     def final(self, state: tuple) -> PyTree:
         """The first copy."""
         return state[0]
 
+    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
+        """A state that ends at x, to be inverted: both copies there."""
+        return x, x
+
 
 class _TwoStep(eqx.Module):
     """x' = before x_prev + now x + eps eps(x): linear two-step methods, started by a DDIM step; the state is (x, x_prev)."""
 
     calls: ClassVar[int] = 1
+    starting_rows: ClassVar[int] = 1
     kind: ClassVar[str] = "noise"
     stochastic: ClassVar[bool] = False
 
@@ -133,7 +139,7 @@ class _TwoStep(eqx.Module):
     def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
         """One step."""
         (x, previous), c = map(model.centred, state), row.c
-        new = _lin((c["now"], x), (c["before"], previous), (c["eps"], _noise(model)(x, row.t)))
+        new = linear((c["now"], x), (c["before"], previous), (c["eps"], noise(model)(x, row.t)))
         return model.uncentred(new), state[0]
 
     def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
@@ -141,13 +147,26 @@ class _TwoStep(eqx.Module):
         (new, x), c = map(model.centred, state), row.c
         forgets = c["before"] == 0
         scale = 1 / jnp.where(forgets, 1, c["before"])
-        previous = _lin((scale, new), (-scale * c["now"], x), (-scale * c["eps"], _noise(model)(x, row.t)))
+        previous = linear((scale, new), (-scale * c["now"], x), (-scale * c["eps"], noise(model)(x, row.t)))
         previous = jax.tree.map(lambda p, a: jnp.where(forgets, a, p), previous, x)
         return state[1], model.uncentred(previous)
 
     def final(self, state: tuple) -> PyTree:
         """The sample."""
         return state[0]
+
+    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
+        """A state that ends at x: the one before it by a DDIM step upwards, with the noise that x has at that level."""
+        t, a, b = rows.t[-1], rows.c["up_a"][-1], rows.c["up_b"][-1]
+        y = linear((a, model.centred(x)))
+        return x, model.uncentred(linear((1.0, y), (b, noise(model)(y, t))))
+
+
+def _upwards(alpha: np.ndarray, sigma: np.ndarray) -> dict[str, np.ndarray]:
+    """(a, b) of each interval's DDIM step from data towards noise."""
+    n = np.arange(len(alpha) - 1)
+    a, b = _ddim(alpha, sigma, n + 1, n)
+    return {"up_a": a, "up_b": b}
 
 
 class bdia(_TwoStep):
@@ -179,7 +198,7 @@ class bdia(_TwoStep):
                 stacklevel=2,
             )
         (a, b), (up, b_up) = _ddim(alpha, sigma, n, n + 1), _ddim(alpha, sigma, n, np.maximum(n - 1, 0))
-        return Rows(grid[:-1], grid[1:], {"before": g, "now": a - g * up, "eps": b - g * b_up})
+        return Rows(grid[:-1], grid[1:], {"before": g, "now": a - g * up, "eps": b - g * b_up} | _upwards(alpha, sigma))
 
 
 class obelm(_TwoStep):
@@ -196,7 +215,9 @@ class obelm(_TwoStep):
         d1, d2, d3 = rho[t] - rho[p], rho[s] - rho[t], rho[s] - rho[p]
         before = np.append(0.0, (d2 / d1) ** 2 * alpha[s] / alpha[p])
         now = np.append(a[0], (d1 - d2) * d3 / d1**2 * alpha[s] / alpha[t])
-        return Rows(grid[:-1], grid[1:], {"before": before, "now": now, "eps": np.append(b[0], d2 * d3 * alpha[s] / d1)})
+        return Rows(
+            grid[:-1], grid[1:], {"before": before, "now": now, "eps": np.append(b[0], d2 * d3 * alpha[s] / d1)} | _upwards(alpha, sigma)
+        )
 
 
 class _InRho(eqx.Module):
@@ -207,10 +228,10 @@ class _InRho(eqx.Module):
     stochastic: ClassVar[bool] = False
 
     def _y(self, model: Any, x: PyTree, alpha: Any) -> PyTree:
-        return _lin((1 / alpha, model.centred(x)))
+        return linear((1 / alpha, model.centred(x)))
 
     def _x(self, model: Any, y: PyTree, alpha: Any) -> PyTree:
-        return model.uncentred(_lin((alpha, y)))
+        return model.uncentred(linear((alpha, y)))
 
     def final(self, state: tuple) -> PyTree:
         """The sample."""
@@ -229,6 +250,7 @@ class reversible_heun(_InRho):
     """The reversible Heun method on dy/drho = eps [Kidger et al. 2021, alg. 1]; second order, one call per step and one more."""
 
     calls: ClassVar[int] = 1
+    starting_rows: ClassVar[int] = 1
     carries_slope: ClassVar[bool] = True
 
     def rows(self, path: Path, grid: Any) -> Rows:
@@ -249,25 +271,31 @@ class reversible_heun(_InRho):
         c, (x, h, f) = row.c, state
         y = self._y(model, x, c["alpha"])
         h = jax.tree.map(lambda h, y: jnp.where(c["first"], y, h), h, y)
-        shifted = _lin((2.0, y), (-1.0, h), (c["drho"], f))
+        shifted = linear((2.0, y), (-1.0, h), (c["drho"], f))
         keep = lambda old, new: jax.tree.map(lambda o, n: jnp.where(c["clean"], o, n), old, new)
         h = keep(h, shifted)
-        slope = keep(f, _noise(model)(_lin((c["alpha_next"], h)), row.t))
+        slope = keep(f, noise(model)(linear((c["alpha_next"], h)), row.t))
         half = jnp.where(c["clean"] | c["first"], c["drho"], c["drho"] / 2)
-        y = _lin((1.0, y), (half, f), (jnp.where(c["clean"], 0, c["drho"] / 2), slope))
+        y = linear((1.0, y), (half, f), (jnp.where(c["clean"], 0, c["drho"] / 2), slope))
         return self._x(model, y, c["alpha_next"]), h, slope
 
     def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
         """The state before the step."""
         c, (x, h, f) = row.c, state
         y = self._y(model, x, c["alpha_next"])
-        shifted = _lin((2.0, y), (-1.0, h), (-c["drho"], f))
+        shifted = linear((2.0, y), (-1.0, h), (-c["drho"], f))
         keep = lambda old, new: jax.tree.map(lambda o, n: jnp.where(c["clean"] | c["first"], o, n), old, new)
         before = keep(h, shifted)
-        slope = keep(f, _noise(model)(_lin((c["alpha"], before)), c["t_before"]))
-        y = _lin((1.0, y), (-jnp.where(c["clean"], 0, c["drho"] / 2), f), (-jnp.where(c["clean"], c["drho"], c["drho"] / 2), slope))
+        slope = keep(f, noise(model)(linear((c["alpha"], before)), c["t_before"]))
+        y = linear((1.0, y), (-jnp.where(c["clean"], 0, c["drho"] / 2), f), (-jnp.where(c["clean"], c["drho"], c["drho"] / 2), slope))
         slope = jax.tree.map(lambda s: jnp.where(c["first"], 0, s), slope)
         return self._x(model, y, c["alpha"]), before, slope
+
+    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
+        """A state that ends at x: h there, and the slope; at sigma = 0 the slope where the last interval began."""
+        y = self._y(model, x, rows.c["alpha_next"][-1])
+        alpha = np.where(rows.c["clean"][-1], rows.c["alpha"][-1], rows.c["alpha_next"][-1])
+        return x, y, noise(model)(linear((alpha, y)), rows.t[-1])
 
 
 class mccallum_foster(_InRho):
@@ -275,6 +303,7 @@ class mccallum_foster(_InRho):
 
     coupling: float = eqx.field(static=True, default=0.99)
     calls: ClassVar[int] = 4
+    starting_rows: ClassVar[int] = 0
 
     def __check_init__(self):
         if not 0 < self.coupling < 1:
@@ -291,13 +320,13 @@ class mccallum_foster(_InRho):
 
     def _increments(self, model: Any, row: Rows) -> tuple[Any, Any]:
         """(Psi forward from z at t, Psi backward from y at the next time); into sigma = 0 Euler forward, nothing back."""
-        c, eps = row.c, _noise(model)
+        c, eps = row.c, noise(model)
         far = jnp.where(c["clean"], row.t, c["t_next"])
 
         def increment(y, t, alpha, t_far, alpha_far, drho):
-            slope = eps(_lin((alpha, y)), t)
-            other = eps(_lin((alpha_far, _lin((1.0, y), (drho, slope)))), t_far)
-            return _lin((jnp.where(c["clean"], drho, drho / 2), slope), (jnp.where(c["clean"], 0, drho / 2), other))
+            slope = eps(linear((alpha, y)), t)
+            other = eps(linear((alpha_far, linear((1.0, y), (drho, slope)))), t_far)
+            return linear((jnp.where(c["clean"], drho, drho / 2), slope), (jnp.where(c["clean"], 0, drho / 2), other))
 
         def forward(z):
             return increment(z, row.t, c["alpha"], far, c["alpha_next"], c["drho"])
@@ -313,8 +342,8 @@ class mccallum_foster(_InRho):
         c, k = row.c, self.coupling
         y, z = (self._y(model, a, c["alpha"]) for a in state)
         forward, back = self._increments(model, row)
-        y = _lin((k, y), (1 - k, z), (1.0, forward(z)))
-        z = _lin((1.0, z), (-1.0, back(y)))
+        y = linear((k, y), (1 - k, z), (1.0, forward(z)))
+        z = linear((1.0, z), (-1.0, back(y)))
         return self._x(model, y, c["alpha_next"]), self._x(model, z, c["alpha_next"])
 
     def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
@@ -322,6 +351,10 @@ class mccallum_foster(_InRho):
         c, k = row.c, self.coupling
         y, z = (self._y(model, a, c["alpha_next"]) for a in state)
         forward, back = self._increments(model, row)
-        z = _lin((1.0, z), (1.0, back(y)))
-        y = _lin((1 / k, y), (1 - 1 / k, z), (-1 / k, forward(z)))
+        z = linear((1.0, z), (1.0, back(y)))
+        y = linear((1 / k, y), (1 - 1 / k, z), (-1 / k, forward(z)))
         return self._x(model, y, c["alpha"]), self._x(model, z, c["alpha"])
+
+    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
+        """A state that ends at x: both there."""
+        return x, x

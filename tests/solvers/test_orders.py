@@ -26,6 +26,7 @@ DETERMINISTIC = {
     "ddim": (S.ddim, 1),
     "euler": (S.euler, 1),
     "heun": (S.heun, 2),
+    "rf_solver": (S.rf_solver, 2),
     "dpmpp_2m": (S.dpmpp_2m, 2),
     "dpmpp_2m taylor": (S.dpmpp_2m(form="taylor"), 2),
     "dpm_2m": (S.dpm_2m, 2),
