@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 from . import grids
 from .adjoint_dpm import _out_of_clean_data
 from .adjoints import Adjoint
-from .drive import Solver, drive, with_entry
+from .drive import drive, with_entry
 from .numerics import on_host
 from .paths import Path
 from .predictions import Denoiser
@@ -85,9 +85,9 @@ def invert(
     if hasattr(solver, "reverse"):
         if refine:
             raise ValueError("a reversible solver inverts exactly: leave refine out")
-        rows = _after_start(solver, path, grid)
-        back = jax.tree.map(lambda a: a[::-1], rows)
-        last = denoiser if per_step is None else with_entry(denoiser, jax.tree.map(lambda a: jnp.asarray(a)[-1], per_step))
+        rows, entries = _after_start(solver, path, grid, per_step)
+        back, options["per_step"] = (jax.tree.map(lambda a: a[::-1], tree) for tree in (rows, entries))
+        last = denoiser if entries is None else with_entry(denoiser, jax.tree.map(lambda a: a[-1], entries))
         state = drive(_From(solver, solver.arrive(last, x, rows), True), back, denoiser, x, **options)
         return Inverted(state[0], state, solver, grid)
     if not isinstance(solver, Step):
@@ -108,7 +108,7 @@ def regenerate(denoiser: Denoiser, inverted: Inverted, **options: Any) -> PyTree
         return sample(denoiser, inverted.x, x=inverted.x, key=None, solver=solver, grid=grid, **options)
     if "save" in options:
         raise ValueError("states are not saved here; sample from inverted.x to see them")
-    rows = _after_start(solver, denoiser.path, grid)
+    rows, options["per_step"] = _after_start(solver, denoiser.path, grid, options.get("per_step"))
     return solver.final(drive(_From(solver, inverted.state), rows, denoiser, inverted.x, **options))
 
 
@@ -118,9 +118,13 @@ def edit(source: Denoiser, target: Denoiser, x: PyTree, *, per_step: Any = (None
     return regenerate(target, inverted, **({} if per_step[1] is None else {"per_step": per_step[1]}))
 
 
-def _after_start(solver: Solver, path: Path, grid: np.ndarray) -> PyTree:
-    """The rows that have an inverse: a first row that only starts the second state has none."""
-    return jax.tree.map(lambda a: a[solver.starting_rows :], solver.rows(path, grid))
+def _after_start(solver: Any, path: Path, grid: np.ndarray, per_step: PyTree) -> tuple[PyTree, PyTree]:
+    """The rows that have an inverse, and their entries: a first row that only starts the second state has none."""
+    if per_step is not None and getattr(solver, "carries_slope", False):
+        raise ValueError(f"{type(solver).__name__} carries its slope from interval to interval: it cannot be undone with per_step entries")
+    rows, k = solver.rows(path, grid), solver.starting_rows
+    entries = None if per_step is None else jax.tree.map(lambda a: jnp.asarray(a)[int(np.isfinite(rows.end[:k]).sum()) :], per_step)
+    return jax.tree.map(lambda a: a[k:], rows), entries
 
 
 def _rising(solver: Step, path: Path, grid: np.ndarray, kind: str) -> Any:
