@@ -30,7 +30,7 @@ def statistics(l, s):
     return types.SimpleNamespace(lam=LAM, l=(l + 0 * LAM)[:, None] * both, s=(s + 0 * LAM)[:, None] * both)
 
 
-G = FittedKind(statistics(1 / (1 + np.exp(-1.3 * LAM)), 0.3 * np.cos(LAM)))
+G = FittedKind(statistics(1 / (1 + np.exp(-1.3 * LAM)), 0.3 * np.cos(LAM)), slope=True)
 
 
 # golden vectors ------------------------------------------------------------------------------------------------------------------
@@ -93,8 +93,8 @@ PAIRS = {
     "corrected is UniPC vary 1": (corrected(1), S.unipc(order=1, variant="vary", lower_order_final=False)),
     "corrected is UniPC vary 3": (corrected(3), S.unipc(order=3, variant="vary", lower_order_final=False)),
     "corrected is UniPC vary 4": (corrected(4), S.unipc(order=4, variant="vary", lower_order_final=False)),
-    "g of (1, 0) is data": (ramp(3, kind=FittedKind(statistics(1.0, 0.0))), S.dpmpp_3m(form="taylor")),
-    "g of (0, -1) is noise": (ramp(3, kind=FittedKind(statistics(0.0, -1.0))), S.dpm_3m(form="taylor")),
+    "g of (1, 0) is data": (ramp(3, kind=FittedKind(statistics(1.0, 0.0), slope=True)), S.dpmpp_3m(form="taylor")),
+    "g of (0, -1) is noise": (ramp(3, kind=FittedKind(statistics(0.0, -1.0), slope=True)), S.dpm_3m(form="taylor")),
 }
 
 
@@ -112,6 +112,24 @@ def test_going_back_after_a_half_step_is_single_step(kind):
     grid = js.grids.log_snr(VP, 6)
     single = {"data": S.dpmpp_2s, "noise": S.dpm_2}[kind](form="taylor")
     np.testing.assert_allclose(sampled(usf([half, whole] * 3), grid=grid), sampled(single, grid=grid[::2]), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_a_fitted_kind_is_dpm_v3_without_constants(order, corrector):
+    """The same statistics for all dimensions and b = 0; the two interpolate their tables differently, by lines and by cubics."""
+    lam = np.linspace(VP.lam(1.0) - 0.1, VP.lam(1e-3) + 0.1, 1601)
+    l, s = 1 / (1 + np.exp(1.3 * lam)), 0.5 * np.cos(lam)
+    fitted = S.Statistics.of(VP, lam, l, s, 0 * s)
+    v3 = S.dpm_v3(fitted, order=order, corrector=corrector, lower_order_final=False)
+    net, grid = js.Denoiser(random_net(4), VP, "data"), js.grids.log_snr(VP, 6)
+    want = js.sample(net, X, key=KEY, x=X.astype(float), solver=v3, grid=grid)
+    orders = [min(i + 1, order) for i in range(6)]
+    kind = FittedKind(fitted, slope=True)
+    decisions = [Decision(p, kind, corrector=p if corrector and p > 1 else None) for p in orders]
+    np.testing.assert_allclose(sampled(usf(decisions), grid=grid, net=net), want, rtol=1e-4, atol=1e-4)
+    without = [Decision(p, FittedKind(fitted)) for p in orders]
+    assert np.abs(sampled(usf(without), grid=grid, net=net) - np.asarray(want)).max() > 1e-2
 
 
 def test_going_back_twice_is_single_step_of_order_3():
