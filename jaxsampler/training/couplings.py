@@ -25,16 +25,17 @@ def minibatch_ot(epsilon: float | None = None, iterations: int = 2000) -> Coupli
     Raises ModuleNotFoundError if ott-jax is not installed: pip install "jaxsampler[ot]".
     """
     from ott.geometry import pointcloud
-    from ott.solvers import linear
+    from ott.problems.linear.linear_problem import LinearProblem
+    from ott.solvers.linear.sinkhorn import Sinkhorn
 
     def coupling(key: PRNGKeyArray, x0: Float[Array, "n ..."], eps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         flat = [a.reshape(len(a), -1).astype(jnp.float32) for a in (x0, eps)]
         cost = lambda a, b: jnp.square(a).sum(1).mean() + jnp.square(b).sum(1).mean() - 2 * a.mean(0) @ b.mean(0)
         smooth = 0.01 * cost(*flat) if epsilon is None else epsilon
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # ott's own arithmetic
-            cloud = pointcloud.PointCloud(*flat, epsilon=smooth)
-            solved = linear.solve(cloud, max_iterations=iterations)
-            log_plan = (solved.f[:, None] + solved.g[None] - cloud.cost_matrix) / smooth
+            cloud = pointcloud.PointCloud(flat[0], flat[1], epsilon=smooth)
+            f, g = Sinkhorn(max_iterations=iterations)(LinearProblem(cloud)).potentials
+            log_plan = (f[:, None] + g[None] - cloud.cost_matrix) / smooth
         chosen = jax.random.categorical(key, log_plan, axis=1)
         return jax.lax.stop_gradient(eps[chosen])
 
