@@ -5,6 +5,9 @@ angle theta = arctan(alpha/sigma), which rises from noise to data and is bounded
 refines the same W, hence the sampler converges strongly, with order 1 for SDE solvers on smooth schedules [Kloeden & Platen 1992,
 ch. 10: additive noise]. Times at which W is asked for need no order: W is diffrax's virtual Brownian tree [Li et al. 2020], so nothing is
 stored and one call costs some twenty normal draws per end of the interval.
+
+Gradients with respect to a grid hold the draws fixed: a path has no derivative in time, and for expectations that gradient is
+unbiased, since the draws are N(0, I) on every grid.
 """
 
 import math
@@ -64,7 +67,7 @@ class Brownian(eqx.Module):
         """The standardised increment over the angles span [2], shaped like `like`."""
         from diffrax import VirtualBrownianTree
 
-        low, high = jnp.asarray(span[0], jnp.result_type(float)), jnp.asarray(span[1], jnp.result_type(float))
+        low, high = jax.lax.stop_gradient(jnp.asarray(span, jnp.result_type(float)))
         shape = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, low.dtype), like)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             path = VirtualBrownianTree(0.0, math.pi / 2, tol=RESOLUTION, shape=shape, key=self.key)
