@@ -162,7 +162,8 @@ class dpm_adaptive(eqx.Module):
 
     def _integrate(self, model: Denoiser, row: Rows, state: tuple) -> tuple:
         x, c = state
-        path, end, start = model.path, row.end.astype(c.t.dtype), row.t.astype(c.t.dtype)
+        path: Any = model.path  # one path: `rows` has seen to it
+        end, start = row.end.astype(c.t.dtype), row.t.astype(c.t.dtype)
         lam_end, tiny = path.lam(end), 100 * jnp.finfo(c.t.dtype).eps
         y, whole, call = _flat(model, x)
         lower, higher = PAIRS[self.kind, self.order](self.form)
@@ -189,11 +190,9 @@ class dpm_adaptive(eqx.Module):
             low = lower.formula(path, (t, s), y, (), lambda y, t: next(known), None)
 
             E = self._error(whole(high), whole(low), c.previous if self.published else whole(y), c)
-            factor, taken, errors = self._control(E, c)
-            factor, taken = (
-                jnp.where(jnp.isfinite(E), jnp.maximum(factor, 0.0 if self.published else 0.1), 0.1),
-                taken & jnp.isfinite(E) & live,
-            )
+            (factor, taken, errors), finite = self._control(E, c), jnp.isfinite(E)
+            factor = jnp.where(finite, jnp.maximum(factor, 0.0 if self.published else 0.1), 0.1)
+            taken = taken & finite & live
             keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
             used = jax.lax.stop_gradient(jnp.minimum(h, lam_end - lam))
             return keep(high, y), _Control(
@@ -214,8 +213,9 @@ class dpm_adaptive(eqx.Module):
         x, c = state
         end = row.end.astype(c.t.dtype)
         y, whole, call = _flat(model, x)
-        y = dpmpp_1.formula(model.path, (c.t, end), y, (), lambda y, t: call(y, t, "data"), None)
-        return _like(whole(y), x), c._replace(t=end, reached=jnp.asarray(True), accepted=c.accepted + 1, nfe=c.nfe + 1)
+        new = dpmpp_1.formula(model.path, (c.t, end), y, (), lambda y, t: call(y, t, "data"), None)
+        y, t = jnp.where(c.reached, new, y), jnp.where(c.reached, end, c.t)  # no leap from where an interval before got stuck
+        return _like(whole(y), x), c._replace(t=t, accepted=c.accepted + jnp.where(c.reached, 1, 0), nfe=c.nfe + 1)
 
     def _number(self, value: Any, c: _Control) -> Any:
         return jnp.asarray(value, c.t.dtype)
@@ -226,11 +226,8 @@ class dpm_adaptive(eqx.Module):
 
         def scaled(a, b, p):
             error = (a - b) / jnp.maximum(atol, rtol * jnp.maximum(jnp.abs(b), jnp.abs(p)))
-            return (
-                error.reshape(1, -1)
-                if self.batch_axis is None
-                else jnp.moveaxis(error, self.batch_axis, 0).reshape(a.shape[self.batch_axis], -1)
-            )
+            axis = self.batch_axis
+            return error.reshape(1, -1) if axis is None else jnp.moveaxis(error, axis, 0).reshape(a.shape[axis], -1)
 
         errors = jnp.concatenate(jax.tree.leaves(jax.tree.map(scaled, high, low, previous)), axis=1)
         return jax.lax.stop_gradient(jnp.sqrt((errors**2).mean(axis=1)).max())
@@ -252,14 +249,15 @@ def _like(tree: PyTree, x: PyTree) -> PyTree:
 
 def _flat(model: Denoiser, x: PyTree) -> tuple[Any, Callable, Callable]:
     """x - mu as one vector, the way back to x, and the model (y, t, kind) on such vectors."""
+    path: Any = model.path
     dtype = _work(x)
-    y, unravel = ravel_pytree(jax.tree.map(lambda a: a.astype(dtype), model.path.centred(x)))
+    y, unravel = ravel_pytree(jax.tree.map(lambda a: a.astype(dtype), path.centred(x)))
 
     def whole(y):
-        return model.path.uncentred(unravel(y))
+        return path.uncentred(unravel(y))
 
     def call(y, t, kind):
-        m = model(_like(whole(y), x), t, model.path.form(kind, t))  # as a linear form: without mu
+        m = model(_like(whole(y), x), t, path.form(kind, t))  # as a linear form: without mu
         return ravel_pytree(jax.tree.map(lambda a: a.astype(dtype), m))[0]
 
     return y, whole, call

@@ -107,6 +107,19 @@ def test_what_cannot_be_reached_is_reported(options):
     np.testing.assert_allclose(out.x, flow(X, ENDS[0], float(out.t)), rtol=1e-7)
 
 
+def test_a_last_step_to_zero_does_not_leap():
+    """If the interval before it was not finished, the state stays where it is, and is reported as such."""
+    path = js.EDM()
+    denoiser, flow, _ = gaussian(path)
+    x = jnp.asarray([40.0, -90.0])
+    out = js.sample(
+        denoiser, x, key=None, solver=S.dpm_adaptive(kind="data", atol=1e-6, rtol=1e-6, max_steps=5), grid=[80.0, 0.002, 0.0], x=x
+    )
+    assert not out.reached
+    assert float(out.t) > 0.002
+    np.testing.assert_allclose(out.x, flow(x, 80.0, float(out.t)), rtol=1e-4)
+
+
 def test_a_network_that_fails_is_reported():
     out = js.sample(js.Denoiser(lambda x, t: x * jnp.nan, VP, "noise"), X, key=None, solver=S.dpm_adaptive(), grid=np.array(ENDS), x=X)
     assert not out.reached
@@ -165,7 +178,7 @@ def test_ends_where_lam_is_infinite(path):
     x = path.prior(jax.random.key(0), jnp.zeros(4))
     solver = S.dpm_adaptive(kind="data", atol=1e-7, rtol=1e-7)
 
-    run = lambda x: js.sample(denoiser, x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct())
+    run = lambda x: js.sample(denoiser, x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct(), check=True)
     if isinstance(path, js.CondOT):  # both ends; the gradient takes its time to compile
         (_, out), slope = jax.jit(jax.value_and_grad(lambda x: ((out := run(x)).x.sum(), out), has_aux=True))(x)
         np.testing.assert_allclose(slope, (flow(x + 1e-3, grid[0], 0.0) - flow(x, grid[0], 0.0)) / 1e-3, atol=2e-3)
