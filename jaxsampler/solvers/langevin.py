@@ -63,7 +63,7 @@ class score_sde(eqx.Module):
     predictor: reverse_diffusion, ancestral, euler_maruyama or none; corrector: langevin, ald or none. probability_flow: the predictor
     steps along the flow, without noise. snr: size of the Langevin steps. denoise: return the mean of the last predictor step, without
     its noise. With predictor "none" the correctors run at the time that an interval arrives at: annealed Langevin dynamics, where
-    `corrector="ald"` with snr = sqrt(eps/2)/(sqrt(2) sigma_L) takes the steps eps sigma^2/sigma_L^2 of Song & Ermon.
+    `corrector="ald"` with snr = sqrt(eps)/(2 sigma_L) takes, on VE, the steps eps sigma^2/sigma_L^2 of Song & Ermon.
     batch_axis: None takes the norms of all of x, which is one sample (`jax.vmap` for more) or a batch of them treated as one; an
     axis averages the norms of its samples, as published. noise: draws [rows, *x.shape] in order of use, instead of the key's.
     published: the released code on its grid np.linspace(1, eps, N): N steps, one at each grid time, of nominal length 1/N, with the
