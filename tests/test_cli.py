@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxsampler import cli
-from jaxsampler.solvers.catalogue import catalogue
+from jaxsampler.solvers.catalogue import catalogue, others
 
 CONFIG = Path(__file__).parents[1] / "configs/train/restore.toml"
 
@@ -16,7 +16,8 @@ CONFIG = Path(__file__).parents[1] / "configs/train/restore.toml"
 def test_solvers_lists_every_solver(capsys):
     assert cli.main(["solvers"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("`")[1] for line in lines[2:]] == list(catalogue())
+    assert [line.split("`")[1] for line in lines[2:]] == [*catalogue(), *others()]
+    assert {"unipc", "deis", "dpm_v3", "dpm_adaptive", "score_sde", "edict"} <= {line.split("`")[1] for line in lines[2:]}
     assert next(line for line in lines if "`heun`" in line).split("|")[2:5] == [" 2 ", " 2 ", " velocity "]
 
 

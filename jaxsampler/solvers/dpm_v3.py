@@ -138,8 +138,9 @@ class dpm_v3(eqx.Module):
     published: bool = eqx.field(static=True, default=False)
 
     kind: ClassVar[str] = "data"
+    calls: ClassVar[int] = 1
     stochastic: ClassVar[bool] = False
-    reference: ClassVar[str] = "Zheng et al. 2023, alg. 1"
+    needs: ClassVar[str] = "statistics (`ems`)"
 
     def __check_init__(self):
         if not isinstance(self.statistics, Statistics):

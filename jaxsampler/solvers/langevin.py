@@ -18,7 +18,7 @@ References: Song et al. 2021b (alg. 2-5, app. F, G); Song & Ermon 2019 (annealed
 """
 
 import difflib
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -79,6 +79,10 @@ class score_sde(eqx.Module):
     batch_axis: int | None = eqx.field(static=True, default=None)
     published: bool = eqx.field(static=True, default=False)
     noise: PyTree | None = None
+
+    order: ClassVar[int] = 1
+    calls: ClassVar[str] = "1 + n_corrector"
+    kind: ClassVar[str] = "score"
 
     def __check_init__(self):
         for what, value, valid in (("predictor", self.predictor, PREDICTORS), ("corrector", self.corrector, CORRECTORS)):

@@ -10,7 +10,7 @@ denoising step, and thresholding written for [-1, 1] images. One step, with weig
 Reference: Li et al. 2025 (MR Sampler), released code; Luo et al. 2023 (tables).
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -45,7 +45,9 @@ def _extrapolated(t: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 class mr_published(eqx.Module):
-    """A `js.Solver` on `MeanReverting`; x must be one array with a leading batch axis (thresholding acts per element of it).
+    """MR Sampler's own code, a `js.Solver` on `MeanReverting` [Li et al. 2025, released code].
+
+    x must be one array with a leading batch axis (thresholding acts per element of it).
 
     sde, order (1-3; 1-2 if sde), kind: as in the code's `algorithm`, `order`, `parameterization`. threshold: (ratio, max) or None.
     noise: draws [n, *x.shape] in order of use, instead of the key's.
@@ -57,6 +59,14 @@ class mr_published(eqx.Module):
     denoise_last: bool = eqx.field(static=True, default=False)
     threshold: tuple[float, float] | None = eqx.field(static=True, default=None)
     noise: Float[Array, "n ..."] | None = None
+
+    calls: ClassVar[int] = 1
+    needs: ClassVar[str] = "`MeanReverting`"
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise."""
+        return self.sde
 
     def __check_init__(self):
         if self.kind not in ("data", "noise") or self.order not in ((1, 2) if self.sde else (1, 2, 3)):
