@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_flow():
     """
     _, _, moments = gaussian(VP)
     gain = np.sqrt(moments(ENDS[1])[1] / moments(ENDS[0])[1])
-    solver = S.dpm_adaptive(order=2, kind="data", atol=1e-6, rtol=1e-6)
+    solver = S.dpm_adaptive(order=3, kind="data", atol=1e-6, rtol=1e-6)
 
     def end(x, mean, t):
         grid = jnp.stack([jnp.asarray(ENDS[0]), t])

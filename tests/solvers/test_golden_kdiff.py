@@ -47,6 +47,14 @@ def test_sampler(case):
     close(finish("ve", table, noise_of(case)), case)
 
 
+@pytest.mark.parametrize("case", [c for c in TABLES if c.split("/")[1] in ("euler", "heun")])
+def test_the_same_in_rho(case):
+    """On this path t is rho: Euler is DDIM, and Heun is EDM's sampler without churn."""
+    _, sampler, n = case.split("/")
+    table = js.tabulate(PATH, GOLDEN[f"grid/kdiff/karras/{n}/sigma"], {"euler": S.ddim, "heun": S.edm}[sampler])
+    close(finish("ve", table), case)
+
+
 @pytest.mark.parametrize("case", FAST)
 def test_fast_is_the_singlestep_driver(case):
     table = js.tabulate(PATH, *S.singlestep(PATH, int(case.split("/n")[1]), order=3, kind="noise"))
