@@ -15,7 +15,7 @@ References: Lu et al. 2022a, app. C; Crowson 2022, k-diffusion (PID control); Jo
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -116,6 +116,9 @@ class dpm_adaptive(eqx.Module):
     batch_axis: int | None = eqx.field(static=True, default=None)
     max_steps: int = eqx.field(static=True, default=1000)
     published: bool = eqx.field(static=True, default=False)
+
+    calls: ClassVar[str] = "2 or 3 a trial"
+    stochastic: ClassVar[bool] = False
 
     def __check_init__(self):
         if (self.kind, self.order) not in PAIRS:
