@@ -3,6 +3,8 @@ r"""Euler, Heun and Euler-Maruyama in t: the generic baselines.
     flow:          dx/dt = velocity(x, t)
     reverse SDE:   dx = (f x - g^2 score) dt + g dw,    f = alpha'/alpha,   g^2 = (sigma^2)' - 2 f sigma^2      (dt < 0)
 
+where score = -eps/sigma: the solver asks for eps, which keeps its size as sigma -> 0.
+
 References: Song et al. 2021b, eq. 6, 13 (reverse SDE, probability flow); Maruyama 1955. IR-SDE's released code steps one training index per
 call whatever the grid (`published=True`) and subtracts the noise.
 """
@@ -39,11 +41,11 @@ def rf_solver(path, ts, x, past, model, z):
     return heun.formula(path, ts, x, past, model, z, a=0.5)
 
 
-@step(kind="score", order=1, noises=1)
+@step(kind="noise", order=1, noises=1)
 def euler_maruyama(path, ts, x, past, model, z, *, published: bool = False):
     """Euler-Maruyama on the reverse SDE, in t [Song et al. 2021b, app. D]."""
     t, s = unrescaled(path, ts, published)
     f = path.alpha_dot(t) / path.alpha(t)
-    g2 = 2 * path.sigma(t) * (path.sigma_dot(t) - f * path.sigma(t))
-    noise = namespace(t).sqrt(g2 * (t - s)) * z
-    return x + (s - t) * (f * x - g2 * model(x, t)) + (-noise if published else noise)
+    g2_over_sigma = 2 * (path.sigma_dot(t) - f * path.sigma(t))
+    noise = namespace(t).sqrt(g2_over_sigma * path.sigma(t) * (t - s)) * z
+    return x + (s - t) * (f * x + g2_over_sigma * model(x, t)) + (-noise if published else noise)
