@@ -4,6 +4,7 @@ from . import bridge as bridge
 from . import grids as grids
 from . import guidance as guidance
 from . import inversion as inversion
+from . import likelihood as likelihood
 from . import models as models
 from . import solvers as solvers
 from .adjoint_dpm import AdjointDPM as AdjointDPM
@@ -38,3 +39,12 @@ from .tabulated import DiscreteVP as DiscreteVP
 from .tabulated import MeanReverting as MeanReverting
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """`js.pretrained`, `js.data`, `js.nn`, `js.training` are imported when first used: sampling needs none of them."""
+    if name in ("data", "nn", "pretrained", "training"):
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

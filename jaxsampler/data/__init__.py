@@ -1,5 +1,6 @@
-"""Real photographs, ten ways to damage them, and the training pairs of both."""
+"""Real photographs, ten ways to damage them, and the training pairs of both; Fashion-MNIST."""
 
+from . import fashion
 from .degradations import TASKS, VERBS, degrade, random_mask, task_name
 from .pairs import batch
 from .photos import Form, Photo, held_out_photos, load_image, save_image, training_photos
@@ -11,6 +12,7 @@ __all__ = [
     "Photo",
     "batch",
     "degrade",
+    "fashion",
     "held_out_photos",
     "load_image",
     "random_mask",

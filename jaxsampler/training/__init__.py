@@ -1,4 +1,9 @@
-"""Training: losses, the loop, checkpoints; and `restore`, which puts them to use."""
+"""Training: losses, what they are made of, the loop, checkpoints; and the trainings that put them to use."""
 
+from . import couplings as couplings
+from . import losses as losses
+from . import times as times
+from . import weights as weights
 from .fit import State as State
 from .fit import fit as fit
+from .fit import power as power
