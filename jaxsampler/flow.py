@@ -10,8 +10,9 @@ eta = 0 for the probability flow, eta = 1 for the reverse SDE (all eta have the 
 
 Why rho is not stiff: x = alpha y takes the linear drift out exactly. What is left has, for the exact eps, the Jacobian
 (I - Cov(x_0|x)/rho^2)/rho: towards the data nothing decays faster than 1/rho, so steps that shrink like rho are stable whatever the data
-and the schedule, and accuracy alone sets their number. In lam the same bound is 1, steps are nearly equal, and an adaptive solver rejects few:
-at a tolerance of 1e-5 it takes half the calls that it takes in rho. Where alpha = 0 (CondOT at t = 1) y is infinite: "t" is for that.
+and the schedule, and accuracy alone sets their number. In lam the same bound is 1 and steps are nearly equal, so an adaptive solver
+rejects few: at a tolerance of 1e-5 it takes half the calls that it takes in rho. Where alpha = 0 (CondOT at t = 1) y is infinite, and
+"t" is the variable.
 
 A system (a dict of paths) goes from s = -1 to 0, each part's level in proportion, from its own t_max to its own t_min.
 

@@ -58,8 +58,8 @@ class FromDiffrax(eqx.Module):
             raise ValueError(f"{name} takes several terms: give eta=1 if it is for SDEs; solvers of split fields are not for flows")
         if self.variable not in VARIABLES:
             raise ValueError(f"unknown variable {self.variable!r}; valid: {', '.join(VARIABLES)}")
-        implicit = isinstance(self.solver, diffrax.AbstractImplicitSolver)
-        if implicit and not isinstance(self.solver.root_finder.rtol, float | jax.Array):
+        finder = getattr(self.solver, "root_finder", None)
+        if finder is not None and not isinstance(finder.rtol, float | jax.Array):
             newton = optimistix.Newton(self.tol, self.tol)  # diffrax's chord method counts on retrying with a shorter step
             self.solver = eqx.tree_at(lambda s: s.root_finder, self.solver, newton)
         if getattr(self.solver, "scan_kind", "") is None:  # its default cannot be differentiated forwards

@@ -86,7 +86,7 @@ def test_end_at_sigma_zero(x64):
     got = tight(noise, jnp.asarray(X), variable="rho", t_min=0.0)
     np.testing.assert_allclose(got.x, flow(X, 1.0, 0.0), atol=1e-9)
     stop = flow(X, 1.0, path.t_min)
-    for variable in ("rho", "lam", "t"):
+    for variable in ("lam", "t"):
         got = tight(data, jnp.asarray(X), variable=variable, t_min=0.0)
         np.testing.assert_allclose(got.x, data.net(stop, path.t_min), atol=1e-9)
         assert got.t == 0
@@ -191,7 +191,7 @@ def test_reverse_sde_has_the_marginals_of_the_data(x64, variable, solver):
     """From the exact marginal at 0.8 to that at 0.05, where the ODE's samples would have the same law but other values."""
     path = js.VP()
     den, _, moments = gaussian(path)
-    n, (centre, var) = 4096, moments(0.8)
+    n, (centre, var) = 2048, moments(0.8)
     x = centre + np.sqrt(var) * jax.random.normal(jax.random.key(1), (n,))
     grid = js.grids.log_snr(path, 60, t_max=0.8, t_min=0.05)
     got = np.asarray(tight(den, x, key=jax.random.key(2), variable=variable, solver=solver, controller=None, grid=grid).x)
@@ -203,13 +203,12 @@ def test_reverse_sde_has_the_marginals_of_the_data(x64, variable, solver):
 
 
 def test_one_brownian_path_for_all_steps(x64):
-    """Adaptive and fixed steps on the same key converge to one another."""
+    """Adaptive and fixed steps on one key find the same sample, on another key another."""
     den = mixture(js.VP())[0]
-    solve = lambda **how: tight(den, jnp.asarray(X), key=jax.random.key(5), **how).x
-    fine, coarse = (solve(controller=None, grid=js.grids.log_snr(den.path, n, t_max=0.8, t_min=0.05)) for n in (256, 16))
-    adaptive = solve(controller=diffrax.PIDController(rtol=1e-3, atol=1e-3, pcoeff=0.1, icoeff=0.3), t_max=0.8, t_min=0.05)
-    error = lambda x: float(jnp.abs(x - fine).max())
-    assert error(adaptive) < error(coarse) / 2 < 0.05
+    fixed = dict(controller=None, grid=js.grids.log_snr(den.path, 100, t_max=0.8, t_min=0.05))
+    adaptive = dict(controller=diffrax.PIDController(rtol=1e-3, atol=1e-3, pcoeff=0.1, icoeff=0.3), t_max=0.8, t_min=0.05)
+    one, two, other = (tight(den, jnp.asarray(X), key=jax.random.key(k), **how).x for k, how in ((5, fixed), (5, adaptive), (6, fixed)))
+    assert float(jnp.abs(one - two).max()) < 0.02 < 0.3 < float(jnp.abs(one - other).max())
 
 
 class Shift:
@@ -318,9 +317,9 @@ def test_from_diffrax_gradients(x64, adjoint):
 def test_from_diffrax_sde(x64, solver):
     path = js.VP()
     den, _, moments = gaussian(path)
-    n, (centre, var) = 4096, moments(0.8)
+    n, (centre, var) = 2048, moments(0.8)
     x = centre + np.sqrt(var) * jax.random.normal(jax.random.key(1), (n,))
-    how = dict(x=x, grid=js.grids.log_snr(path, 60, t_max=0.8, t_min=0.05), solver=bridge.FromDiffrax(solver, "lam", eta=1.0))
+    how = dict(x=x, grid=js.grids.log_snr(path, 40, t_max=0.8, t_min=0.05), solver=bridge.FromDiffrax(solver, "lam", eta=1.0))
     got = np.asarray(js.sample(den, x, key=jax.random.key(2), **how))
     centre, var = moments(0.05)
     assert abs(got.mean() - centre) < 4 * np.sqrt(var / n) and abs(got.var() - var) < 4 * var * np.sqrt(2 / n) + 0.01 * var
