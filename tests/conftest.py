@@ -21,3 +21,10 @@ def x64():
     """Double precision for the duration of a test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs of one test file are of no use to the next, and hundreds of them fill the memory."""
+    yield
+    jax.clear_caches()
