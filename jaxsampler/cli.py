@@ -98,11 +98,14 @@ def train(config: Positional[str], /, *, out: str | None = None, data: str | Non
 
 
 @app.command
-def bench(what: Positional[Literal["overhead", "precision"]], /, *, out: Path = Path("bench"), rounds: int = 5) -> None:
+def bench(
+    what: Positional[Literal["gradients", "inversion", "overhead", "precision"]], /, *, out: Path = Path("bench"), rounds: int = 5
+) -> None:
     """Measure the samplers themselves; prints a Markdown table, and writes it with a figure and the raw numbers.
 
     Args:
-        what: overhead: time beside the network's, compile time, compilations. precision: error of low precision, per solver.
+        what: gradients: memory, time and error of each route. inversion: what comes back of a round trip. overhead: time beside the
+            network's, compile time, compilations. precision: error of low precision, per solver.
         out: The folder for WHAT.md, WHAT.json and WHAT.png.
         rounds: Turns of paired timing; the least counts.
     """

@@ -1,0 +1,25 @@
+"""Paired timings: functions run in turns, so that any other load of the machine meets all of them alike."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+
+def fastest(functions: Sequence[Callable[[], Any]], rounds: int = 5) -> list[float]:
+    """Least seconds of each function over `rounds` turns; a first turn compiles and is not counted."""
+    times = []
+    for _ in range(rounds + 1):
+        times.append([])
+        for f in functions:
+            began = time.perf_counter()
+            jax.block_until_ready(f())
+            times[-1].append(time.perf_counter() - began)
+    return [min(column) for column in zip(*times[1:], strict=True)]
+
+
+def device() -> str:
+    """The machine in words: platform and kind of the first device, and how many there are."""
+    first = jax.devices()[0]
+    return f"{len(jax.devices())} x {first.device_kind} ({first.platform}), jax {jax.__version__}"
