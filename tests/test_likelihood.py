@@ -79,7 +79,8 @@ def test_any_path(x64, name):
     path = ANY[name]()
     den, log_p = correlated(path, "velocity" if name in ("CondOT", "user's") else "data")
     controller = diffrax.PIDController(rtol=1e-8, atol=1e-8)
-    for how in ({"steps": 200}, {"controller": controller, "adjoint": diffrax.ForwardMode()}):
+    adaptive = [{"controller": controller, "adjoint": diffrax.ForwardMode()}] if name in ("EDM", "CondOT") else []
+    for how in [{"steps": 200}, *adaptive]:
         ends = []
         got = log_prob(den, jnp.asarray(X), prior=lambda x, ends=ends: (ends.append(x), jnp.zeros(()))[1], **how)
         np.testing.assert_allclose(got + log_p(ends[0], path.t_max), log_p(X, path.t_min), atol=1e-6)
@@ -97,7 +98,7 @@ def test_solvers_and_own_grid(x64):
     path = js.VP()
     den, log_p = correlated(path)
     change = log_p(X, 0.1) - log_prob(den, jnp.asarray(X), t_max=0.7, t_min=0.1, prior=NOTHING, steps=400)
-    for solver, order in ((js.solvers.rk_rho(tableau="2heun"), 2), (js.solvers.dpm_2, 2), (js.solvers.dpm_2m, 2), (js.solvers.dpm_1, 1)):
+    for solver, order in ((js.solvers.dpm_2, 2), (js.solvers.dpm_2m, 2), (js.solvers.dpm_1, 1)):
         grids = [js.grids.log_snr(path, n, t_max=0.7, t_min=0.1) for n in (40, 80)]
         errors = [abs(float(log_prob(den, jnp.asarray(X), grid=g, prior=NOTHING, solver=solver) + change) - log_p(X, 0.1)) for g in grids]
         assert order - 0.25 < np.log2(errors[0] / errors[1]) < order + 0.6, solver.name
@@ -126,11 +127,11 @@ def coupled(d=9, rank=None):
     ("trace", "noise", "probes"), [("hutchinson", "rademacher", 3), ("hutchinson", "gaussian", 3), ("hutch++", "gaussian", 6)]
 )
 def test_unbiased(x64, trace, noise, probes):
-    """Value and gradient, over 800 keys, within four standard errors; estimates do scatter."""
+    """Value and gradient, over 400 keys, within four standard errors; estimates do scatter."""
     den, x = coupled(), 0.3 * jnp.arange(9.0)
-    density = lambda x, **how: log_prob(den, x, steps=8, **how)
+    density = lambda x, **how: log_prob(den, x, steps=4, **how)
     exact = jax.value_and_grad(density)(x)
-    keys = jax.random.split(jax.random.key(0), 800)
+    keys = jax.random.split(jax.random.key(0), 400)
     drawn = jax.jit(jax.vmap(jax.value_and_grad(lambda x, key: density(x, trace=trace, noise=noise, probes=probes, key=key)), (None, 0)))(
         x, keys
     )
@@ -145,13 +146,13 @@ def test_hutch_plus_plus_has_less_variance(x64):
     x, keys = 0.3 * jnp.arange(9.0), jax.random.split(jax.random.key(1), 200)
 
     def spread(den, trace):
-        one = lambda key: log_prob(den, x, steps=8, trace=trace, probes=12, key=key, noise="gaussian")
+        one = lambda key: log_prob(den, x, steps=4, trace=trace, probes=12, key=key, noise="gaussian")
         return float(jnp.std(jax.jit(jax.vmap(one))(keys)))
 
     assert spread(coupled(), "hutch++") < 0.7 * spread(coupled(), "hutchinson")
     den = coupled(rank=2)
-    exact = float(log_prob(den, x, steps=8))
-    assert float(log_prob(den, x, steps=8, trace="hutch++", probes=6, key=keys[0])) == pytest.approx(exact, abs=1e-10)
+    exact = float(log_prob(den, x, steps=4))
+    assert float(log_prob(den, x, steps=4, trace="hutch++", probes=6, key=keys[0])) == pytest.approx(exact, abs=1e-10)
     assert spread(den, "hutchinson") > 1e-3
 
 
