@@ -1,26 +1,13 @@
 """What the sampler costs beside its network calls; run on purpose: pytest -m bench tests/restore/test_overhead.py -s -n 0."""
 
-import time
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxsampler import data, pretrained, solvers
+from jaxsampler.bench.timing import fastest
 from jaxsampler.restore import restore, study, table
-
-
-def fastest(*functions, rounds=7):
-    """Least seconds of each, measured in turns so that another load of the machine meets all alike."""
-    times = []
-    for _ in range(rounds + 1):  # the first round compiles
-        times.append([])
-        for f in functions:
-            began = time.perf_counter()
-            jax.block_until_ready(f())
-            times[-1].append(time.perf_counter() - began)
-    return [min(column) for column in zip(*times[1:], strict=True)]
 
 
 @pytest.mark.bench
@@ -31,8 +18,11 @@ def test_overhead_of_ten_calls_on_the_restoration_network(size):
     rows = table(net, solvers.mr_sde(), 10)
     call = eqx.filter_jit(lambda net, x, t, mu, task: net(x, t, mu, task))
     one, ten = fastest(
-        lambda: [call(net, mu, t, mu, task).block_until_ready() for _ in range(10)],
-        lambda: restore(net, rows, mu, task, jax.random.key(0)),
+        [
+            lambda: [call(net, mu, t, mu, task).block_until_ready() for _ in range(10)],
+            lambda: restore(net, rows, mu, task, jax.random.key(0)),
+        ],
+        rounds=7,
     )
     one /= 10
     print(f"\n{size} pixels: time/(NFE x network) = {ten / (10 * one):.3f}, one call {1e3 * one:.0f} ms")
