@@ -50,7 +50,7 @@ def test_no_recompilation_when_solver_grid_or_order_changes():
     outs = []
     for i, name in enumerate(S):
         grid = js.grids.karras(VP, 3 + i % 3, rho=2.0 + i)
-        table = js.pad(js.tabulate(VP, grid, S[name]), nfe=16, regs=4)
+        table = js.pad(js.tabulate(VP, grid, S[name]), nfe=20, regs=10)
         outs.append(run(table, jnp.ones(3), jax.random.key(0)))
     assert net.traces == 1
     assert run._cache_size() == 1
