@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import jaxsampler as js
+from jaxsampler.optimise import descend
 
 PATH = js.VP()
 ANGLES = np.asarray([0.0, 2.0, 4.0]) * np.pi / 3
@@ -67,19 +68,6 @@ def style(means, route, steps=16):
     return ((gram(draw(noise(0), route, means, steps=steps)) / gram(REFERENCE) - 1) ** 2).mean()
 
 
-def descend(loss, start, rate, iterations):
-    optimiser = optax.adam(rate)
-
-    def step(carry, _):
-        value, state = carry
-        slope = jax.grad(loss)(value)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
-            update, state = optimiser.update(slope, state)
-        return (optax.apply_updates(value, update), state), None
-
-    return jax.lax.scan(step, (start, optimiser.init(start)), length=iterations)[0][0]
-
-
 @cache
 def found(route):
     """What each use ends with, on a route."""
@@ -88,9 +76,9 @@ def found(route):
     def all_three():
         own = logits(draw(noise(0), route)).argmax(1)
         return (
-            descend(lambda change: audit(change, own, route), jnp.zeros((32, 2)), 0.1, 30),
-            descend(lambda asked: wish(asked, route), jnp.zeros(3), 0.5, 15),
-            descend(lambda means: style(means, route), jnp.asarray(1.2 * DIRECTIONS), 0.1, 25),
+            descend(lambda change: audit(change, own, route), jnp.zeros((32, 2)), optax.adam(0.1), 30)[0],
+            descend(lambda asked: wish(asked, route), jnp.zeros(3), optax.adam(0.5), 15)[0],
+            descend(lambda means: style(means, route), jnp.asarray(1.2 * DIRECTIONS), optax.adam(0.1), 25)[0],
         )
 
     return all_three()
