@@ -59,11 +59,11 @@ def measure(rounds: int = 3, steps: Sequence[int] = STEPS, only: Sequence[str] |
     chosen = {name: route for name, route in routes().items() if only is None or name in only}
     with jax.enable_x64(True):
         path, keys = VP(), jax.random.split(jax.random.key(0), 2)
-        means = jax.random.normal(keys[0], (8, DIMENSION), jnp.float64)
+        means = 0.3 * jax.random.normal(keys[0], (8, DIMENSION), jnp.float64)  # modes that overlap: no basin boundaries
         x = jax.random.normal(keys[1], (BATCH, DIMENSION), jnp.float64)
 
         def loss(means, solver, steps, adjoint):
-            denoiser = models.gaussian_mixture(means, 0.5, path)
+            denoiser = models.gaussian_mixture(means, 0.7, path)
             grid = grids.log_snr(path, steps, t_max=0.9, t_min=0.01)
             return (sample(denoiser, x, x=x, key=None, solver=solver, grid=grid, adjoint=adjoint) ** 2).mean()
 
