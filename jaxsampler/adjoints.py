@@ -198,7 +198,8 @@ class LastK(eqx.Module):
         frozen = jax.lax.stop_gradient
         if cut:
             moving, fixed = floats(((leaves, hoisted), carry))
-            carry = frozen(fold(*eqx.combine(frozen(moving), fixed), head))
+            values, before = eqx.combine(frozen(moving), fixed)
+            carry = frozen(fold(values, before, head))
         out = fold((leaves, hoisted), carry, tail)
         if not self.variance_reduction:
             return out

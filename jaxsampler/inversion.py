@@ -118,7 +118,7 @@ def edit(source: Denoiser, target: Denoiser, x: PyTree, *, per_step: Any = (None
     return regenerate(target, inverted, **({} if per_step[1] is None else {"per_step": per_step[1]}))
 
 
-def _after_start(solver: Any, path: Path, grid: np.ndarray, per_step: PyTree) -> tuple[PyTree, PyTree]:
+def _after_start(solver: Any, path: Any, grid: np.ndarray, per_step: PyTree) -> tuple[PyTree, PyTree]:
     """The rows that have an inverse, and their entries: a first row that only starts the second state has none."""
     if per_step is not None and getattr(solver, "carries_slope", False):
         raise ValueError(f"{type(solver).__name__} carries its slope from interval to interval: it cannot be undone with per_step entries")
@@ -142,7 +142,8 @@ def _refined(denoiser: Denoiser, x: PyTree, grid: np.ndarray, refine: int, optio
     """DDIM steps a x_t + b eps(x_t) = x_s solved for x_t by iterating x_t <- (x_s - b eps(x_t))/a."""
     from .solvers.reversible import edict
 
-    rows = jax.tree.map(lambda a: a[::-1], edict().rows(denoiser.path, grid))
+    path: Any = denoiser.path
+    rows = jax.tree.map(lambda a: a[::-1], edict().rows(path, grid))
     return drive(_FixedPoint(refine), rows, denoiser, x, **options)
 
 

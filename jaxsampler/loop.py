@@ -26,7 +26,7 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
         to_zero, from_noise = bool(np.asarray(path.sigma(grid[-1])) == 0), bool(np.asarray(path.alpha(grid[0])) == 0)
     steps = schedule(solver, len(grid) - 1, to_zero=to_zero, from_noise=from_noise)
     like = jax.tree.map(jnp.asarray, x)
-    centre = model.path if isinstance(model, Denoiser) else None
+    centre = model if isinstance(model, Denoiser) else None
     start, unravel = ravel_pytree(like if centre is None else centre.centred(like))
     state, draws = np.asarray(start, np.float64), 0
     history: list[tuple] = []  # (output, state, time, step) of the first call of each interval
@@ -39,7 +39,7 @@ def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: An
         y = unravel(jnp.asarray(y, start.dtype))
         if centre is None:
             return flat(match(model(y, t), y))
-        m = model(centre.uncentred(y), t, kind=kind)
+        m = centre(centre.uncentred(y), t, kind=kind)
         return flat(centre.centred(m) if kind == "data" else m)
 
     def draw(i):

@@ -133,7 +133,7 @@ class Past(tuple):
 
 
 def _default_float(value: Any) -> Any:
-    """A jax array of floats, whatever its dtype, as numpy float64, like all concrete coefficients; a traced one in JAX's default precision."""
+    """A jax array of floats as numpy float64, like all concrete coefficients; a traced one in JAX's default precision."""
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
         return value.astype(jnp.result_type(float)) if is_traced(value) else np.asarray(value, np.float64)
     return value

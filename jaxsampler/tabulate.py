@@ -134,7 +134,7 @@ def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None,
         zero = bool(np.asarray(path.sigma(grid[-1])) == 0) if to_zero is None else to_zero
         pure = bool(np.asarray(path.alpha(grid[0])) == 0) if from_noise is None else from_noise
     steps = schedule(solver, n, to_zero=zero, from_noise=pure)
-    known = _Remembered(path)
+    known: Any = _Remembered(path)
     if is_traced([step.given for step in steps]):  # an option such as eta: its arithmetic is staged, that of the path is not
         return _table(known, *_rows(known, grid, steps), grid)
     return assemble(known, grid, steps)

@@ -234,7 +234,10 @@ def test_unknown_solver_object():
         js.tabulate(js.VP(), [0.9, 0.5], "dpmpp_2m")
 
 
-@pytest.mark.parametrize("name", ["dpmpp_3m", "dpm_3", "heun", "edm", "dpmpp_2m_sde", "ddim", "euler_maruyama", "deis", "lms", "plms", "unipc"])
+TRACED = ["dpmpp_3m", "dpm_3", "heun", "edm", "dpmpp_2m_sde", "ddim", "euler_maruyama", "deis", "lms", "plms", "unipc"]
+
+
+@pytest.mark.parametrize("name", TRACED)
 @pytest.mark.parametrize("path", ["vp", "mr", "cubic"])
 def test_traced_grid_gives_the_same_table_and_its_derivative(name, path):
     path, solver = PATHS[path], SOLVERS[name]

@@ -74,7 +74,8 @@ def measure(rounds: int = 3, steps: Sequence[int] = STEPS, only: Sequence[str] |
             for n in steps:
                 forward, gradient = compiled(loss, solver, n, Direct()), compiled(jax.grad(loss), solver, n, adjoint)
                 forward_s, gradient_s = fastest([partial(forward, means), partial(gradient, means)], rounds)
-                found.megabytes[name].append(gradient.memory_analysis().temp_size_in_bytes / 1e6)
+                plan: Any = gradient.memory_analysis()
+                found.megabytes[name].append(plan.temp_size_in_bytes / 1e6)
                 found.ratio[name].append(gradient_s / forward_s)
                 found.error[name].append(float(jnp.linalg.norm(gradient(means) - exact) / jnp.linalg.norm(exact)))
     return found

@@ -75,7 +75,7 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
     rows = tables(path)
 
     call = eqx.filter_jit(lambda x, t: predict(x, t))
-    sample = jax.jit(lambda table, x, key: run(denoiser, table, x, key=key, adjoint=Direct()))
+    sample: Any = jax.jit(lambda table, x, key: run(denoiser, table, x, key=key, adjoint=Direct()))
     key, t = jax.random.key(1), jnp.asarray(50.0)
     rows = {name: jax.tree.map(jnp.asarray, table) for name, table in rows.items()}
     for table in rows.values():
@@ -152,7 +152,7 @@ def _by_diffrax(denoiser: Denoiser, x: jax.Array) -> dict[str, Any]:
 def _compiling(denoiser: Denoiser, path: Any, x: jax.Array) -> tuple[dict[int, float], dict[int, int]]:
     """Seconds to trace and compile, and size of the program, for 10, 100 and 1000 steps."""
     seconds, size = {}, {}
-    persistent = jax.config.jax_enable_compilation_cache
+    persistent = jax.config.read("jax_enable_compilation_cache")
     jax.config.update("jax_enable_compilation_cache", False)  # what was compiled before must not be found again
     try:
         for n in (10, 100, 1000):

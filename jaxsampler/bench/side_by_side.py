@@ -26,8 +26,8 @@ BATCH, WIDTH, CALLS = 256, 256, 20
 def measure() -> dict[str, float]:
     """Seconds of each sampler over those of our `dpmpp_2m`; empty if torch or diffusers is missing."""
     try:
-        import diffusers
-        import torch
+        import diffusers  # type: ignore
+        import torch  # type: ignore
     except ImportError:
         return {}
     rng = np.random.default_rng(0)

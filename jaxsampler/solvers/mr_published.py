@@ -120,8 +120,9 @@ class mr_published(eqx.Module):
         """One step of the released code."""
         x, q1, q2 = state
         row = Rows(*(jnp.asarray(v).astype(x.dtype) if v is not row.index else v for v in row))
-        mu = jnp.asarray(model.path.centre, x.dtype)
-        q0 = self._predict(match(model.net(x, row.t), x), x, mu, row, model.kind, cast(model.path.prior_std, x))
+        path: Any = model.path
+        mu = jnp.asarray(path.centre, x.dtype)
+        q0 = self._predict(match(model.net(x, row.t), x), x, mu, row, model.kind, cast(path.prior_std, x))
         if self.threshold is not None:
             ratio, largest = self.threshold
             flat = jnp.abs(q0).reshape(x.shape[0], -1)

@@ -202,7 +202,8 @@ class _Shifted(eqx.Module):
     by: PyTree
 
     def __call__(self, x: PyTree, t: Any) -> PyTree:
-        path, kind = self.denoiser.path, self.denoiser.kind
+        path: Any = self.denoiser.path
+        kind = self.denoiser.kind
         by = jax.tree.map(lambda b, a: jnp.broadcast_to(jnp.asarray(b), a.shape), self.by, x)
         m = self.denoiser.net(axpy(1.0, x, path.alpha(t), by), t)
         return axpy(1.0, m, -path.form(kind, t)[0], by)

@@ -6,6 +6,7 @@ keep their order, hence their labels: for each, the noise is drawn from its row 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def minibatch_ot(epsilon: float | None = None, iterations: int = 2000) -> Coupli
         cost = lambda a, b: jnp.square(a).sum(1).mean() + jnp.square(b).sum(1).mean() - 2 * a.mean(0) @ b.mean(0)
         smooth = 0.01 * cost(*flat) if epsilon is None else epsilon
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # ott's own arithmetic
-            cloud = pointcloud.PointCloud(flat[0], flat[1], epsilon=smooth)
+            cloud: Any = pointcloud.PointCloud(flat[0], flat[1], epsilon=smooth)
             f, g = Sinkhorn(max_iterations=iterations)(LinearProblem(cloud)).potentials
             log_plan = (f[:, None] + g[None] - cloud.cost_matrix) / smooth
         chosen = jax.random.categorical(key, log_plan, axis=1)
