@@ -152,7 +152,8 @@ def _by_diffrax(denoiser: Denoiser, x: jax.Array) -> dict[str, Any]:
 def _compiling(denoiser: Denoiser, path: Any, x: jax.Array) -> tuple[dict[int, float], dict[int, int]]:
     """Seconds to trace and compile, and size of the program, for 10, 100 and 1000 steps."""
     seconds, size = {}, {}
-    persistent = jax.config.read("jax_enable_compilation_cache")
+    config: Any = jax.config
+    persistent = config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)  # what was compiled before must not be found again
     try:
         for n in (10, 100, 1000):
