@@ -3,6 +3,7 @@ r"""What a sampler costs beside its network: `jaxsampler bench overhead`.
 All figures are ratios from one run, of functions timed in turns (`timing`):
 
     solvers     time(20 calls by a table)/(20 x time of the jitted network), on the restoration U-Net, one compilation for all tables
+    no tables   the same for the solvers that are no table, each by its own 20 calls (adaptive: by those that it made) and compilation
     baselines   the same for a scan written by hand (DDIM in two lines) and for diffrax with constant steps (Euler, Heun in rho)
     compiling   seconds and size of the program against the number of steps
     diffusers   a small MLP here and there, if torch and diffusers are installed
@@ -22,6 +23,7 @@ from jaxsampler import grids, pretrained, solvers
 from jaxsampler.adjoints import Direct
 from jaxsampler.predictions import Denoiser
 from jaxsampler.run import run
+from jaxsampler.sample import sample
 from jaxsampler.solvers.catalogue import calls_per_step
 from jaxsampler.steps import Step
 from jaxsampler.tables import Table, pad
@@ -35,12 +37,13 @@ NFE = 20
 
 @dataclasses.dataclass
 class Overhead:
-    """The measured figures; `ratios` by solver or baseline."""
+    """The measured figures; `ratios` of tables, `no_tables` of the other solvers, `baselines` of what is written otherwise."""
 
     device: str
     size: int
     call_ms: float
     ratios: dict[str, float]
+    no_tables: dict[str, float]
     baselines: dict[str, float]
     compilations: int
     compile_seconds: dict[int, float]
@@ -75,14 +78,14 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
     rows = tables(path)
 
     call = eqx.filter_jit(lambda x, t: predict(x, t))
-    sample: Any = jax.jit(lambda table, x, key: run(denoiser, table, x, key=key, adjoint=Direct()))
+    shared: Any = jax.jit(lambda table, x, key: run(denoiser, table, x, key=key, adjoint=Direct()))
     key, t = jax.random.key(1), jnp.asarray(50.0)
     rows = {name: jax.tree.map(jnp.asarray, table) for name, table in rows.items()}
     for table in rows.values():
-        jax.block_until_ready(sample(table, mu, key))
-    compilations = sample._cache_size()
+        jax.block_until_ready(shared(table, mu, key))
+    compilations = shared._cache_size()
     # a deterministic solver needs no key, and then draws nothing
-    runs = {name: partial(sample, table, mu, key if solvers.by_name(name).stochastic else None) for name, table in rows.items()}
+    runs = {name: partial(shared, table, mu, key if solvers.by_name(name).stochastic else None) for name, table in rows.items()}
 
     def calls():
         for _ in range(NFE):
@@ -91,20 +94,47 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
         return out
 
     by_hand = {"scan by hand (DDIM)": _scan_by_hand(predict, path, mu), **_by_diffrax(denoiser, mu)}
-    network, *seconds = fastest([calls, *runs.values(), *by_hand.values()], rounds)
-    ratios = dict(zip([*runs, *by_hand], (s / network for s in seconds), strict=True))
+    other = _no_tables(denoiser, mu, key)
+    made = {"dpm_adaptive": int(other["dpm_adaptive"]().nfe)}
+    network, *seconds = fastest([calls, *runs.values(), *other.values(), *by_hand.values()], rounds)
+    names = [*runs, *other, *by_hand]
+    ratios = {name: s / network * NFE / made.get(name, NFE) for name, s in zip(names, seconds, strict=True)}
     compile_seconds, program = _compiling(denoiser, path, mu)
     return Overhead(
         device=device(),
         size=size,
         call_ms=1e3 * network / NFE,
         ratios={name: ratios[name] for name in runs},
+        no_tables={name: ratios[name] for name in other},
         baselines={name: ratios[name] for name in by_hand},
         compilations=compilations,
         compile_seconds=compile_seconds,
         program_bytes=program,
         others=side_by_side.measure(),
     )
+
+
+def _no_tables(denoiser: Denoiser, x: jax.Array, key: Any) -> dict[str, Any]:
+    """20 calls of each solver that is no table, but those that exist to compare with (mr_published)."""
+    path: Any = denoiser.path
+    lam = np.linspace(float(path.lam(path.t_max)), float(path.lam(0.01 * path.t_max)), 41)
+    flat = [np.broadcast_to(v, (41, *x.shape[1:])) for v in (1.0, 0.0, 0.0)]  # (l, s, b) = (1, 0, 0): data prediction
+    chosen = {
+        "dpm_v3": (solvers.dpm_v3(solvers.Statistics.of(path, lam, *flat)), NFE),
+        "dpm_adaptive": (solvers.dpm_adaptive(kind="data", rtol=0.5), 1),
+        "score_sde": (solvers.score_sde(), NFE // 2),
+        "bdia": (solvers.bdia(), NFE),
+        "obelm": (solvers.obelm(), NFE),
+        "reversible_heun": (solvers.reversible_heun(), NFE - 1),
+        "edict": (solvers.edict(), NFE // 2),
+        "mccallum_foster": (solvers.mccallum_foster(), NFE // 4),
+    }
+
+    def run_one(solver: Any, steps: int) -> Any:
+        grid = grids.log_snr(path, steps, t_max=0.9 * path.t_max, t_min=0.1 * path.t_max)
+        return jax.jit(lambda x, key: sample(denoiser, x, x=x, key=key, solver=solver, grid=grid, adjoint=Direct()))
+
+    return {name: partial(run_one(*way), x, key) for name, way in chosen.items()}
 
 
 def _scan_by_hand(net: Any, path: Any, x: jax.Array) -> Any:
@@ -177,6 +207,7 @@ def markdown(result: Overhead) -> str:
         "|---|---|",
         f"| {len(ratios)} solvers of the library, median | {median[1]:.3f} |",
         f"| slowest of them, `{slowest[0]}` | {slowest[1]:.3f} |",
+        *(f"| `{name}`, no table | {value:.3f} |" for name, value in result.no_tables.items()),
         *(f"| {name} | {value:.3f} |" for name, value in result.baselines.items()),
         "",
         f"Compilations for all {len(ratios)} solvers: {result.compilations}.",
@@ -195,7 +226,7 @@ def figure(result: Overhead) -> Any:
     """Ratios of all solvers and baselines as horizontal bars."""
     import matplotlib.pyplot as plt
 
-    items = sorted({**result.ratios, **result.baselines}.items(), key=lambda item: item[1])
+    items = sorted({**result.ratios, **result.no_tables, **result.baselines}.items(), key=lambda item: item[1])
     fig, ax = plt.subplots(figsize=(7, 0.22 * len(items) + 1), layout="constrained")
     colours = ["tab:orange" if name in result.baselines else "tab:blue" for name, _ in items]
     ax.scatter([value for _, value in items], range(len(items)), color=colours, s=20, zorder=3)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxsampler import cli
 from jaxsampler.bench import gradients, inversion, overhead, precision, report
-from jaxsampler.solvers.catalogue import catalogue
+from jaxsampler.solvers.catalogue import catalogue, others
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +19,10 @@ def cost():
 def test_overhead_covers_every_solver_in_one_compilation(cost):
     """Slow: it compiles the restoration network's loop six times."""
     assert set(cost.ratios) == set(catalogue())
+    assert set(cost.no_tables) == set(others()) - {"mr_published"}
     assert cost.compilations == 1
     assert max(cost.program_bytes.values()) < 1.05 * min(cost.program_bytes.values())
-    assert all(0.2 < ratio < 20 for ratio in [*cost.ratios.values(), *cost.baselines.values()])
+    assert all(0.2 < ratio < 20 for ratio in [*cost.ratios.values(), *cost.no_tables.values(), *cost.baselines.values()])
     text = overhead.markdown(cost)
     for name in ("scan by hand (DDIM)", "diffrax Euler", "diffrax Heun"):
         assert name in text
