@@ -118,9 +118,9 @@ def _no_tables(denoiser: Denoiser, x: jax.Array, key: Any) -> dict[str, Any]:
     """20 calls of each solver that is no table, but those that exist to compare with (mr_published)."""
     path: Any = denoiser.path
     lam = np.linspace(float(path.lam(path.t_max)), float(path.lam(0.01 * path.t_max)), 41)
-    flat = [np.broadcast_to(v, (41, *x.shape[1:])) for v in (1.0, 0.0, 0.0)]  # (l, s, b) = (1, 0, 0): data prediction
+    one, zero = np.ones((41, *x.shape[1:])), np.zeros((41, *x.shape[1:]))  # (l, s, b) = (1, 0, 0) is data prediction
     chosen = {
-        "dpm_v3": (solvers.dpm_v3(solvers.Statistics.of(path, lam, *flat)), NFE),
+        "dpm_v3": (solvers.dpm_v3(solvers.Statistics.of(path, lam, one, zero, zero)), NFE),
         "dpm_adaptive": (solvers.dpm_adaptive(kind="data", rtol=0.5), 1),
         "score_sde": (solvers.score_sde(), NFE // 2),
         "bdia": (solvers.bdia(), NFE),
