@@ -66,9 +66,8 @@ def _same_level(source: Path, target: Path, t: np.ndarray) -> tuple[np.ndarray, 
     """The target's times of the same rho, as far as it has them, and the scales of the state there."""
     with on_host():
         lam, noisiest, cleanest = source.lam(t), target.lam(target.t_max), target.lam(0.0)
-        to = np.asarray(target.time(np.clip(lam, noisiest, cleanest)), np.float64)
-        to = np.where(lam <= noisiest, target.t_max, np.where(lam >= cleanest, 0.0, to))
-        by_sigma = lam < max(noisiest, 0.0)  # of two equal ratios the one that is never 0/0
+        to = np.where(lam <= noisiest, target.t_max, np.where(lam >= cleanest, 0.0, target.time(lam)))
+        by_sigma = lam < 0  # of two equal ratios the one that is not 0/0, and beyond the ends the one that keeps what counts
         return to, np.where(by_sigma, target.sigma(to) / source.sigma(t), target.alpha(to) / source.alpha(t))
 
 

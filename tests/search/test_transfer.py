@@ -92,21 +92,31 @@ def test_solvers_in_noise_levels_commute(solver):
     np.testing.assert_allclose(moved.end, made.end, rtol=1e-10)
 
 
-def test_padded_and_user_paths():
-    """Rows that do nothing go along; a path needs alpha and sigma only, also if written in jax.numpy."""
+class Cubic(js.Path):
+    """A path of a user, in jax.numpy."""
 
-    class Cubic(js.Path):
-        def alpha(self, t):
-            return 1 - jnp.asarray(t) ** 3
+    def alpha(self, t):
+        return 1 - jnp.asarray(t) ** 3
 
-        def sigma(self, t):
-            return 1.0 * t
+    def sigma(self, t):
+        return 1.0 * t
 
+
+def test_user_path():
+    """Alpha and sigma suffice; from pure noise (alpha = 0) to pure noise, and down to the data, nothing is lost."""
+    table = js.tabulate(OT, js.grids.uniform(OT, 12), S.dpmpp_3m)
+    moved = transfer(table, OT, Cubic())
+    assert moved.t[0] == 1
+    np.testing.assert_allclose(samples(Cubic(), moved), samples(OT, table), atol=1e-10)
+
+
+def test_padded():
+    """Rows that do nothing go along."""
     table = TABLES["corrector"]
-    want = samples(VP, table)
-    net, moved = js.models.gaussian_mixture(MEANS, STDS, Cubic()), transfer(js.pad(table, nfe=9, regs=8), VP, Cubic())
-    end = moved.end[~np.isnan(moved.end)][-1]
-    np.testing.assert_allclose(js.run(net, moved, jnp.asarray(Z)) / (1 - end**3), want, atol=1e-10)
+    moved = transfer(js.pad(table, nfe=9, regs=8), VP, OT)
+    assert np.isnan(moved.end[-1])
+    end = dataclasses.replace(moved, end=np.append(moved.end[:-1], moved.end[table.nfe - 1]))
+    np.testing.assert_allclose(samples(OT, end), samples(VP, table), atol=1e-10)
 
 
 def test_mean_reverting():
@@ -133,6 +143,7 @@ def test_from_more_noise_than_there_is(source, grid):
     moved = transfer(table, source, EDM)
     assert moved.t[0] == 80 and np.all(np.diff(moved.t) <= 0) and moved.end[-1] == 0
     np.testing.assert_allclose(moved.start, [1, 0], rtol=1e-4)  # VP says x_T = z where sigma is 1 - 2e-5
+    np.testing.assert_allclose(transfer(table, source, js.VE(sigma_max=0.5)).start, [1, 0], rtol=1e-4)
     point = {"means": MEANS[:1], "stds": np.array([1e-9])}
     np.testing.assert_allclose(samples(EDM, moved, **point), np.broadcast_to(MEANS[0], Z.shape), atol=1e-8)
     assert np.abs(samples(EDM, moved) - samples(source, table)).max() < 3e-3  # about std^2/80
