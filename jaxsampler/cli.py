@@ -28,7 +28,7 @@ def restore(
     *,
     task: str | None = None,
     mask: Path | None = None,
-    steps: int = 10,
+    steps: int | None = None,
     solver: str | None = None,
     order: int | None = None,
     seed: int = 0,
@@ -44,8 +44,9 @@ def restore(
         photo: The image to restore: any size; colour, grey or with alpha.
         task: deblur, dehaze, dejpeg, lowlight, denoise, deraindrop, derain, deshadow, desnow or inpaint.
         mask: For inpaint, an image of the photo's size: white is known, black is filled. With --batch also a folder of masks.
-        steps: Solver steps; one network call each for multistep solvers.
-        solver: A name that `jaxsampler solvers` lists; by default the member of MR Sampler that does best on training photos.
+        steps: Solver steps (10); one network call each for multistep solvers.
+        solver: A name that `jaxsampler solvers` lists, or a saved table (FILE.safetensors), which has its steps and order already; by
+            default the member of MR Sampler that does best on training photos.
         order: Order of mr_ode (1-3) or mr_sde (1-2).
         seed: Of the starting noise and the solver's.
         out: The file to write (PHOTO_restored.png); with --batch the folder; without a photo the folder of the report (restored).
@@ -54,10 +55,10 @@ def restore(
         choose: Compare the members of MR Sampler on training photos.
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
     """
-    from jaxsampler.restore import Restorer, command
+    from jaxsampler.restore import command
 
     if photo is None and batch is None:
-        if task is not None or mask is not None:
+        if any(option is not None for option in (task, mask, solver, steps, order)):
             raise ValueError("which photo? jaxsampler restore photo.jpg --task ..., or --batch FOLDER --out FOLDER")
         net, target = command.network(weights), command.writable(out or Path("restored"))
         if choose:
@@ -76,7 +77,7 @@ def restore(
     if batch is not None and out is None:
         raise ValueError("--batch needs --out FOLDER, where the restored photos go")
     command.expect_mask(task, mask is not None)
-    restorer = Restorer(command.network(weights), command.member(solver, order), steps, seed)
+    restorer = command.restorer(command.network(weights), solver, order, steps, seed)
     if photo is not None:
         print(command.one(restorer, photo, task, mask, out or Path(f"{photo.stem}_restored.png")))
     elif batch is not None and out is not None and (failed := command.folder(restorer, batch, task, mask, out)):
@@ -108,9 +109,10 @@ def sample(
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
         n: How many images.
         label: The class of all images, a name or a number; by default all classes in turn.
-        solver: A name that `jaxsampler solvers` lists, or a saved table (FILE.safetensors), which has its steps and grid already.
+        solver: A name that `jaxsampler solvers` lists; a saved table (FILE.safetensors), which has its steps and grid already; or
+            "learned", the table that we learned for the model, of --steps network calls.
         order: Of solvers that have one as an option.
-        steps: Solver steps (10); one network call each for multistep solvers.
+        steps: Solver steps (10; learned: 8, or what is nearest); one network call each for multistep solvers.
         grid: uniform, quadratic, cosine, karras, log_snr or polyexponential; by default what suits the network's path.
         guidance: Weight of classifier-free guidance: 0 any class, 1 the class, more of it above (two network calls instead of one).
         seed: Of all noise.

@@ -20,6 +20,7 @@ import jaxsampler as js
 from jaxsampler import cli, files
 from jaxsampler.gallery import work
 from jaxsampler.nn import small_images
+from jaxsampler.pretrained import samplers
 from jaxsampler.training import checkpoint, generate
 
 NAMES = ("cat", "dog", "emu")
@@ -166,7 +167,8 @@ def test_a_saved_table(sample, weights):
     np.testing.assert_array_equal(sample("--n", 3, "--solver", "mine.safetensors", out="b"), by_name)
     np.testing.assert_array_equal(sample("--n", 3, "--solver", "anonymous.safetensors", out="c"), by_name)
     assert json.loads(Path("b/samples.json").read_text())["settings"]["table"]["parent"] == "dpmpp_3m"
-    assert "leave --steps, --grid and --order out" in sample("--solver", "mine.safetensors", "--steps", 4, out="d", fails=True)
+    said = sample("--solver", "mine.safetensors", "--steps", 4, "--grid", "karras", "--order", 2, out="d", fails=True)
+    assert said.endswith("the table mine.safetensors settles steps, grid and order itself: leave --steps, --grid, --order out")
     assert "was made for EDM(); this network is on CondOT()" in sample("--solver", "mine.safetensors", out="d", model="flow", fails=True)
     assert "was made for another path" in sample("--solver", "anonymous.safetensors", out="d", model="flow", fails=True)
     js.stack([table, table]).save("two.safetensors")
@@ -174,6 +176,32 @@ def test_a_saved_table(sample, weights):
     assert "cannot read the table none.safetensors" in sample("--solver", "none.safetensors", out="d", fails=True)
     Path("bad.safetensors").write_bytes(Path("mine.safetensors").read_bytes()[:-3])
     assert "bad.safetensors is corrupt" in sample("--solver", "bad.safetensors", out="d", fails=True)
+    assert not Path("d").exists()
+
+
+def test_a_learned_table(sample, monkeypatch, tmp_path_factory):
+    """The shipped one of the model and of --steps calls, also on other weights; without --steps of 8 calls, or what is nearest."""
+    folder = tmp_path_factory.mktemp("tables")
+    monkeypatch.setattr(samplers, "FOLDER", folder)
+    for name, path in (("fashion_edm", js.EDM()), ("fashion_flow", js.CondOT()), ("mixture", js.VP())):
+        for calls in (3, 4):
+            table = js.tabulate(path, js.grids.default(path, calls), js.solvers.dpmpp_2m)
+            table.save(folder / f"{name}_{calls}.safetensors", path=repr(path), calls=calls)
+    for model in ("edm", "flow"):
+        want = sample("--n", 3, "--solver", folder / f"fashion_{model}_4.safetensors", model=model, out=f"{model}/want")
+        np.testing.assert_array_equal(sample("--n", 3, "--solver", "learned", "--steps", 4, model=model, out=f"{model}/a"), want)
+        np.testing.assert_array_equal(sample("--n", 3, "--solver", "learned", model=model, out=f"{model}/b"), want)
+        assert np.abs(sample("--n", 3, "--solver", "learned", "--steps", 3, model=model, out=f"{model}/c") - want).max() > 10
+    card = json.loads(Path("edm/b/samples.json").read_text())
+    assert card["settings"]["table"] == {"path": "EDM()", "calls": 4}
+    assert card["settings"]["network calls per image"] == 4
+    assert "--solver learned --steps 4" in card["command"]  # what it was, also when there are tables of more calls
+    said = sample("--solver", "learned", "--steps", 9, out="d", fails=True)
+    assert said.endswith("no learned table for 'fashion_edm' has 9 network calls; there are such of 3, 4")
+    assert "leave --grid, --order out" in sample("--solver", "learned", "--grid", "karras", "--order", 2, out="d", fails=True)
+    for file in folder.glob("fashion_edm*"):
+        file.unlink()
+    assert "no learned table is for 'fashion_edm'; did you mean 'fashion_flow'?" in sample("--solver", "learned", out="d", fails=True)
     assert not Path("d").exists()
 
 

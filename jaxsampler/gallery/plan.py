@@ -20,6 +20,7 @@ from jaxsampler import grids, paths, pretrained, solvers
 from jaxsampler.config import nearest
 from jaxsampler.data import fashion
 from jaxsampler.predictions import Denoiser
+from jaxsampler.pretrained import samplers
 from jaxsampler.steps import Step
 from jaxsampler.tables import Table
 from jaxsampler.tabulate import tabulate
@@ -85,11 +86,12 @@ def plan(
     number = None if label is None else fashion.label(label, classes)
     if guidance == 0 and label is not None:
         raise ValueError(f"--guidance 0 samples any class: leave --class {label} out, or give 1 for the class without guidance")
-    if Path(solver).suffix == ".safetensors":
-        if not (order is None and steps is None and grid is None):
-            raise ValueError(f"the table {solver} has its steps already: leave --steps, --grid and --order out")
-        sampler, times = table(Path(solver), denoiser.path), None
-        about = {"table": Table.about(solver), "sha256 of table": checksum(Path(solver))}
+    learned = solver == samplers.LEARNED
+    saved = str(samplers.shipped(name, steps)) if learned else solver
+    sampler, times = samplers.option(saved, denoiser.path, steps=None if learned else steps, grid=grid, order=order), None
+    if sampler is not None:
+        steps = sampler.nfe if learned else None
+        about = {"table": Table.about(saved), "sha256 of table": checksum(Path(saved))}
     else:
         steps = 10 if steps is None else steps
         every = times_of(denoiser.path, grid, steps)
@@ -171,18 +173,6 @@ def tabulated(name: str, order: int | None, path: paths.Path, times: Any) -> tup
         return tabulate(path, times, solver), None
     solver.rows(path, grids.checked(path, times))  # complains of what does not fit
     return solver, tuple(float(t) for t in times)
-
-
-def table(file: Path, path: paths.Path) -> Table:
-    """The saved table, if it is one for this path: by its card (`path`) if that tells, else by its times."""
-    found, made_for = Table.load(file), Table.about(file).get("path")
-    if found.t.ndim != 1:
-        raise ValueError(f"{file} holds {found.t.shape[0]} tables: save one of them by itself")
-    ends = found.end[~np.isnan(found.end)]
-    within = ends.size and np.all((ends >= 0) & (ends < path.t_max)) and 0.5 * path.t_max < found.t[0] <= path.t_max * (1 + 1e-6)
-    if (made_for is not None and made_for != repr(path)) or not within:
-        raise ValueError(f"the table {file} was made for {made_for or 'another path'}; this network is on {path!r}: make one with that")
-    return found
 
 
 def checksum(file: Path) -> str:

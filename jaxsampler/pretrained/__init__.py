@@ -1,8 +1,10 @@
-"""Our own small trained networks: `denoiser = jaxsampler.pretrained.load("fashion_edm")`.
+"""Our own small trained networks, and samplers learned for them.
 
-Each is a safetensors file beside this one, with a JSON card: how it was trained, and how well it does.
+`load("fashion_edm")`: each network is a safetensors file beside this one, with a JSON card: how it was trained, and how well it does.
+`table("fashion_edm", 5)`: each learned table is a safetensors file in `tables`, with its card inside.
 """
 
 from jaxsampler.pretrained.load import NAMES, card, load
+from jaxsampler.pretrained.samplers import table, table_card, tables
 
-__all__ = ["NAMES", "card", "load"]
+__all__ = ["NAMES", "card", "load", "table", "table_card", "tables"]

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsampler import data, pretrained, solvers
 from jaxsampler.files import writable, write
 from jaxsampler.nn.unet import RestorationNet
+from jaxsampler.pretrained import samplers
 from jaxsampler.restore import report, study
 from jaxsampler.restore.figure import figure
 from jaxsampler.restore.folder import load_mask, restore_folder
@@ -33,6 +35,12 @@ def member(solver: str | None, order: int | None) -> Step:
         return solvers.by_name(solver) if order is None else solvers.by_name(solver, order=order)
     except TypeError as error:
         raise ValueError(f"{error}; leave --order out") from None
+
+
+def restorer(net: RestorationNet, solver: str | None, order: int | None, steps: int | None, seed: int) -> Restorer:
+    """The restorer of the command's options: a saved table settles steps and order itself."""
+    saved = samplers.option(solver, net.path(jnp.zeros((1, 1, 3))), steps=steps, order=order)
+    return Restorer(net, member(solver, order) if saved is None else saved, steps, seed)
 
 
 def rehearse(out: Path, image: np.ndarray, form: data.Form) -> None:

@@ -1,9 +1,11 @@
 """Restore a folder of photos, one file after the other; what is finished stays finished.
 
 A restored photo is written whole (temporary file, then renamed), so a file that exists is complete and a run that was killed goes on where
-it stopped. Outputs are PNG: lossless, so known pixels stay exact. A photo that cannot be read is reported and the others go on.
+it stopped. A hidden file (`MARK`) tells by what the photos were restored; a run by anything else does not take them for its own. Outputs
+are PNG: lossless, so known pixels stay exact. A photo that cannot be read is reported and the others go on.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +18,11 @@ from tqdm import tqdm
 
 from jaxsampler.data import load_image, save_image
 from jaxsampler.data.photos import SUFFIXES
+from jaxsampler.files import write
 from jaxsampler.restore.photo import Restorer, expect_mask
+from jaxsampler.training import checkpoint
+
+MARK = ".restored.json"
 
 
 @dataclass
@@ -51,17 +57,23 @@ def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 def restore_folder(restorer: Restorer, source: Path, target: Path, task: str, mask: Path | None = None) -> Outcome:
     """Restore every photo of `source` into `target`. `mask`: one for all, or a folder with a mask of each photo's name.
 
-    Raises OSError if `target` cannot be written; photos and masks that do not fit are in the outcome.
+    Raises OSError if `target` cannot be written, ValueError if it holds photos that were restored by something else; photos and masks that
+    do not fit are in the outcome.
     """
     task, outcome = expect_mask(task, mask is not None), Outcome()
     target.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(list(outputs(source, target)), unit="photo", desc=task)
-    for photo, out in bar:
+    photos, mark, settings = list(outputs(source, target)), target / MARK, {"task": task, **restorer.settings}
+    if mark.exists():
+        checkpoint.expect(mark, settings)
+    elif there := next((out for _, out in photos if out.exists()), None):
+        raise ValueError(f"{there} is there already, from no run that is known: choose another --out, or delete it")
+    for photo, out in tqdm(photos, unit="photo", desc=task):
         if out.exists():
             outcome.skipped.append(out)
             continue
-        for stale in target.glob(f".{escape(out.name)}.*.part"):  # of a run that was killed
-            stale.unlink(missing_ok=True)
+        for name in (MARK, out.name):
+            for stale in target.glob(f".{escape(name)}.*.part"):  # of a run that was killed
+                stale.unlink(missing_ok=True)
         try:
             image, form = load_image(photo)
             known = None if mask is None else load_mask(_mask_of(photo, mask))
@@ -69,6 +81,8 @@ def restore_folder(restorer: Restorer, source: Path, target: Path, task: str, ma
         except ValueError as error:
             outcome.failed.append(f"{photo.name}: {error}")
             continue
+        if not mark.exists():  # once there is something to keep
+            write(mark, (json.dumps(settings, indent=2) + "\n").encode())
         save_image(out, restored, form)
         outcome.done.append(out)
     return outcome

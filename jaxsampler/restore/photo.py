@@ -17,11 +17,13 @@ from jaxsampler import grids, solvers
 from jaxsampler.data import TASKS, task_name
 from jaxsampler.nn.unet import RestorationNet
 from jaxsampler.predictions import Denoiser
+from jaxsampler.pretrained import samplers
 from jaxsampler.restore.tiles import Tiled
 from jaxsampler.run import run
 from jaxsampler.steps import Step
 from jaxsampler.tables import Table
 from jaxsampler.tabulate import tabulate
+from jaxsampler.training import checkpoint
 
 # The member of MR Sampler that does best on training photos, 5 and 10 calls together: `jaxsampler restore --choose`.
 CHOSEN: dict[str, Any] = {"name": "mr_sde", "order": 1}
@@ -66,15 +68,26 @@ def restore(
 class Restorer:
     """`restorer(image, task)` restores a photo of any size; equal arguments, equal bits.
 
-    solver: a step of `js.solvers`, by default the `chosen` one. seed: of x_T and of the solver's noise.
+    solver: a step of `js.solvers`, by default the `chosen` one, taken `steps` (10) times; or a table for the network's path, which has its
+    steps already. seed: of x_T and of the solver's noise.
     """
 
-    def __init__(self, net: RestorationNet | Tiled, solver: Step | None = None, steps: int = 10, seed: int = 0):
+    def __init__(self, net: RestorationNet | Tiled, solver: Step | Table | None = None, steps: int | None = None, seed: int = 0):
         if not 0 <= seed < 2**32:
             raise ValueError(f"a seed lies in [0, 2^32); got {seed}")
-        self.net = net if isinstance(net, Tiled) else Tiled(net)
-        self.table = table(net, chosen() if solver is None else solver, steps)
+        self.net, self.seed = net if isinstance(net, Tiled) else Tiled(net), seed
+        if isinstance(solver, Table):
+            if steps is not None:
+                raise ValueError(f"a table has its steps already, here {solver.nfe} network calls: leave steps={steps} out")
+            self.table = samplers.expect(solver, net.path(jnp.zeros((1, 1, 3))))
+        else:
+            self.table = table(net, chosen() if solver is None else solver, 10 if steps is None else steps)
         self.key = jax.random.key(seed)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides, beside a photo and its task, about the bits of the restored one."""
+        return {"weights": checkpoint.digest(self.net), "solver or steps": checkpoint.digest(self.table), "seed": self.seed}
 
     def __call__(
         self,

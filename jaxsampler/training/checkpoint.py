@@ -5,6 +5,7 @@ is not stored: `load` fills the arrays of a tree `like` built by the caller. Dty
 whole or not at all.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -53,11 +54,25 @@ def resume(path: str | Path, start: T, card: dict[str, Any]) -> T:
     """The state that a run with this card saved at `path`, else `start`; ValueError naming what differs if it is another run's."""
     if not Path(path).exists():
         return start
+    expect(path, card)
+    return load(path, start)
+
+
+def expect(path: str | Path, card: dict[str, Any]) -> None:
+    """ValueError naming what differs, unless the card beside `path` is this one: what lies there is another run's."""
     settings = json.loads(json.dumps(card))  # as they are read back
     if (old := read_card(path)) != settings:
         changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
         raise ValueError(f"{Path(path).parent} holds a run with another {', '.join(changed)}: use another folder or delete it.")
-    return load(path, start)
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of the arrays of a tree, numpy's too, in hexadecimal."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if hasattr(leaf, "dtype"):
+            found.update(f"{leaf.dtype}{leaf.shape}".encode() + np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

@@ -6,10 +6,13 @@ import os
 import resource
 from pathlib import Path
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+import jaxsampler as js
 from jaxsampler import cli, data
 from jaxsampler.restore import folder, study
 from jaxsampler.training import checkpoint
@@ -29,7 +32,7 @@ def restore(weights, capsys):
 
     def run(*args, steps=2):
         capsys.readouterr()
-        code = cli.main(["restore", *map(str, args), "--weights", str(weights), "--steps", str(steps)])
+        code = cli.main(["restore", *map(str, args), "--weights", str(weights), *([] if steps is None else ["--steps", str(steps)])])
         return code, *capsys.readouterr()
 
     return run
@@ -108,19 +111,96 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(here, restore, monkeypat
 
     monkeypatch.setattr(folder, "save_image", killed_at_the_second)
     code, _, err = restore(*batch, "cut")
-    assert (code, os.listdir("cut")) == (130, ["a.png"])
+    assert (code, sorted(os.listdir("cut"))) == (130, [folder.MARK, "a.png"])
     assert err.splitlines()[-1] == "jaxsampler: interrupted"
     monkeypatch.undo()
     os.chdir(here)
-    Path("cut/.b.png.123.part").write_bytes(b"half")
+    for name in (".b.png.123.part", f".{folder.MARK}.123.part"):
+        Path("cut", name).write_bytes(b"half")
     before = os.stat("cut/a.png").st_mtime_ns
     code, out, _ = restore(*batch, "cut")
     assert code == 0
     assert out == "2 restored into cut, 1 were there already, 0 failed\n"
     assert os.stat("cut/a.png").st_mtime_ns == before
-    assert sorted(os.listdir("cut")) == ["a.png", "b.png", "c.png"]
+    assert sorted(os.listdir("cut")) == [folder.MARK, "a.png", "b.png", "c.png"]
     for name in os.listdir("cut"):
         assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+@pytest.fixture
+def saved(net):
+    """A table of the small network's path, four calls of a stochastic solver, as a file with its card and one without; what it is of."""
+    path = net.path(jnp.zeros((2, 8, 8, 3)))
+    table = js.tabulate(path, js.grids.log_snr(path, 4), js.solvers.mr_sde(order=2))
+    table.save("mine.safetensors", path=repr(path), parent="mr_sde")
+    table.save("anonymous.safetensors")
+    return table
+
+
+def test_a_saved_table(here, restore, saved):
+    by_name = ("--solver", "mr_sde", "--order", 2)
+    assert restore("photo.png", "--task", "derain", *by_name, "--out", "a.png", steps=4)[0] == 0
+    for file in ("mine.safetensors", "anonymous.safetensors"):
+        code, _, err = restore("photo.png", "--task", "derain", "--solver", file, "--out", f"{file}.png", steps=None)
+        assert code == 0
+        assert "4/4" in err
+        assert Path(f"{file}.png").read_bytes() == Path("a.png").read_bytes()
+    fill(["a.png"])
+    assert restore("--batch", "in", "--task", "derain", "--solver", "mine.safetensors", "--out", "many", steps=None)[0] == 0
+    assert Path("many/a.png").read_bytes() == Path("a.png").read_bytes()
+
+
+def test_a_folder_restored_by_something_else_is_not_touched(here, restore, saved):
+    """The numbers of the table count, not its name; so do the task, the seed and the network."""
+    fill(["a.png", "b.png"])
+    batch = ("--batch", "in", "--out", "out")
+    table = ("--task", "derain", "--solver", "mine.safetensors")
+    assert restore(*batch, *table, steps=None)[0] == 0
+    os.unlink("out/b.png")
+    before = {f: f.read_bytes() for f in Path("out").iterdir()}
+
+    def refused(*args, steps=None):
+        code, out, err = restore(*batch, *args, steps=steps)
+        assert (code, out) == (2, "")
+        assert before == {f: f.read_bytes() for f in Path("out").iterdir()}
+        return err
+
+    assert "out holds a run with another seed: use another folder or delete it" in refused(*table, "--seed", 1)
+    assert "out holds a run with another task:" in refused("--task", "desnow", *table[2:])
+    assert "out holds a run with another solver or steps:" in refused("--task", "derain")
+    eqx.tree_at(lambda t: t.A, saved, saved.A * np.array([1, 1, 1, 1 + 1e-6])).save("mine.safetensors")
+    assert "out holds a run with another solver or steps:" in refused(*table)
+    saved.save("mine.safetensors", another="card")
+    code, out, _ = restore(*batch, *table, steps=None)
+    assert (code, out) == (0, "1 restored into out, 1 were there already, 0 failed\n")
+    assert Path("out/a.png").read_bytes() == before[Path("out/a.png")]
+    Path(f"out/{folder.MARK}").unlink()
+    _, _, err = restore(*batch, *table, steps=None)
+    assert "out/a.png is there already, from no run that is known: choose another --out, or delete it" in err
+
+
+def test_a_table_that_does_not_fit(here, restore, saved, net):
+    def refused(file, *args):
+        code, out, err = restore("photo.png", "--task", "derain", "--solver", file, *args, steps=None)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert not os.path.exists("photo_restored.png")
+        return err
+
+    settles = "the table mine.safetensors settles steps, grid and order itself: leave"
+    assert f"{settles} --steps out" in refused("mine.safetensors", "--steps", 4)
+    assert f"{settles} --order out" in refused("mine.safetensors", "--order", 1)
+    for change in ({"std": 0.4}, {"schedule": "linear"}, {"eps": 0.01}, {"variant": "irsde"}):
+        path = js.MeanReverting(np.zeros(()), **{"std": net.std, "eps": net.eps, **change})
+        saved.save("other.safetensors", path=repr(path))
+        assert "the table other.safetensors was made for MeanReverting(" in refused("other.safetensors")
+    path = js.VP()
+    js.tabulate(path, js.grids.log_snr(path, 4), js.solvers.ddim).save("vp.safetensors")
+    assert "the table vp.safetensors was made for another path; this network is on MeanReverting(" in refused("vp.safetensors")
+    js.stack([saved, saved]).save("two.safetensors")
+    assert "holds 2 tables" in refused("two.safetensors")
+    assert "cannot read the table none.safetensors" in refused("none.safetensors")
+    Path("bad.safetensors").write_bytes(Path("mine.safetensors").read_bytes()[:-3])
+    assert "bad.safetensors is corrupt" in refused("bad.safetensors")
 
 
 def test_a_folder_reports_bad_photos_and_goes_on(here, restore):
@@ -131,7 +211,7 @@ def test_a_folder_reports_bad_photos_and_goes_on(here, restore):
     assert code == 2
     assert out.startswith("3 restored into out, 0 were there already, 1 failed")
     assert "empty.png" in err.splitlines()[-1]
-    assert sorted(os.listdir("out")) == ["a.jpg.png", "a.png.png", "z.png"]
+    assert sorted(os.listdir("out")) == [folder.MARK, "a.jpg.png", "a.png.png", "z.png"]
 
 
 def test_a_folder_of_masks(here, restore):
@@ -151,7 +231,7 @@ def test_a_folder_of_masks(here, restore):
 
 def test_without_arguments(here, restore):
     """The whole demonstration, if with a small network: 140 calls on ten crops and three compilations, hence some 10 s."""
-    code, out, _ = restore()
+    code, out, _ = restore(steps=None)
     assert code == 0
     assert sorted(os.listdir("restored")) == ["restored.csv", "restored.png"]
     with open("restored/restored.csv") as file:
@@ -167,6 +247,7 @@ def test_without_arguments(here, restore):
 def make_bad_files(here):
     Path("empty.png").touch()
     Path("text.png").write_text("hello")
+    Path("text.safetensors").write_text("hello")
     Path("zero.ppm").write_bytes(b"P6 0 0 255\n")
     Path("cut.png").write_bytes(Path("photo.png").read_bytes()[:900])
     Image.new("L", (32, 64), 255).save("mask.png")
@@ -197,6 +278,8 @@ WRONG = {
     "alpha in jpeg": (["alpha.png", "--task", "derain", "--out", "out.jpg"], "use .png"),
     "seed": (["photo.png", "--task", "derain", "--seed", "-1"], "seed"),
     "task without photo": (["--task", "derain"], "which photo?"),
+    "solver without photo": (["--solver", "mr_ode"], "which photo?"),
+    "steps without photo": (["--full", "--steps", "3"], "which photo?"),
     "photo and batch": (["photo.png", "--batch", "folder", "--out", "o", "--task", "derain"], "not both"),
     "photo and full": (["photo.png", "--full", "--task", "derain"], "leave the photo out"),
     "batch without out": (["--batch", "folder", "--task", "derain"], "--out"),
@@ -204,6 +287,7 @@ WRONG = {
     "batch of a file": (["--batch", "photo.png", "--task", "derain", "--out", "o"], "not a folder"),
     "batch into itself": (["--batch", ".", "--task", "derain", "--out", "."], "another folder"),
     "report under a file": (["--out", "text.png"], "cannot write into text.png"),
+    "what is no table": (["photo.png", "--task", "derain", "--solver", "text.safetensors"], "text.safetensors is corrupt"),
 }
 
 
@@ -212,7 +296,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(here, restore, case):
     make_bad_files(here)
     before = sorted(str(f) for f in here.rglob("*"))
     args, hint = WRONG[case]
-    code, out, err = restore(*args)
+    code, out, err = restore(*args, steps=None)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("jaxsampler: ")
@@ -280,7 +364,7 @@ def test_a_full_disk_leaves_nothing(here, restore, monkeypatch, where):
     else:
         monkeypatch.setattr(os, "fsync", full)
     args = {"photo": ["photo.png", "--task", "derain", "--out", "o/x.png"], "folder": ["--batch", "in", "--task", "derain", "--out", "o"]}
-    code, _, err = restore(*args.get(where, ["--out", "o"]))
+    code, _, err = restore(*args.get(where, ["--out", "o"]), steps=None if where == "report" else 2)
     assert code == 2
     assert "the disk is full" in err.splitlines()[-1]
     assert os.listdir("o") == []

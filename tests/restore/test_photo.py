@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxsampler as js
 from jaxsampler import solvers
 from jaxsampler.nn.unet import RestorationNet
 from jaxsampler.restore import Restorer, restore, table
@@ -57,6 +58,22 @@ def test_seeds(net, photo):
     first, again, other = (Restorer(net, steps=2, seed=s)(photo, "dehaze") for s in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).mean() > 1e-3
+
+
+def test_a_table_is_its_solver(net, photo):
+    """To the bit: x_T and the solver's noise come from the same seed."""
+    solver = solvers.mr_sde(order=2)
+    by_solver, by_table = (Restorer(net, *how, seed=3) for how in ((solver, 3), (table(net, solver, 3),)))
+    np.testing.assert_array_equal(by_solver(photo, "dehaze"), by_table(photo, "dehaze"))
+    assert by_solver.settings == by_table.settings
+
+
+def test_what_a_table_must_be(net):
+    mine, path = table(net, solvers.mr_ode(), 3), js.EDM(sigma_max=20.0)
+    with pytest.raises(ValueError, match="a table has its steps already, here 3 network calls: leave steps=3 out"):
+        Restorer(net, mine, 3)
+    with pytest.raises(ValueError, match=r"the table was made for another path; this network is on MeanReverting\("):
+        Restorer(net, js.tabulate(path, js.grids.default(path, 3), js.solvers.ddim))
 
 
 def test_any_size_is_its_mirrored_canvas_cropped(net, photo):

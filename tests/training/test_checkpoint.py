@@ -83,3 +83,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "a").write_text("a file, no folder")
     with pytest.raises(OSError, match=r"cannot write .*a/x\.safetensors"):
         checkpoint.save(tmp_path / "a" / "x.safetensors", tree())
+
+
+def test_a_digest_is_of_all_numbers_and_their_layout():
+    a = np.arange(6, dtype=np.float32)
+    same = [{"a": a, "b": 1.0}, {"a": jnp.asarray(a), "b": "no array"}]
+    other = [{"a": a + np.float32(1e-6)}, {"a": a.reshape(2, 3)}, {"a": a.view(np.int32)}, {"a": a, "b": a[:0]}, {}]
+    first, second, *rest = (checkpoint.digest(tree) for tree in same + other)
+    assert first == second
+    assert len({first, *rest}) == 1 + len(other)
