@@ -30,7 +30,7 @@ from jaxsampler.adjoints import Direct
 from jaxsampler.config import nearest
 from jaxsampler.data import fashion
 from jaxsampler.drive import Solver, drive
-from jaxsampler.paths import EDM, VP, Path
+from jaxsampler.paths import EDM, VP, CondOT, Path
 from jaxsampler.predictions import Denoiser
 from jaxsampler.run import run
 from jaxsampler.tables import Table
@@ -39,6 +39,7 @@ from jaxsampler.tabulate import tabulate
 Samples = Float[np.ndarray, "n ..."]
 IMAGES, CLASSES = 2000, len(fashion.CLASSES)  # photos of the empirical model; classes of the networks
 FINE = solvers.unipc(order=3)  # of five families the nearest to 800 steps, on every problem
+PATHS: dict[str, Path] = {"mixture": VP(), "empirical": EDM(), "smoothed": EDM(), "fashion_edm": EDM(), "fashion_flow": CondOT()}
 
 
 @eqx.filter_jit
@@ -167,7 +168,7 @@ class _Sources:
 def _mixture(sources: _Sources) -> Problem:
     rng, k, d = np.random.default_rng(0), 8, 64
     means, stds = rng.standard_normal((k, d)), np.exp(rng.uniform(np.log(0.1), np.log(0.5), (k, d)))
-    path = VP()
+    path = PATHS["mixture"]
 
     def real(split: str, n: int) -> Samples:
         rng = np.random.default_rng(["train", "test"].index(split) + 1)
@@ -181,10 +182,10 @@ def _mixture(sources: _Sources) -> Problem:
 
 
 def _empirical(sources: _Sources, std: float = 0.0) -> Problem:
-    path = EDM()
+    name = "smoothed" if std else "empirical"
+    path = PATHS[name]
     images = sources.real("train", IMAGES if sources.photos is None else len(sources.photos))
     fine = tabulate(path, grids.karras(path, 120), FINE)
-    name = "smoothed" if std else "empirical"
     denoiser = models.empirical(images, path, std)
     return Problem(name, denoiser, denoiser, images.shape[1:], 250, fine, sources.real, sources.features)
 

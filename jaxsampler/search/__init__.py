@@ -22,3 +22,4 @@ from .score import each as each
 from .score import frechet as frechet
 from .score import rmse as rmse
 from .space import Space as Space
+from .transfer import transfer as transfer

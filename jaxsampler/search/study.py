@@ -3,7 +3,8 @@ r"""`jaxsampler search CONFIG`: better tables for one problem, method by method,
 For every number of calls the best hand-made sampler of the library is found first (`handmade`): the start of the searches, and what they
 are measured against. Three sets of noises: those that tables are fitted to, those that choose (among hand-made samplers, starts, schedules,
 iterations), and those that judge, once. A method is "random", "evolve", "s3" (schedules), or what a learned table leaves free, "grid",
-"relaxation", "table", in stages joined by " then ".
+"relaxation", "table", in stages joined by " then ". "transferred from NAME" searches nothing: it is the table found for another problem
+with as many calls (by a study with the same --out, else the shipped one), carried to this problem's path (`transfer`).
 
 Each result is kept when it is there, with its table and card; a study that was stopped goes on with the first missing one, and within it.
 """
@@ -17,12 +18,13 @@ import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxsampler import metrics
-from jaxsampler.bench.problems import PROBLEMS, Problem
+from jaxsampler import metrics, pretrained
+from jaxsampler.bench.problems import PATHS, PROBLEMS, Problem
 from jaxsampler.config import nearest
 from jaxsampler.files import write
 from jaxsampler.tables import Table
@@ -35,9 +37,11 @@ from .learnable import learnable, leaves_of
 from .predictor import s3
 from .score import rmse
 from .space import Space
+from .transfer import transfer
 
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
+TRANSFERRED = "transferred from "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +70,15 @@ class Search:
         if self.problem not in PROBLEMS:
             raise ValueError(f"unknown problem {self.problem!r}; {nearest(self.problem, PROBLEMS)}")
         for method in self.methods:
-            if method not in SEARCHES:
+            name = method.removeprefix(TRANSFERRED)
+            if name != method and name not in PROBLEMS:
+                raise ValueError(f"unknown problem in the method {method!r}; {nearest(name, PROBLEMS)}")
+            if method not in SEARCHES and name == method:
                 for part in method.split(" then "):
                     try:
                         leaves_of(part)
                     except ValueError:
-                        known = [*SEARCHES, "grid", "relaxation", "table", "relaxation then table"]
+                        known = [*SEARCHES, "grid", "relaxation", "table", "relaxation then table", *(TRANSFERRED + p for p in PROBLEMS)]
                         raise ValueError(f"unknown method {method!r}; {nearest(method, known)}") from None
         for name in ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch", "budget", "scored"):
             if getattr(self, name) < 1:
@@ -124,8 +131,9 @@ def study(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Re
     """All results of `c` on its problem `p`; tables, cards and results.json lie in `folder`."""
     file = folder / "results.json"
     task = Task(c, p, folder, progress)
-    known = {(r.calls, r.method): r for r in read(file) if r.mark == task.mark}
     wanted = list(itertools.product(c.calls, (HANDMADE, *([HANDMADE_FRECHET] if c.samples else []), *c.methods)))
+    marks = {which: task.mark_of(*which) for which in wanted}  # a table that is not there to be transferred is missed before any work
+    known = {(r.calls, r.method): r for r in read(file) if r.mark == marks.get((r.calls, r.method), task.mark)}
     for calls, method in wanted:
         if (calls, method) not in known:
             if progress:
@@ -229,7 +237,7 @@ class Task:
             dropped=found.dropped,
             seconds=seconds,
             file=f"{self.p.name}_{calls}_{slug}.safetensors",
-            mark=self.mark,
+            mark=self.mark_of(calls, method),
         )
         card = dataclasses.asdict(made) | {
             "path": repr(self.p.path),
@@ -239,8 +247,35 @@ class Task:
         found.table.save(self.folder / made.file, **card)
         return made
 
+    def mark_of(self, calls: int, method: str) -> str:
+        """Of all that a result depends on besides its calls and method."""
+        if not method.startswith(TRANSFERRED):
+            return self.mark
+        return self.mark + self.p.fingerprint(*(a.tobytes() for a in jax.tree.leaves(self.elsewhere(calls, method)[0])))
+
+    def elsewhere(self, calls: int, method: str) -> tuple[Table, dict[str, Any]]:
+        """The table found for the problem that the method names, and its card."""
+        name = method.removeprefix(TRANSFERRED)
+        file = self.folder.parent / f"{name}_{calls}.safetensors"
+        if file.exists():
+            return Table.load(file), Table.about(file)
+        try:
+            return pretrained.table(name, calls), pretrained.table_card(name, calls)
+        except ValueError as e:
+            raise ValueError(f"nothing to transfer: there is no {file}, and of those shipped {e}") from None
+
+    def transferred(self, calls: int, method: str) -> Found:
+        """What was found for another problem, on this one's path."""
+        (table, card), (x, exact) = self.elsewhere(calls, method), self.choose
+        name = method.removeprefix(TRANSFERRED)
+        moved = transfer(table, PATHS[name], self.p.path)
+        errors = squared(self.p.run(moved, x).astype(np.float64), exact.astype(np.float64))
+        return Found(moved, f"{card.get('method', 'found')} on {name}", float(np.sqrt(errors.mean())))
+
     def search(self, calls: int, method: str) -> Found:
         """What the method finds."""
+        if method.startswith(TRANSFERRED):
+            return self.transferred(calls, method)
         if method == HANDMADE:
             top = self.rivals(calls)[0]
             return Found(top.table, top.name, top.score)

@@ -9,7 +9,7 @@ from jaxsampler.bench.problems import problem
 from jaxsampler.bench.report import png
 from jaxsampler.files import write
 
-from .study import HANDMADE, Result, Search, study
+from .study import HANDMADE, TRANSFERRED, Result, Search, study
 
 
 def main(file: str | Path, out: Path, data: Path | None = None, progress: bool = True) -> str:
@@ -30,8 +30,8 @@ def main(file: str | Path, out: Path, data: Path | None = None, progress: bool =
 
 
 def winners(results: Sequence[Result]) -> list[Result]:
-    """The table of each number of calls that is best on the noises that choose, hand-made ones aside."""
-    made = [r for r in results if not r.method.startswith(HANDMADE)]
+    """The table of each number of calls that is best on the noises that choose, of those found for this problem, not by hand."""
+    made = [r for r in results if not r.method.startswith((HANDMADE, TRANSFERRED))]
     return [min((r for r in made if r.calls == k), key=lambda r: r.held_out) for k in dict.fromkeys(r.calls for r in made)]
 
 

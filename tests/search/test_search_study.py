@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import jaxsampler as js
 from jaxsampler import cli, config
-from jaxsampler.bench.problems import problem
+from jaxsampler.bench.problems import PATHS, problem
 from jaxsampler.search import study_report
 from jaxsampler.search.study import HANDMADE, Result, Search, Task, read, study
 
@@ -96,12 +97,42 @@ def test_command(tmp_path, capsys, monkeypatch, done):
     assert (tmp_path / "out/mixture.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_transferred(done, mixture, tmp_path):
+    """The table of another problem, on this path: judged like any other, anew when it is another table, never a winner."""
+    (handmade, other, own), folder = done
+    shutil.copytree(folder, tmp_path / "mixture")
+    carry = lambda r: js.search.transfer(js.Table.load(folder / r.file), js.VP(), js.CondOT())
+    carry(own).save(tmp_path / "fashion_flow_3.safetensors", method="grid")
+    c = dataclasses.replace(SMALL, methods=("grid", "transferred from fashion_flow"))
+    *before, carried = study(c, mixture, tmp_path / "mixture", progress=False)
+    assert before == [handmade, own] and carried.what == "grid on fashion_flow"
+    assert carried.rmse == pytest.approx(own.rmse, rel=1e-4) and carried.held_out == pytest.approx(own.held_out, rel=1e-4)
+    assert study_report.winners([handmade, dataclasses.replace(own, held_out=1.0), carried])[0].method == "grid"
+    task = Task(c, mixture, tmp_path / "mixture", False)
+    assert task.mark_of(3, carried.method) == carried.mark
+    carry(other).save(tmp_path / "fashion_flow_3.safetensors", method="random")
+    assert task.mark_of(3, carried.method) != carried.mark
+
+
+def test_nothing_to_transfer(mixture, tmp_path, monkeypatch):
+    """Said before the first search."""
+    monkeypatch.setattr(Task, "result", None)
+    with pytest.raises(ValueError, match=r"nothing to transfer: there is no .*smoothed_2.safetensors, and of those shipped"):
+        study(dataclasses.replace(SMALL, calls=(2,), methods=("transferred from smoothed",)), mixture, tmp_path / "mixture", progress=False)
+
+
+@pytest.mark.parametrize("name", ["mixture", "fashion_edm", "fashion_flow"])
+def test_paths_of_problems(name):
+    assert problem(name).path == PATHS[name]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"problem": "mixtur"}, "did you mean 'mixture'"),
         ({"methods": ("evolv",)}, "did you mean 'evolve'"),
         ({"methods": ("grid then tabel",)}, "unknown method 'grid then tabel'"),
+        ({"methods": ("transferred from fashion_flw",)}, "did you mean 'fashion_flow'"),
         ({"calls": (1,)}, "at least 2"),
         ({"budget": 0}, "'budget' must be at least 1"),
     ],
