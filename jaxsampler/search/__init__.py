@@ -12,6 +12,7 @@ from .handmade import best as best
 from .handmade import handmade as handmade
 from .known import encode as encode
 from .known import known as known
+from .learn import begin as begin
 from .learn import learn as learn
 from .learn import learn_best as learn_best
 from .learnable import METHODS as METHODS

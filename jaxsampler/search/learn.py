@@ -20,15 +20,13 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
-from typing import Any, cast
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
-from tqdm import tqdm
 
 from .. import grids
 from ..adjoints import Adjoint, Direct
@@ -36,51 +34,20 @@ from ..config import nearest
 from ..numerics import Real, on_host
 from ..paths import Path
 from ..predictions import Denoiser
-from ..run import run
 from ..solvers.exponential import dpmpp_3m
 from ..tables import Table
 from ..tabulate import tabulate
 from ..training import checkpoint
 from .errors import endpoints, in_chunks, squared
+from .fit import BLOCKS, RATES, Fit, Objective, Plan
 from .learnable import Learnable, learnable, leaves_of, replaced
 
-RATES = {"nodes": 0.03, "shifts": 0.02, "relaxation": 0.02, "amplitude": 0.0025, "weights": 0.0025, "compensation": 0.02}
-BLOCKS = 12  # validations in a run
+CUT = 4  # blocks after which `learn_best` goes on with the finalists only
 LOSSES: dict[str, Callable] = {
     "rmse": lambda x, reference: jnp.log(squared(x, reference).mean()),
     "mean_log": lambda x, reference: jnp.log(squared(x, reference)).mean(),
     "l1": lambda x, reference: 2 * jnp.log(jnp.abs(x - reference).mean()),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which leaves are free in each stage with which rates, when stages end (in blocks), and how many iterations a block has."""
-
-    free: tuple[tuple[str, ...], ...]
-    rates: tuple[dict[str, float], ...]
-    ends: tuple[int, ...]
-    per: int
-
-    @staticmethod
-    def of(stages: Sequence[tuple[str, ...]], split: Sequence[Real] | None, iterations: int, rows: int, rates: dict | None) -> "Plan":
-        """Stages add to what those before them freed."""
-        if not stages or len(stages) > BLOCKS:
-            raise ValueError(f"vary names 1 to {BLOCKS} stages, got {len(stages)}")
-        parts = np.asarray((1, 2) if len(stages) == 2 else (1,) * len(stages)) if split is None else np.asarray(split, float)
-        if len(parts) != len(stages) or np.any(parts <= 0):
-            raise ValueError(f"split needs a positive share for each of the {len(stages)} stages, got {split}")
-        ends = np.maximum(np.round(np.cumsum(parts) / parts.sum() * BLOCKS).astype(int), 1 + np.arange(len(parts)))
-        free = tuple(tuple(dict.fromkeys(itertools.chain(*stages[: i + 1]))) for i in range(len(stages)))
-        chosen = [default_rates(rows, i) | (rates or {}) for i in range(len(stages))]
-        speeds = tuple({name: chosen[i][name] for name in names} for i, names in enumerate(free))
-        return Plan(free, speeds, tuple(int(e) for e in np.minimum(ends, BLOCKS)), max(round(iterations / BLOCKS), 1))
-
-    def stage(self, block: int) -> tuple[int, int, int]:
-        """The stage of a block, its first block, and how many it has."""
-        stage = next(i for i, end in enumerate(self.ends) if block < end)
-        first = self.ends[stage - 1] if stage else 0
-        return stage, first, self.ends[stage] - first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +60,6 @@ class Report:
     numbers: tuple[int, ...]  # free in each stage
     model: Learnable  # parent and corrections of the table returned
     seconds: float  # of this call, the teacher's included
-
-
-def default_rates(rows: int, stage: int) -> dict[str, float]:
-    """Measured rates: smaller from 5 rows on (0.4 times at 10), the grid and the relaxation slower once the table moves as well."""
-    shrink = min(max(1 - 0.12 * (rows - 5), 0.4), 1.0)
-    later = 0.6 if stage else 1.0
-    return {name: rate * shrink * (1.0 if name in ("amplitude", "weights") else later) for name, rate in RATES.items()}
 
 
 def fine_table(path: Path, grid: Any, rows: int = 200) -> Table:
@@ -123,80 +83,22 @@ def pairs(denoiser: Denoiser, teacher: Any, x: Any, *, chunk: int, progress: boo
     return out
 
 
-class _Fit(eqx.Module):
-    """What one iteration needs beside the state."""
-
-    denoiser: Denoiser
-    model: Learnable
-    data: Any  # (x_T, x_0), each [noises, ...], or the teacher itself: fresh noise
-    key: Any
-    radius: float = eqx.field(static=True)
-    batch: int = eqx.field(static=True)
-    loss: Callable = eqx.field(static=True)
-    like: Any = eqx.field(static=True)
-    adjoint: Adjoint = eqx.field(static=True)
-
-    def drawn(self, i: Any) -> tuple[Any, Any]:
-        """Batch i. Position p in it holds one of the noises p, p + batch, ..: networks may have a condition for each position."""
-        key = jax.random.fold_in(self.key, i)
-        if not isinstance(self.data, tuple):
-            x = self.denoiser.prior(key, jax.ShapeDtypeStruct((self.batch, *self.like.shape), self.like.dtype))
-            teacher = self.data
-            out = run(self.denoiser, teacher, x, adjoint=Direct()) if isinstance(teacher, Table) else teacher(x)
-            return x, jax.lax.stop_gradient(out)
-        x, reference = self.data
-        which = jax.random.randint(key, (self.batch,), 0, len(x) // self.batch) * self.batch + jnp.arange(self.batch)
-        return x[which], reference[which]
-
-    def value(self, free: dict, x: Any, reference: Any) -> Any:
-        """The loss of corrections `free` on a batch."""
-        table = replaced(self.model, free).table()
-        sample = lambda x: run(self.denoiser, table, x, adjoint=self.adjoint)
-        if self.radius:
-            x = self.nearest(sample, x, reference)
-        return self.loss(sample(x), reference)
-
-    def nearest(self, sample: Callable, x: Any, reference: Any) -> Any:
-        """x', at most `radius` |x| from x, where the sample is nearer to the reference: one step of that length against the gradient."""
-        error = lambda x: squared(sample(x), reference)
-        before, pull = jax.vjp(error, x)
-        (slope,) = pull(jnp.ones_like(before))
-        norm = lambda a: jnp.sqrt((a.reshape(len(a), -1) ** 2).sum(1)).reshape(-1, *[1] * (a.ndim - 1))
-        moved = x - self.radius * norm(x) * slope / jnp.maximum(norm(slope), 1e-30)
-        better = error(moved) < before
-        return jax.lax.stop_gradient(jnp.where(better.reshape(-1, *[1] * (x.ndim - 1)), moved, x))
-
-
-_adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
-
-
-@eqx.filter_jit
-def _advance(fit: _Fit, state: tuple, span: Any, length: int, rates: dict, decay: Any, penalty: Any) -> tuple[tuple, Any]:
-    """`length` iterations; (state, mean loss). span: the first of them, the first of its stage, and how many that has. Rate 0 freezes."""
-
-    def step(state, i):
-        free, average, memory = state
-        x, reference = fit.drawn(i)
-
-        def value(free):
-            heavy = sum([(free[name] ** 2).sum() for name in ("amplitude", "weights") if name in free], start=jnp.zeros(()))
-            loss = fit.value(free, x, reference)
-            return loss + penalty * heavy, loss
-
-        slope, loss = jax.grad(value, has_aux=True)(free)
-        slope = {name: jnp.where(rates[name] > 0, g, 0.0) for name, g in slope.items()}
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
-            change, memory = cast(tuple[dict, Any], _adam.update(slope, memory))
-            cosine = 0.02 + 0.98 * (1 + jnp.cos(jnp.pi * ((i - span[1]) / span[2]))) / 2
-        free = {name: a - (cosine * rates[name]).astype(a.dtype) * change[name] for name, a in free.items()}
-        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, free)
-        return (free, average, memory), loss
-
-    state, losses = jax.lax.scan(step, state, span[0] + jnp.arange(length))
-    return state, losses.mean()
-
-
 def learn(
+    denoiser: Denoiser, path: Path, parent: Any, grid: Any, *, key: Any, progress: bool = True, **options: Any
+) -> tuple[Table, Report]:
+    """A table with the rows of `parent` on `grid`, corrected to end where the teacher does.
+
+    options: `vary`, `noises`, `iterations`, `teacher`, `folder` and the others of `begin`, which see. ValueError: what cannot work, in one
+    line, before the teacher runs.
+    """
+    began = time.monotonic()
+    fit = begin(denoiser, path, parent, grid, key=key, progress=progress, **options)
+    fit.advance(progress=progress)
+    report = _report(fit, began)
+    return report.model.table(), report
+
+
+def begin(
     denoiser: Denoiser,
     path: Path,
     parent: Any,
@@ -219,10 +121,10 @@ def learn(
     ema: float = 0.97,
     adjoint: Adjoint | None = None,
     folder: str | FilePath | None = None,
-    progress: bool = True,
+    progress: bool = False,
     **options: Any,
-) -> tuple[Table, Report]:
-    """A table with the rows of `parent` on `grid`, corrected to end where the teacher does.
+) -> Fit:
+    """A run of `learn` before its first iteration: the teacher's work is done, `Fit.advance` does the rest.
 
     key draws the noises, `seed` the order of batches. like: shape and dtype of one sample, without the batch axis that the network gets.
     vary: what is free, see `learnable`, which also takes the `options`; several make stages, which share the iterations as `split` says
@@ -233,10 +135,9 @@ def learn(
     held_out samples. loss: "rmse" (log of the mean square), "mean_log" (mean of the log, of BNS: forgives rare failures), "l1", or a
     function (x, reference) -> scalar of batches. radius: the relaxed objective of LD3, which only asks to hit the target from some x'
     within radius |x_T| of x_T. penalty: on the squares of the table's corrections. rates: learning rates by leaf, instead of the measured
-    ones. folder: the state is saved there after each of 12 blocks; a run that was killed and is started again ends with the same bits.
-    ValueError: what cannot work, in one line, before the teacher runs.
+    ones. adjoint: of the table's rows, `Direct()`; `Direct(unroll=True)` for networks of convolutions on CPUs. folder: the state is saved
+    there after each of 12 blocks; a run that was killed and is started again ends with the same bits.
     """
-    began = time.monotonic()
     if not isinstance(denoiser, Denoiser) or not eqx.tree_equal(denoiser.path, path):
         raise ValueError("denoiser must be a js.Denoiser on `path`: the grid and the network's noise levels belong together")
     if isinstance(loss, str) and loss not in LOSSES:
@@ -257,9 +158,8 @@ def learn(
     if not train and isinstance(data, tuple):
         raise ValueError("noises=None runs the teacher on fresh noise: give a table or a callable, not arrays")
     value: Callable = LOSSES[loss] if isinstance(loss, str) else loss
-    fit = _Fit(
+    objective = Objective(
         denoiser=denoiser,
-        model=dataclasses.replace(model, lam=_float(model.lam), ends=_float(model.ends), free=jax.tree.map(_float, model.free)),
         data=data,
         key=jax.random.fold_in(key, 2 + seed),
         radius=float(radius),
@@ -281,71 +181,53 @@ def learn(
     card = {"parent": f"{parent.name} on {np.asarray(grid).tolist()}", "plan": str(plan), "loss": _called(loss), "options": str(options)}
     card |= {"batch": batch, "noises": noises, "held_out": held_out, "radius": radius, "penalty": penalty, "ema": ema, "seed": seed}
     card |= {"key": digest(jax.random.key_data(key)), "x": digest(x, reference), "path": str(path)}
-    best, log = _run(fit, score, plan, (ema, penalty), None if folder is None else folder / "state.safetensors", card, progress)
-    model = replaced(model, {name: np.asarray(a, np.float64) for name, a in best.items()})
-    scores = log[:, 2].astype(np.float64)
-    numbers = tuple(model.count(leaves) for leaves in plan.free)
-    return model.table(), Report(float(scores[0]), float(np.nanmin(scores)), log, numbers, model, time.monotonic() - began)
+    file = None if folder is None else folder / "state.safetensors"
+    return Fit(objective, model, score, plan, ema=ema, penalty=penalty, file=file, card=card, taught=(x, reference))
 
 
-def _run(fit: _Fit, score: Callable, plan: Plan, numbers: tuple, file: FilePath | None, card: dict, progress: bool) -> tuple[Any, Any]:
-    """All blocks of the plan, or those that a run before did not get to: the best corrections, and the log."""
-    zero = fit.model.free
-    start = {"free": zero, "average": zero, "memory": _adam.init(zero), "best": zero}
-    state = start | {"log": jnp.full((BLOCKS + 1, 3), jnp.nan), "done": jnp.zeros((), jnp.int32)}
-    state = state if file is None else checkpoint.resume(file, state, card)
-    log, done = np.array(state["log"]), int(state["done"])
-    if not done:
-        log[0] = 0, np.nan, score(zero)
-    if not np.isfinite(log[0, 2]):
-        raise ValueError(f"the start, {fit.model.parent.name} on this grid, scores {log[0, 2]} on held-out noise: take a start that works")
-    bar = tqdm(total=BLOCKS * plan.per, initial=done * plan.per, disable=not progress, unit="it", desc="learn")
-    for block in range(done, BLOCKS):
-        stage, first, total = plan.stage(block)
-        if block == first or np.isnan(log[block, 2]):  # a new stage, or the last block diverged: from the best there is
-            state |= {"free": state["best"], "average": state["best"], "memory": _adam.init(state["best"])}
-        speed = {name: jnp.asarray(plan.rates[stage].get(name, 0.0), jnp.float32) for name in zero}
-        span = jnp.asarray([block, first, total]) * plan.per
-        carry = state["free"], state["average"], state["memory"]
-        (free, average, memory), mean = _advance(fit, carry, span, plan.per, speed, *(jnp.asarray(v, jnp.float32) for v in numbers))
-        found = score(average)
-        best = average if found < np.nanmin(log[: block + 1, 2]) else state["best"]
-        log[block + 1] = (block + 1) * plan.per, float(mean), found
-        state = {"free": free, "average": average, "memory": memory, "best": best}
-        state |= {"log": jnp.asarray(log), "done": jnp.asarray(block + 1, jnp.int32)}
-        if file is not None:
-            checkpoint.save(file, state, card)
-        bar.set_postfix(score=f"{found:.4g}", best=f"{np.nanmin(log[:, 2]):.4g}", start=f"{log[0, 2]:.4g}", refresh=False)
-        bar.update(plan.per)
-    bar.close()
-    return state["best"], log
+def _report(fit: Fit, began: float) -> Report:
+    """What it found; the model in float64."""
+    model = replaced(fit.exact, {name: np.asarray(a, np.float64) for name, a in fit.best.items()})
+    numbers = tuple(model.count(leaves) for leaves in fit.plan.free)
+    return Report(float(fit.log[0, 2]), fit.lowest, fit.log, numbers, model, time.monotonic() - began)
 
 
 def learn_best(
-    denoiser: Denoiser, path: Path, starts: Sequence[tuple[Any, Any]], *, key: Any, seeds: int = 1, **options: Any
+    denoiser: Denoiser,
+    path: Path,
+    starts: Sequence[tuple[Any, Any]],
+    *,
+    key: Any,
+    seeds: int = 1,
+    finalists: int | None = None,
+    progress: bool = True,
+    **options: Any,
 ) -> tuple[Table, list[Report]]:
     """`learn` from every start (parent, grid), `seeds` times each; the table whose held-out score is best, and all reports in order.
 
-    The teacher runs once. Starts are best taken from `best`, all with the same number of rows; they share compilations by parent.
+    finalists: only so many, the best by then, go on after the first third of the iterations. options: those of `begin`. Starts are best
+    taken from `best`, all with the same number of rows: they share the teacher's work and the compiled gradient.
     """
-    if not starts or seeds < 1:
-        raise ValueError("give at least one start (parent, grid) and one seed")
-    folder = options.pop("folder", None)
-    folder, found = None if folder is None else FilePath(folder), []
+    if not starts or seeds < 1 or (finalists is not None and finalists < 1):
+        raise ValueError("give at least one start (parent, grid), one seed and one finalist")
+    folder, began, fits = options.pop("folder", None), time.monotonic(), []
     for i, (parent, grid) in enumerate(starts):
         for seed in range(seeds):
-            where = None if folder is None else folder / f"{i}_{seed}"
-            found.append(learn(denoiser, path, parent, grid, key=key, seed=seed, folder=where, **options))
-    table, _ = min(found, key=lambda one: one[1].best)
-    return table, [report for _, report in found]
+            where = None if folder is None else FilePath(folder) / f"{i}_{seed}"
+            fit = begin(denoiser, path, parent, grid, key=key, seed=seed, folder=where, progress=progress, **options)
+            if options.get("noises", 1) is not None:
+                options["teacher"] = fit.taught
+            fits.append(fit)
+    for fit in fits:
+        fit.advance(BLOCKS if finalists is None else CUT, progress)
+    for fit in sorted(fits, key=lambda fit: fit.lowest)[:finalists]:
+        fit.advance(progress=progress)
+    reports = [_report(fit, began) for fit in fits]
+    return min(reports, key=lambda r: r.best).model.table(), reports
 
 
 def _whole(n: int, batch: int) -> int:
     return -(-n // batch) * batch
-
-
-def _float(a: Any) -> Any:
-    return jnp.asarray(a, jnp.result_type(float))
 
 
 def _called(what: Any) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 import jaxsampler as js
 from jaxsampler.search.errors import errors, ratio
+from jaxsampler.search.fit import RATES, Fit, Plan
 from jaxsampler.search.handmade import SOLVERS, best, handmade
-from jaxsampler.search.learn import RATES, Plan, fine_table, learn, learn_best
+from jaxsampler.search.learn import CUT, fine_table, learn, learn_best
 
 PATH = js.VP()
 NET = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), PATH)
@@ -89,15 +90,15 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     """Stopped after a block of the second stage: what was learned before is not learned again, the teacher is not run again."""
     module = importlib.import_module("jaxsampler.search.learn")
     whole, report = train()
-    calls, advance = [], module._advance
+    calls, block = [], Fit._block
 
     def dies(*args):
         calls.append(1)
         if len(calls) == 7:
             raise KeyboardInterrupt
-        return advance(*args)
+        return block(*args)
 
-    monkeypatch.setattr(module, "_advance", dies)
+    monkeypatch.setattr(Fit, "_block", dies)
     with pytest.raises(KeyboardInterrupt):
         train(folder=tmp_path)
     run_table = module.pairs
@@ -115,12 +116,22 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
 
 
 def test_seeds_and_starts_are_chosen_by_held_out_noise():
-    """The best of all; another seed is another run on the same noises; a start that cannot improve is kept."""
+    """The best of all; another seed is another run on the same noises; the teacher runs once; a start that cannot improve is kept."""
     starts = [(js.solvers.dpmpp_2m, GRID), (js.solvers.dpmpp_2m, js.grids.karras(PATH, 4))]
-    table, reports = learn_best(NET, PATH, starts, key=KEY, seeds=2, **SMALL)
+    taught = []
+    teacher = lambda x: taught.append(len(x)) or js.run(NET, fine_table(PATH, GRID, 60), x)
+    options: dict[str, Any] = SMALL | {"teacher": teacher}
+    table, reports = learn_best(NET, PATH, starts, key=KEY, seeds=2, **options)
+    assert sum(taught) == 512
     assert len({r.best for r in reports}) == 4 and reports[0].start == reports[1].start != reports[2].start
     kept = min(reports, key=lambda r: r.best).model.table()
     np.testing.assert_array_equal(table.B, kept.B)
+    _, fewer = learn_best(NET, PATH, starts, key=KEY, seeds=2, finalists=1, **SMALL)
+    third = [np.nanmin(r.history[: CUT + 1, 2]) for r in reports]
+    for i, (r, whole) in enumerate(zip(fewer, reports, strict=True)):
+        blocks = len(whole.history) if i == np.argmin(third) else CUT + 1
+        np.testing.assert_allclose(r.history[:blocks], whole.history[:blocks], rtol=1e-5)
+        assert np.isnan(r.history[blocks:]).all()
     wild = dict.fromkeys(RATES, 300.0)
     table, report = train(rates=wild, ema=0.0)
     assert report.best == report.start and not any(np.any(a) for a in report.model.free.values())
@@ -220,6 +231,7 @@ def test_bad_inputs():
         ("take a start that works", lambda: learn_broken()),
         ("on `path`", lambda: train(path=js.VP(beta_max=19.0))),
         ("at least one start", lambda: learn_best(NET, PATH, [], key=KEY)),
+        ("one finalist", lambda: learn_best(NET, PATH, [(js.solvers.dpmpp_2m, GRID)], key=KEY, finalists=0)),
         ("do not fill one batch", lambda: best(NET, PATH, np.zeros((3, 2)), np.zeros((3, 2)), 4)),
     ):
         with pytest.raises(ValueError, match=message):
