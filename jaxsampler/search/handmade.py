@@ -105,7 +105,7 @@ def best(
     A candidate whose samples are not finite comes last.
     """
     candidates = handmade(path, rows) if chosen is None else list(chosen)
-    scores = rmse(denoiser, x, reference, batch=batch)(stack([c.table for c in candidates]))
+    scores = rmse(denoiser, x, reference, batch=batch, chunk=min(32, len(candidates)))(stack([c.table for c in candidates]))
     return sorted(
         (dataclasses.replace(c, score=float(s)) for c, s in zip(candidates, scores, strict=True)),
         key=lambda c: np.nan_to_num(c.score, nan=np.inf),
