@@ -22,7 +22,7 @@ from ..tables import Table, stack
 from ..tabulate import tabulate
 from .score import rmse
 
-GRIDS: dict[str, Callable] = {name: getattr(library, name) for name in ("uniform", "log_snr", "karras", "quadratic")}
+GRIDS: dict[str, Callable] = {name: getattr(library, name) for name in ("uniform", "log_snr", "karras", "quadratic", "cosine", "arctan")}
 SOLVERS: dict[str, Step] = {
     "dpmpp_2m": solvers.dpmpp_2m,
     "dpmpp_3m": solvers.dpmpp_3m,

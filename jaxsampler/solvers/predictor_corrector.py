@@ -28,12 +28,15 @@ from .exponential import scaled, taylor
 Node = tuple[Any, Any]  # lam and the output there
 
 
-def lagrange(d: Sequence[Any], j: int) -> list[Any]:
-    """Coefficients, constant first, of the polynomial that is 1 at d[j] and 0 at the other nodes; none is 0, one may be infinite."""
+def lagrange(r: Sequence[Any], j: int) -> list[Any]:
+    """Coefficients, constant first, of the polynomial that is 1 at 1/r[j] and 0 at the other 1/r[i]; one of r may be 0.
+
+    In reciprocals a node at infinity is a number like any other, also for gradients.
+    """
     c: list[Any] = [1.0]
-    for i, other in enumerate(d):
+    for i, other in enumerate(r):
         if i != j:
-            c = [(a - b / other) / (1 - d[j] / other) for a, b in zip([*c, 0.0], [0.0, *c], strict=True)]
+            c = [(a - b * other) * (r[j] / (r[j] - other)) for a, b in zip([*c, 0.0], [0.0, *c], strict=True)]
     return c
 
 
@@ -44,10 +47,10 @@ def parts(at: Node, nodes: Sequence[Node]) -> list[list[Any]]:
     drops out.
     """
     lam, value = at
-    d = [lam_j - lam for lam_j, _ in nodes]
-    g = [(F - value) / d_j for d_j, (_, F) in zip(d, nodes, strict=True)]
-    basis = [lagrange(d, j) for j in range(len(d))]
-    return [[math.factorial(k) * basis[j][k - 1] * g[j] for j in range(len(d))] for k in range(1, len(d) + 1)]
+    r = [1 / (lam_j - lam) for lam_j, _ in nodes]
+    g = [(F - value) * r_j for r_j, (_, F) in zip(r, nodes, strict=True)]
+    basis = [lagrange(r, j) for j in range(len(r))]
+    return [[math.factorial(k) * basis[j][k - 1] * g[j] for j in range(len(r))] for k in range(1, len(r) + 1)]
 
 
 def derivatives(at: Node, nodes: Sequence[Node]) -> list[Any]:

@@ -143,10 +143,18 @@ def test_compensation_reads_the_interpolant():
     np.testing.assert_allclose((interpolation(t, q) @ (3 - t))[:2], (3 - at)[:2], rtol=1e-13)
 
 
-@pytest.mark.parametrize(("path", "times"), [(VP, js.grids.uniform(VP, 3)), (OT, js.grids.uniform(OT, 4, t_min=0.0))], ids=["inner", "all"])
-def test_traced_equals_concrete_and_has_a_finite_gradient(path, times, x64):
+@pytest.mark.parametrize(
+    ("path", "times", "solver"),
+    [
+        (VP, js.grids.uniform(VP, 3), S.dpmpp_2m),
+        (OT, js.grids.uniform(OT, 4, t_min=0.0), S.dpmpp_2m),
+        (OT, js.grids.uniform(OT, 3), S.unipc(order=2, lower_order_final=False)),
+    ],
+    ids=["inner", "all", "unipc"],
+)
+def test_traced_equals_concrete_and_has_a_finite_gradient(path, times, solver, x64):
     """One formula for both: the traced table is the float64 one, its gradient that of finite differences, at the singular ends too."""
-    model = moved(learnable(path, S.dpmpp_2m, times, vary="nodes+shifts+relaxation+weights"), size=0.1)
+    model = moved(learnable(path, solver, times, vary="nodes+shifts+relaxation+weights"), size=0.1)
     weight = np.random.default_rng(1).standard_normal(model.table().B.shape)
 
     def functional(free):
