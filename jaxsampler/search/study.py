@@ -3,8 +3,9 @@ r"""`jaxsampler search CONFIG`: better tables for one problem, method by method,
 For every number of calls the best hand-made sampler of the library is found first (`handmade`): the start of the searches, and what they
 are measured against. Three sets of noises: those that tables are fitted to, those that choose (among hand-made samplers, starts, schedules,
 iterations), and those that judge, once. A method is "random", "evolve", "s3" (schedules), or what a learned table leaves free, "grid",
-"relaxation", "table", in stages joined by " then ". "transferred from NAME" searches nothing: it is the table found for another problem
-with as many calls (by a study with the same --out, else the shipped one), carried to this problem's path (`transfer`).
+"relaxation", "table", in stages joined by " then "; ", inconsistent" at the end frees A and the sums of B as well. "transferred from NAME"
+searches nothing: it is the table found for another problem with as many calls (by a study with the same --out, else the shipped one),
+carried to this problem's path (`transfer`).
 
 Each result is kept when it is there, with its table and card; a study that was stopped goes on with the first missing one, and within it.
 """
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 
 from jaxsampler import metrics, pretrained
+from jaxsampler.adjoints import Direct
 from jaxsampler.bench.problems import PATHS, PROBLEMS, Problem
 from jaxsampler.config import nearest
 from jaxsampler.files import write
@@ -41,7 +43,7 @@ from .transfer import transfer
 
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
-TRANSFERRED = "transferred from "
+TRANSFERRED, INCONSISTENT = "transferred from ", ", inconsistent"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Search:
     rivals: int = 8
     starts: int = 4  # hand-made samplers, each of another solver, that a learned table starts from
     seeds: int = 1  # learned tables from each start
+    finalists: int = 0  # so many of them go on after the first third of the iterations; 0: all
     iterations: int = 1500
     batch: int = 256
     budget: int = 2000  # schedules that a search scores
@@ -74,7 +77,7 @@ class Search:
             if name != method and name not in PROBLEMS:
                 raise ValueError(f"unknown problem in the method {method!r}; {nearest(name, PROBLEMS)}")
             if method not in SEARCHES and name == method:
-                for part in method.split(" then "):
+                for part in method.removesuffix(INCONSISTENT).split(" then "):
                     try:
                         leaves_of(part)
                     except ValueError:
@@ -141,6 +144,11 @@ def study(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Re
             known[calls, method] = task.result(calls, method)
             write(file, json.dumps([dataclasses.asdict(r) for r in known.values()], indent=1).encode())
     return [known[which] for which in wanted]
+
+
+def slug(method: str) -> str:
+    """A method's name in the names of files."""
+    return "_".join(method.replace(",", "").lower().split())
 
 
 def read(file: Path) -> list[Result]:
@@ -221,7 +229,6 @@ class Task:
         if c.samples:
             features = self.p.features(samples[: c.samples])
             distance, (low, high) = metrics.frechet(features, self.real), metrics.interval(self.distance, features)
-        slug = "_".join(method.replace(",", "").lower().split())
         made = Result(
             problem=self.p.name,
             calls=calls,
@@ -236,7 +243,7 @@ class Task:
             numbers=found.numbers,
             dropped=found.dropped,
             seconds=seconds,
-            file=f"{self.p.name}_{calls}_{slug}.safetensors",
+            file=f"{self.p.name}_{calls}_{slug(method)}.safetensors",
             mark=self.mark_of(calls, method),
         )
         card = dataclasses.asdict(made) | {
@@ -285,7 +292,8 @@ class Task:
             return Found(top.table, top.name, top.score)
         if method in SEARCHES:
             return self.schedule(calls, SEARCHES[method], self.folder / f"{calls}_{method}_{self.mark}")
-        return self.learned(calls, tuple(method.split(" then ")), self.folder / f"{calls}_{method.replace(' ', '_')}_{self.mark}")
+        stages = tuple(method.removesuffix(INCONSISTENT).split(" then "))
+        return self.learned(calls, stages, method.endswith(INCONSISTENT), self.folder / f"{calls}_{slug(method)}_{self.mark}")
 
     def schedule(self, calls: int, find: Callable, folder: Path) -> Found:
         """A schedule of solvers."""
@@ -296,13 +304,13 @@ class Task:
         table, report = find(score, space, key=self.key, budget=self.c.budget, final_score=final, folder=folder, progress=self.progress)
         return Found(table, f"{report.evaluated} schedules scored", float(report.final), dropped=report.dropped)
 
-    def learned(self, calls: int, stages: tuple[str, ...], folder: Path) -> Found:
+    def learned(self, calls: int, stages: tuple[str, ...], inconsistent: bool, folder: Path) -> Found:
         """A learned table, from the best starts that can be varied so."""
         path, starts = self.p.path, {}
         free = "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage)))
         for rival in self.rivals(calls):
             with contextlib.suppress(ValueError):  # not every solver has derivative estimates to relax
-                learnable(path, rival.solver, rival.grid, vary=free)
+                learnable(path, rival.solver, rival.grid, vary=free, consistent=not inconsistent)
                 starts.setdefault(rival.name.split(",")[0], rival)
         if not starts:
             raise ValueError(
@@ -316,12 +324,15 @@ class Task:
             [(s.solver, s.grid) for s in chosen],
             key=self.key,
             seeds=self.c.seeds,
+            finalists=self.c.finalists or None,
             vary=stages,
+            consistent=not inconsistent,
             noises=len(self.fit[0]),
             held_out=len(self.choose[0]),
             iterations=self.c.iterations,
             batch=self.batch,
             teacher=teacher,
+            adjoint=Direct(unroll=self.p.bound),
             folder=folder,
             progress=self.progress,
         )
