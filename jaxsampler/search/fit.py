@@ -143,7 +143,7 @@ def _move(model: Learnable, state: tuple, slope: Table, loss: Any, share: Any, r
 def _compiled(function: Callable) -> Callable:
     """Jitted; on CPUs without fusion, which takes most of a minute for these thousands of scalar operations and saves a millisecond."""
     options = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else {}
-    return eqx.filter_jit(function, compiler_options=options)
+    return cast(Any, eqx.filter_jit)(function, compiler_options=options)
 
 
 class Fit:

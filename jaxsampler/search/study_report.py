@@ -9,7 +9,8 @@ from jaxsampler.bench.problems import problem
 from jaxsampler.bench.report import png
 from jaxsampler.files import write
 
-from .study import HANDMADE, TRANSFERRED, Result, Search, study
+from .study import Result, study
+from .study_config import HANDMADE, TRANSFERRED, Search
 
 
 def main(file: str | Path, out: Path, data: Path | None = None, progress: bool = True) -> str:

@@ -12,7 +12,9 @@ import jaxsampler as js
 from jaxsampler import cli, config
 from jaxsampler.bench.problems import PATHS, problem
 from jaxsampler.search import study_report
-from jaxsampler.search.study import HANDMADE, Result, Search, Task, read, study
+from jaxsampler.search.study import Result, read, study
+from jaxsampler.search.study_config import HANDMADE, Search
+from jaxsampler.search.study_task import Task
 
 SMALL = Search(
     "mixture",
@@ -116,7 +118,7 @@ def test_transferred(done, mixture, tmp_path):
 
 def test_nothing_to_transfer(mixture, tmp_path, monkeypatch):
     """Said before the first search."""
-    monkeypatch.setattr(Task, "result", None)
+    monkeypatch.setattr(Task, "search", None)
     with pytest.raises(ValueError, match=r"nothing to transfer: there is no .*smoothed_2.safetensors, and of those shipped"):
         study(dataclasses.replace(SMALL, calls=(2,), methods=("transferred from smoothed",)), mixture, tmp_path / "mixture", progress=False)
 

@@ -1,0 +1,64 @@
+"""What a study of searches is told: the keys of a config of `jaxsampler search`, and the names of methods (see `study`)."""
+
+import dataclasses
+from collections.abc import Callable
+
+from jaxsampler.bench.problems import PROBLEMS
+from jaxsampler.config import nearest
+
+from .evolve import evolve, random_search
+from .learnable import leaves_of
+from .predictor import s3
+
+SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
+HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
+TRANSFERRED, INCONSISTENT = "transferred from ", ", inconsistent"
+
+
+def slug(method: str) -> str:
+    """A method's name in the names of files."""
+    return "_".join(method.replace(",", "").lower().split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What is searched, and on how much noise. Noises are rounded up to whole batches of the problem."""
+
+    problem: str
+    calls: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)
+    methods: tuple[str, ...] = ("relaxation then table",)
+    seed: int = 0
+    noises: int = 1024  # that tables are fitted to
+    held_out: int = 2048  # that choose
+    test: int = 4096  # that judge
+    screen: int = 256  # on which all hand-made samplers are compared; the `rivals` best of them then on the held-out noises
+    rivals: int = 8
+    starts: int = 4  # hand-made samplers that a learned table starts from, of other solvers as far as the rivals have them
+    seeds: int = 1  # learned tables from each start
+    finalists: int = 0  # so many of them go on after the first third of the iterations; 0: all
+    iterations: int = 1500
+    batch: int = 256
+    budget: int = 2000  # schedules that a search scores
+    scored: int = 64  # noises that a schedule is scored on
+    samples: int = 2000  # of the test noises for the Frechet distance; 0: not measured
+    real: int = 10_000  # real samples that they are compared with
+
+    def __post_init__(self):
+        if self.problem not in PROBLEMS:
+            raise ValueError(f"unknown problem {self.problem!r}; {nearest(self.problem, PROBLEMS)}")
+        for method in self.methods:
+            name = method.removeprefix(TRANSFERRED)
+            if name != method and name not in PROBLEMS:
+                raise ValueError(f"unknown problem in the method {method!r}; {nearest(name, PROBLEMS)}")
+            if method not in SEARCHES and name == method:
+                for part in method.removesuffix(INCONSISTENT).split(" then "):
+                    try:
+                        leaves_of(part)
+                    except ValueError:
+                        known = [*SEARCHES, "grid", "relaxation", "table", "relaxation then table", *(TRANSFERRED + p for p in PROBLEMS)]
+                        raise ValueError(f"unknown method {method!r}; {nearest(method, known)}") from None
+        for name in ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch", "budget", "scored"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"key {name!r} must be at least 1; got {getattr(self, name)}")
+        if not self.calls or min(self.calls) < 2:
+            raise ValueError(f"calls are numbers of network calls, at least 2; got {self.calls}")

@@ -1,0 +1,188 @@
+"""The searches of a study on one problem: the noises, the hand-made samplers to beat, and what each method finds."""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsampler import metrics, pretrained
+from jaxsampler.adjoints import Direct
+from jaxsampler.bench.problems import PATHS, Problem
+from jaxsampler.files import write
+from jaxsampler.tables import Table
+
+from .errors import squared
+from .handmade import Handmade, best, handmade
+from .learn import learn_best
+from .learnable import learnable, leaves_of
+from .score import rmse
+from .space import Space
+from .study_config import HANDMADE, HANDMADE_FRECHET, INCONSISTENT, SEARCHES, TRANSFERRED, Search, slug
+from .transfer import transfer
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A sampler before it is judged."""
+
+    table: Table
+    what: str
+    held_out: float
+    numbers: int = 0
+    dropped: int = 0
+
+
+def off(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Mean squared errors [n], in float64."""
+    return squared(samples.astype(np.float64), reference.astype(np.float64))
+
+
+class Task:
+    """One problem's searches; what they share (noises, converged samples, hand-made samplers) is made when first needed."""
+
+    def __init__(self, c: Search, p: Problem, folder: Path, progress: bool):
+        self.c, self.p, self.folder, self.progress = c, p, folder, progress
+        self.batch = p.chunk if p.bound else c.batch
+        plain = {k: v for k, v in dataclasses.asdict(c).items() if k not in ("calls", "methods")}
+        self.mark = p.fingerprint(*sorted(plain.items()))
+        self.key = jax.random.key(c.seed)
+        self._rivals: dict[int, list[Handmade]] = {}
+        self._baselines: dict[int, np.ndarray] = {}
+
+    def noises(self, what: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """x_T of one of the three sets and the converged samples, whole batches, kept in the folder."""
+        seed = 3 * self.c.seed + ("fit", "choose", "judge").index(what)
+        x = self.p.start(-(-n // self.batch) * self.batch, seed)
+        file = self.folder / f"{what}_{self.p.fingerprint(len(x), seed)}.npy"
+        if not file.exists():
+            buffer = io.BytesIO()
+            np.save(buffer, self.p.converged(x))
+            write(file, buffer.getvalue())
+        return x, np.load(file)
+
+    @cached_property
+    def fit(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.noises("fit", self.c.noises)
+
+    @cached_property
+    def choose(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.noises("choose", self.c.held_out)
+
+    @cached_property
+    def judge(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.noises("judge", self.c.test)
+
+    @cached_property
+    def real(self) -> metrics.Gaussian:
+        return metrics.gaussian(self.p.features(self.p.real("test", self.c.real)))
+
+    def distance(self, features: np.ndarray) -> float:
+        """Frechet distance to real samples."""
+        return metrics.frechet(features, self.real)
+
+    def rivals(self, calls: int) -> list[Handmade]:
+        """The best hand-made samplers, by the held-out noises."""
+        if calls not in self._rivals:
+            rate = partial(best, self.p.denoiser, self.p.path, rows=calls, batch=self.batch)
+            n = -(-self.c.screen // self.batch) * self.batch
+            screened = rate(*(a[:n] for a in self.choose), chosen=handmade(self.p.path, calls))
+            self._rivals[calls] = rate(*self.choose, chosen=screened[: self.c.rivals])
+        return self._rivals[calls]
+
+    def baseline(self, calls: int) -> np.ndarray:
+        """Errors of the best hand-made sampler on the noises that judge."""
+        if calls not in self._baselines:
+            x, reference = self.judge
+            self._baselines[calls] = off(self.p.run(self.rivals(calls)[0].table, x), reference)
+        return self._baselines[calls]
+
+    def mark_of(self, calls: int, method: str) -> str:
+        """Of all that a result depends on besides its calls and method."""
+        if not method.startswith(TRANSFERRED):
+            return self.mark
+        return self.mark + self.p.fingerprint(*(a.tobytes() for a in jax.tree.leaves(self.elsewhere(calls, method)[0])))
+
+    def elsewhere(self, calls: int, method: str) -> tuple[Table, dict[str, Any]]:
+        """The table found for the problem that the method names, and its card."""
+        name = method.removeprefix(TRANSFERRED)
+        file = self.folder.parent / f"{name}_{calls}.safetensors"
+        if file.exists():
+            return Table.load(file), Table.about(file)
+        try:
+            return pretrained.table(name, calls), pretrained.table_card(name, calls)
+        except ValueError as e:
+            raise ValueError(f"nothing to transfer: there is no {file}, and of those shipped {e}") from None
+
+    def transferred(self, calls: int, method: str) -> Found:
+        """What was found for another problem, on this one's path."""
+        (table, card), (x, exact) = self.elsewhere(calls, method), self.choose
+        name = method.removeprefix(TRANSFERRED)
+        moved = transfer(table, PATHS[name], self.p.path)
+        return Found(moved, f"{card.get('method', 'found')} on {name}", float(np.sqrt(off(self.p.run(moved, x), exact).mean())))
+
+    def search(self, calls: int, method: str) -> Found:
+        """What the method finds."""
+        if method.startswith(TRANSFERRED):
+            return self.transferred(calls, method)
+        if method == HANDMADE:
+            top = self.rivals(calls)[0]
+            return Found(top.table, top.name, top.score)
+        if method == HANDMADE_FRECHET:
+            x = self.choose[0][: self.c.samples]
+            top = min(self.rivals(calls), key=lambda h: self.distance(self.p.features(self.p.run(h.table, x))))
+            return Found(top.table, top.name, top.score)
+        if method in SEARCHES:
+            return self.schedule(calls, SEARCHES[method], self.folder / f"{calls}_{method}_{self.mark}")
+        stages = tuple(method.removesuffix(INCONSISTENT).split(" then "))
+        return self.learned(calls, stages, method.endswith(INCONSISTENT), self.folder / f"{calls}_{slug(method)}_{self.mark}")
+
+    def schedule(self, calls: int, find: Callable, folder: Path) -> Found:
+        """A schedule of solvers."""
+        space = Space(self.p.path, calls)
+        batch = self.batch if self.p.bound else min(self.batch, self.c.scored)
+        few = tuple(a[: -(-self.c.scored // batch) * batch] for a in self.choose)
+        score, final = (rmse(self.p.denoiser, *a, batch=b) for a, b in ((few, batch), (self.choose, self.batch)))
+        table, report = find(score, space, key=self.key, budget=self.c.budget, final_score=final, folder=folder, progress=self.progress)
+        return Found(table, f"{report.evaluated} schedules scored", float(report.final), dropped=report.dropped)
+
+    def learned(self, calls: int, stages: tuple[str, ...], inconsistent: bool, folder: Path) -> Found:
+        """A learned table, from the best starts that can be varied so."""
+        path, firsts, others = self.p.path, {}, []
+        free = "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage)))
+        for rival in self.rivals(calls):
+            with contextlib.suppress(ValueError):  # not every solver has derivative estimates to relax
+                learnable(path, rival.solver, rival.grid, vary=free, consistent=not inconsistent)
+                if firsts.setdefault(rival.name.split(",")[0], rival) is not rival:
+                    others.append(rival)
+        chosen = [*firsts.values(), *others][: self.c.starts]
+        if not chosen:
+            raise ValueError(
+                f"none of the {self.c.rivals} best hand-made samplers of {calls} calls can be varied by {stages}: raise `rivals`"
+            )
+        teacher = tuple(np.concatenate([a, b]) for a, b in zip(self.fit, self.choose, strict=True))
+        table, reports = learn_best(
+            self.p.denoiser,
+            path,
+            [(s.solver, s.grid) for s in chosen],
+            key=self.key,
+            seeds=self.c.seeds,
+            finalists=self.c.finalists or None,
+            vary=stages,
+            consistent=not inconsistent,
+            noises=len(self.fit[0]),
+            held_out=len(self.choose[0]),
+            iterations=self.c.iterations,
+            batch=self.batch,
+            teacher=teacher,
+            adjoint=Direct(unroll=self.p.bound),
+            folder=folder,
+            progress=self.progress,
+        )
+        k = int(np.argmin([r.best for r in reports]))
+        return Found(table, f"from {chosen[k // self.c.seeds].name}", reports[k].best, reports[k].numbers[-1])
