@@ -79,6 +79,14 @@ class Problem:
         """Whether the denoiser takes batches of `chunk` only, as each place in them has a condition of its own."""
         return self.denoiser is not self.single
 
+    def sized(self, batch: int) -> Denoiser:
+        """The denoiser of batches of another size; entry i of them is of the same class as sample i."""
+        if not self.bound:
+            return self.denoiser
+        if batch % CLASSES:
+            raise ValueError(f"a batch of {self.name} holds all {CLASSES} classes in turn: its size is a multiple of {CLASSES}, got {batch}")
+        return self.single.bind(label=np.arange(batch, dtype=np.int32) % CLASSES)
+
     def fingerprint(self, *settings: Any) -> str:
         """Of the model's numbers and of settings: results of other ones are not the same results."""
         digest = hashlib.sha256(repr(settings).encode())

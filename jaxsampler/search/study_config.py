@@ -37,7 +37,9 @@ class Search:
     seeds: int = 1  # learned tables from each start
     finalists: int = 0  # so many of them go on after the first third of the iterations; 0: all
     iterations: int = 1500
-    batch: int = 256
+    batch: int = 256  # noises of an iteration
+    rate: float = 0.0025  # of the table's weights; short runs want more
+    split: tuple[float, ...] = ()  # shares of the stages in the iterations; empty: those of `learn`
     budget: int = 2000  # schedules that a search scores
     scored: int = 64  # noises that a schedule is scored on
     samples: int = 2000  # of the test noises for the Frechet distance; 0: not measured
@@ -60,5 +62,7 @@ class Search:
         for name in ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch", "budget", "scored"):
             if getattr(self, name) < 1:
                 raise ValueError(f"key {name!r} must be at least 1; got {getattr(self, name)}")
+        if self.rate <= 0:
+            raise ValueError(f"key 'rate' must be positive; got {self.rate}")
         if not self.calls or min(self.calls) < 2:
             raise ValueError(f"calls are numbers of network calls, at least 2; got {self.calls}")

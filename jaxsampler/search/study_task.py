@@ -167,7 +167,7 @@ class Task:
             )
         teacher = tuple(np.concatenate([a, b]) for a, b in zip(self.fit, self.choose, strict=True))
         table, reports = learn_best(
-            self.p.denoiser,
+            self.p.sized(self.c.batch),
             path,
             [(s.solver, s.grid) for s in chosen],
             key=self.key,
@@ -178,7 +178,9 @@ class Task:
             noises=len(self.fit[0]),
             held_out=len(self.choose[0]),
             iterations=self.c.iterations,
-            batch=self.batch,
+            batch=self.c.batch,
+            rates=dict.fromkeys(("amplitude", "weights"), self.c.rate),
+            split=self.c.split or None,
             teacher=teacher,
             adjoint=Direct(unroll=self.p.bound),
             folder=folder,

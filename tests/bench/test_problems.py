@@ -130,6 +130,10 @@ def test_networks_bind_a_class_to_each_sample(tmp_path):
     for i, k in ((0, 0), (7, 7), (13, 3), (p.chunk + 2, 2)):
         np.testing.assert_allclose(x[i], alone(k), atol=1e-4 * np.abs(x).max())
     assert np.abs(x[0] - x[1]).max() > 1e-3 * np.abs(x).max()
+    few = jax.jit(lambda x: js.run(p.sized(20), table, x))(jnp.asarray(same[:20]))
+    np.testing.assert_allclose(x[:20], few, atol=1e-4 * np.abs(x).max())
+    with pytest.raises(ValueError, match="multiple of 10, got 15"):
+        p.sized(15)
     with pytest.raises(ValueError, match=r"fashion_classifier\.json"):  # the distance needs it, sampling does not
         p.features(x)
 

@@ -137,6 +137,7 @@ def test_paths_of_problems(name):
         ({"methods": ("transferred from fashion_flw",)}, "did you mean 'fashion_flow'"),
         ({"calls": (1,)}, "at least 2"),
         ({"budget": 0}, "'budget' must be at least 1"),
+        ({"rate": 0.0}, "'rate' must be positive"),
     ],
 )
 def test_bad_configs(change, message):
