@@ -10,7 +10,7 @@ from jaxsampler.bench.report import png
 from jaxsampler.files import write
 
 from .study import Result, study
-from .study_config import HANDMADE, TRANSFERRED, Search
+from .study_config import HANDMADE, HANDMADE_FRECHET, TRANSFERRED, Search
 
 
 def main(file: str | Path, out: Path, data: Path | None = None, progress: bool = True) -> str:
@@ -40,16 +40,45 @@ def markdown(results: Sequence[Result]) -> str:
     """One row for each number of calls and method."""
     frechet = any(r.frechet is not None for r in results)
     head = ["calls", "method", "sampler", "RMSE", "ratio to the best by hand (95%)", "without the worst 1%"]
-    head += ["Frechet distance (95%)"] * frechet + ["numbers", "s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for r in results:
-        row = [str(r.calls), r.method, r.what, f"{r.rmse:.4f}", f"{r.ratio:.2f} ({r.low:.2f}-{r.high:.2f})", f"{r.trimmed:.2f}"]
-        row += ["" if r.frechet is None else f"{r.frechet:.3g} ({r.frechet_low:.3g}-{r.frechet_high:.3g})"] * frechet + [
-            str(r.numbers or ""),
-            f"{r.seconds:.0f}",
-        ]
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+        row = [str(r.calls), r.method, r.what, f"{r.rmse:.4f}", _ratio(r), f"{r.trimmed:.2f}"]
+        rows.append([*row, *([_distance(r)] if frechet else []), str(r.numbers or ""), f"{r.seconds:.0f}"])
+    return _table([*head, *["Frechet distance (95%)"] * frechet, "numbers", "s"], rows)
+
+
+def summary(results: Sequence[Result]) -> str:
+    """One row for each number of calls: the best by hand, by RMSE and by Frechet distance, and the best found; calls in order."""
+    known = {(r.calls, r.method): r for r in results}
+    head = ["calls", "best by hand", "RMSE", "found, from", "RMSE", "ratio (95%)", "without the worst 1%"]
+    head += ["Frechet distance: best by hand", "best by hand in it", "found"]
+    rows = []
+    for r in sorted(winners(results), key=lambda r: r.calls):
+        hand, other = known[r.calls, HANDMADE], known[r.calls, HANDMADE_FRECHET]
+        row = [str(r.calls), hand.what, f"{hand.rmse:.3f}", r.what.removeprefix("from "), f"{r.rmse:.3f}", _ratio(r), f"{r.trimmed:.2f}"]
+        rows.append([*row, *map(_distance, (hand, other, r))])
+    return _table(head, rows)
+
+
+def ratios(results: Sequence[Result]) -> str:
+    """One row for each method, one column for each number of calls: the ratio of RMSE to the best by hand."""
+    known, calls = {(r.method, r.calls): r for r in results}, sorted({r.calls for r in results})
+    methods = dict.fromkeys(r.method for r in results if not r.method.startswith(HANDMADE))
+    cell = lambda r: "" if r is None else _ratio(r)
+    return _table(["found by", *(f"{k} calls" for k in calls)], [[m, *(cell(known.get((m, k))) for k in calls)] for m in methods])
+
+
+def _ratio(r: Result) -> str:
+    return f"{r.ratio:.2f} ({r.low:.2f}-{r.high:.2f})"
+
+
+def _distance(r: Result) -> str:
+    return "" if r.frechet is None else f"{r.frechet:.2g} ({r.frechet_low:.2g}-{r.frechet_high:.2g})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def figure(results: Sequence[Result]) -> Any:
