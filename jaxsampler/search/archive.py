@@ -127,12 +127,20 @@ def run_search(
     budget: int,
     start: Schedule | None,
     settings: dict[str, Any],
-    final_score: Score | None,
-    finalists: int,
-    folder: str | Path | None,
-    progress: bool,
+    final_score: Score | None = None,
+    finalists: int = 10,
+    folder: str | Path | None = None,
+    progress: bool = True,
 ) -> tuple[Table, Report]:
-    """Propose, score and remember, generation by generation, until `budget` schedules are scored; the table of the best."""
+    """Propose, score and remember, generation by generation, until `budget` schedules are scored; the table of the best.
+
+    propose: (archive, generator, number) -> schedules of a generation and what is predicted of them. settings: of the method. score: of
+    stacked tables, one number each (see `rmse`, `frechet`, `each`); a schedule whose score is not finite is dropped and counted.
+    final_score: scores the best `finalists` again, on other noise and more of it, and the best of these is returned. folder: the state is
+    written there after every generation, and a search found there goes on: killed and started again it ends with the same bits, and it
+    may go on with a larger budget.
+    Raises ValueError if every first score is NaN, the score has the wrong shape, or the folder holds another search.
+    """
     if budget < 1:
         raise ValueError(f"budget is the number of schedules to score, at least 1; got {budget}")
     if finalists < 1:

@@ -5,7 +5,6 @@ The parents are the best schedules scored so far; a child is the mutation of one
 Reference: Liu et al. 2023 (USF), released code.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,19 +49,13 @@ def evolve(
     start: Schedule | None = None,
     size: int = 128,
     parents: int = 15,
-    final_score: Score | None = None,
-    finalists: int = 10,
-    folder: str | Path | None = None,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[Table, Report]:
     """The schedule of `space` with the lowest score that an evolution finds, as a table [Liu et al. 2023, released code].
 
-    score: of stacked tables, one number each (see `rmse`, `frechet`, `each`); a schedule whose score is not finite is dropped and counted.
     budget: schedules to score. start: a stack of schedules to begin with (default: `known(space)`, the multistep solvers), filled up to
-    `size`, that of a generation, with random ones. final_score: scores the best `finalists` again, on other noise and more of it, and
-    the best of these is returned. folder: the state is written there after every generation, and a search found there goes on: killed
-    and started again it ends with the same bits, and it may go on with a larger budget.
-    Raises ValueError if every first score is NaN, the score has the wrong shape, or the folder holds another search.
+    `size`, that of a generation, with random ones. options: `final_score`, `finalists`, `folder`, `progress`, see `run_search`, which also
+    says what a score is.
     """
     if size < 1 or parents < 1:
         raise ValueError(f"size and parents are at least 1; got {size} and {parents}")
@@ -73,8 +66,7 @@ def evolve(
         return made, unpredicted(made)
 
     settings = {"method": "evolve", "size": size, "parents": parents}
-    rest: Any = {"final_score": final_score, "finalists": finalists, "folder": folder, "progress": progress}
-    return run_search(propose, score, space, key=key, budget=budget, start=start, settings=settings, **rest)
+    return run_search(propose, score, space, key=key, budget=budget, start=start, settings=settings, **options)
 
 
 def random_search(
@@ -84,10 +76,7 @@ def random_search(
     key: Any,
     budget: int,
     size: int = 128,
-    final_score: Score | None = None,
-    finalists: int = 10,
-    folder: str | Path | None = None,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[Table, Report]:
     """The best of `budget` random schedules: what a search has to beat. Arguments as of `evolve`."""
     if size < 1:
@@ -98,5 +87,4 @@ def random_search(
         return made, unpredicted(made)
 
     settings = {"method": "random", "size": size}
-    rest: Any = {"final_score": final_score, "finalists": finalists, "folder": folder, "progress": progress}
-    return run_search(propose, score, space, key=key, budget=budget, start=None, settings=settings, **rest)
+    return run_search(propose, score, space, key=key, budget=budget, start=None, settings=settings, **options)

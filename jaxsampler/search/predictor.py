@@ -12,7 +12,6 @@ Reference: Liu et al. 2023 (USF: a unified sampling framework for solver searchi
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -144,10 +143,7 @@ def s3(
     candidates: int = 1024,
     parents: int = 15,
     updates: int = 1000,
-    final_score: Score | None = None,
-    finalists: int = 10,
-    folder: str | Path | None = None,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[Table, Report]:
     """The predictor-based multi-stage search of S^3 [Liu et al. 2023, sec. 5]; arguments as of `evolve`.
 
@@ -170,8 +166,7 @@ def s3(
         return drawn[top], rank[top]
 
     settings = {"method": "s3", "size": size, "parents": parents, "candidates": candidates, "updates": updates}
-    rest: Any = {"final_score": final_score, "finalists": finalists, "folder": folder, "progress": progress}
-    table, report = run_search(propose, score, space, key=key, budget=budget, start=start, settings=settings, **rest)
+    table, report = run_search(propose, score, space, key=key, budget=budget, start=start, settings=settings, **options)
     return table, dataclasses.replace(report, taus=_taus(report.archive))
 
 
