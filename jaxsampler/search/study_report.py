@@ -14,7 +14,7 @@ from .study_config import HANDMADE, HANDMADE_FRECHET, TRANSFERRED, Search
 
 
 def main(file: str | Path, out: Path, data: Path | None = None, progress: bool = True) -> str:
-    """Run the study of a config; `out` gets PROBLEM_CALLS.safetensors, the best table found for each number of calls, and search.md, .png.
+    """Run the study of a config; `out` gets PROBLEM_CALLS.safetensors, the best table found for each number of calls, and PROBLEM.md, .png.
 
     Everything else (all tables, results, the state of searches) lies in the folder out/PROBLEM. Returns the Markdown.
     """
