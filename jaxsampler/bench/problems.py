@@ -84,7 +84,7 @@ class Problem:
         if not self.bound:
             return self.denoiser
         if batch % CLASSES:
-            raise ValueError(f"a batch of {self.name} holds all {CLASSES} classes in turn: its size is a multiple of {CLASSES}, got {batch}")
+            raise ValueError(f"a batch of {self.name} holds {CLASSES} classes in turn: its size is a multiple of {CLASSES}, got {batch}")
         return self.single.bind(label=np.arange(batch, dtype=np.int32) % CLASSES)
 
     def fingerprint(self, *settings: Any) -> str:

@@ -69,9 +69,12 @@ def expect(table: Table, path: Path, called: str = "the table", made_for: Any = 
     """`table`, if it is one for this path: by its card's `path` (`made_for`) if that tells, and by its times; ValueError otherwise."""
     if table.t.ndim != 1:
         raise ValueError(f"{called} holds {table.t.shape[0]} tables: save one of them by itself")
+    if not table.nfe or not all(np.isfinite(a).all() for a in (table.t, table.A, table.B, table.C)):
+        raise ValueError(f"{called} is broken: it has no rows, or numbers that are not finite")
     first, ends = float(table.t[0]), np.asarray(table.end)
     ends = ends[~np.isnan(ends)]
-    within = ends.size and np.all((ends >= 0) & (ends < path.t_max)) and 0.5 * path.t_max < first <= path.t_max * (1 + 1e-6)
+    least = 0.0 if made_for is not None else 0.5 * path.t_max  # without a card the first time must tell
+    within = ends.size and np.all((ends >= 0) & (ends < path.t_max)) and least < first <= path.t_max * (1 + 1e-6)
     other = made_for is not None and not tells_of(str(made_for), path)
     if other or not within:
         theirs, ours = (" ".join(str(text).split()) for text in (made_for if other else "another path", repr(path)))

@@ -49,13 +49,14 @@ class Plan:
         if not stages or len(stages) > BLOCKS:
             raise ValueError(f"vary names 1 to {BLOCKS} stages, got {len(stages)}")
         parts = np.asarray((1, 2) if len(stages) == 2 else (1,) * len(stages)) if split is None else np.asarray(split, float)
-        if len(parts) != len(stages) or np.any(parts <= 0):
+        if len(parts) != len(stages) or not np.all(parts > 0):
             raise ValueError(f"split needs a positive share for each of the {len(stages)} stages, got {split}")
-        ends = np.maximum(np.round(np.cumsum(parts) / parts.sum() * BLOCKS).astype(int), 1 + np.arange(len(parts)))
+        at = np.arange(len(parts))  # every stage has a block at least
+        ends = np.clip(np.round(np.cumsum(parts) / parts.sum() * BLOCKS).astype(int), 1 + at, BLOCKS - at[::-1])
         free = tuple(tuple(dict.fromkeys(itertools.chain(*stages[: i + 1]))) for i in range(len(stages)))
         chosen = [default_rates(rows, i) | (rates or {}) for i in range(len(stages))]
         speeds = tuple({name: chosen[i][name] for name in names} for i, names in enumerate(free))
-        return Plan(free, speeds, tuple(int(e) for e in np.minimum(ends, BLOCKS)), max(round(iterations / BLOCKS), 1))
+        return Plan(free, speeds, tuple(int(e) for e in ends), max(round(iterations / BLOCKS), 1))
 
     def stage(self, block: int) -> tuple[int, int, int]:
         """The stage of a block, its first block, and how many it has."""
@@ -65,7 +66,7 @@ class Plan:
 
 
 def default_rates(rows: int, stage: int) -> dict[str, float]:
-    """Measured rates: smaller from 5 rows on (0.4 times at 10), the grid and the relaxation slower once the table moves as well."""
+    """Measured rates: smaller from 5 rows on (0.4 times at 10), the grid and the relaxation slower from the second stage on."""
     shrink = min(max(1 - 0.12 * (rows - 5), 0.4), 1.0)
     later = 0.6 if stage else 1.0
     return {name: rate * shrink * (1.0 if name in ("amplitude", "weights") else later) for name, rate in RATES.items()}
@@ -176,8 +177,13 @@ class Fit:
         state |= {"log": jnp.full((BLOCKS + 1, 3), jnp.nan), "done": jnp.zeros((), jnp.int32)}
         self.state = state if file is None else checkpoint.resume(file, state, card)
         self.log, self.done = np.array(self.state["log"]), int(self.state["done"])
+        start = score(zero)
         if not self.done:
-            self.log[0] = 0, np.nan, score(zero)
+            self.log[0] = 0, np.nan, start
+        elif not np.isclose(start, self.log[0, 2], rtol=1e-3):
+            raise ValueError(
+                f"{file} is of a run with another loss: its start scored {self.log[0, 2]:.6g}, not {start:.6g}; use another folder"
+            )
         if not np.isfinite(self.log[0, 2]):
             raise ValueError(
                 f"the start, {model.parent.name} on this grid, scores {self.log[0, 2]} on held-out noise: take a start that works"
@@ -204,7 +210,7 @@ class Fit:
     def _block(self, bar: tqdm) -> None:
         state, block, per = self.state, self.done, self.plan.per
         stage, first, total = self.plan.stage(block)
-        if block == first or np.isnan(self.log[block, 2]):  # a new stage, or the last block diverged: from the best there is
+        if block == first or not np.isfinite(self.log[block, 2]):  # a new stage, or the last block diverged: from the best there is
             state |= {"free": state["best"], "average": state["best"], "memory": _adam.init(state["best"])}
         rates = {name: jnp.asarray(self.plan.rates[stage].get(name, 0.0), jnp.float32) for name in self.model.free}
         carry = state["free"], state["average"], state["memory"], jnp.zeros(())

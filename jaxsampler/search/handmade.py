@@ -1,7 +1,8 @@
-"""The best that the library has by hand at a number of network calls: the start of every search, and the baseline of every claim.
+"""The best of the library by hand at a number of network calls: the start of every search, and the baseline of every claim.
 
-All deterministic solvers that make a table with that many rows, on all grids, with and without lower orders at the end, and with the last
-row used up or not for the step from the last noise level into sigma = 0. Scored together by one compiled function.
+Eleven deterministic solvers (`SOLVERS`: what is best at few calls) as tables of that many rows on six grids, with and without lower orders
+at the end, and with the last row used up or not for the step from the last noise level into sigma = 0. Scored together by one compiled
+function.
 """
 
 import dataclasses

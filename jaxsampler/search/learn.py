@@ -15,7 +15,6 @@ References: Tong et al. 2025 (LD3); Shaul et al. 2024 (BNS); Frankel et al. 2025
 """
 
 import dataclasses
-import hashlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -28,19 +27,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .. import grids
 from ..adjoints import Adjoint, Direct
 from ..config import nearest
-from ..numerics import Real, on_host
+from ..numerics import Real
 from ..paths import Path
 from ..predictions import Denoiser
-from ..solvers.exponential import dpmpp_3m
 from ..tables import Table
-from ..tabulate import tabulate
 from ..training import checkpoint
-from .errors import endpoints, in_chunks, squared
+from .errors import squared
 from .fit import BLOCKS, RATES, Fit, Objective, Plan
 from .learnable import Learnable, learnable, leaves_of, replaced
+from .teacher import called, pairs, source_of, taught
 
 CUT = 4  # blocks after which `learn_best` goes on with the finalists only
 LOSSES: dict[str, Callable] = {
@@ -60,27 +57,6 @@ class Report:
     numbers: tuple[int, ...]  # free in each stage
     model: Learnable  # parent and corrections of the table returned
     seconds: float  # of this call, the teacher's included
-
-
-def fine_table(path: Path, grid: Any, rows: int = 200) -> Table:
-    """The default teacher: DPM-Solver++(3M) with equal steps in lam from grid[0] to path.t_min, in t where alpha = 0 there."""
-    with on_host():
-        pure = bool(path.alpha(grid[0]) == 0)
-    return tabulate(path, (grids.uniform if pure else grids.log_snr)(path, rows, t_max=float(grid[0])), dpmpp_3m)
-
-
-def pairs(denoiser: Denoiser, teacher: Any, x: Any, *, chunk: int, progress: bool = False, finite: bool = True) -> Any:
-    """Where `teacher`, a table or a callable x_T -> x_0, leads from x_T = x [n, ...], `chunk` samples at a time."""
-    if isinstance(teacher, Table):
-        if teacher.draws:
-            raise ValueError("the teacher draws noise: its sample is no function of x_T; take a deterministic table")
-        teacher = eqx.Partial(endpoints, denoiser, jax.tree.map(jnp.asarray, teacher))
-    out = in_chunks(teacher, x, chunk, label="teacher" if progress else None)
-    if out.shape != np.shape(x) or (finite and not np.all(np.isfinite(out))):
-        raise ValueError(
-            f"the teacher must return finite samples of shape {np.shape(x)}; got {out.shape}, finite: {np.isfinite(out).all()}"
-        )
-    return out
 
 
 def learn(
@@ -147,14 +123,14 @@ def begin(
     for name in rates or {}:
         if name not in RATES:
             raise ValueError(f"there is no rate of {name!r}; {nearest(name, RATES)}")
-    stages = [leaves_of(v) for v in ([vary] if isinstance(vary, str) else vary)]
-    model = learnable(path, parent, grid, vary="+".join(dict.fromkeys(itertools.chain(*stages))), **options)
+    stages, model = _model(path, parent, grid, vary, **options)
     plan = Plan.of(stages, split, iterations, model.rows, rates)
 
     train, held = _whole(0 if noises is None else noises, batch), _whole(held_out, batch)
     folder = None if folder is None else FilePath(folder)
-    x, reference = _noises(denoiser, _teacher(path, grid, teacher), key, like, train + held, batch, folder, progress)
-    data = (jnp.asarray(x[:train]), jnp.asarray(reference[:train])) if train else _teacher(path, grid, teacher)
+    source = source_of(path, grid, teacher)
+    x, reference = taught(denoiser, source, key, like, train + held, batch, folder, progress)
+    data = (jnp.asarray(x[:train]), jnp.asarray(reference[:train])) if train else source
     if not train and isinstance(data, tuple):
         raise ValueError("noises=None runs the teacher on fresh noise: give a table or a callable, not arrays")
     value: Callable = LOSSES[loss] if isinstance(loss, str) else loss
@@ -178,11 +154,18 @@ def begin(
         result = float(value(jnp.asarray(out), jnp.asarray(reference[-held:])))
         return float(np.exp(result / 2)) if isinstance(loss, str) else result
 
-    card = {"parent": f"{parent.name} on {np.asarray(grid).tolist()}", "plan": str(plan), "loss": _called(loss), "options": str(options)}
+    card = {"parent": f"{parent.name} on {np.asarray(grid).tolist()}", "start": checkpoint.digest(model.table()), "plan": str(plan)}
+    card |= {"loss": called(loss), "options": str(options), "network": checkpoint.digest(denoiser)}
     card |= {"batch": batch, "noises": noises, "held_out": held_out, "radius": radius, "penalty": penalty, "ema": ema, "seed": seed}
-    card |= {"key": digest(jax.random.key_data(key)), "x": digest(x, reference), "path": str(path)}
+    card |= {"key": checkpoint.digest(jax.random.key_data(key)), "x": checkpoint.digest((x, reference)), "path": str(path)}
     file = None if folder is None else folder / "state.safetensors"
     return Fit(objective, model, score, plan, ema=ema, penalty=penalty, file=file, card=card, taught=(x, reference))
+
+
+def _model(path: Path, parent: Any, grid: Any, vary: str | Sequence[str], **options: Any) -> tuple[list[tuple[str, ...]], Learnable]:
+    """The leaves that each stage frees, and the corrections with all of them."""
+    stages = [leaves_of(v) for v in ([vary] if isinstance(vary, str) else vary)]
+    return stages, learnable(path, parent, grid, vary="+".join(dict.fromkeys(itertools.chain(*stages))), **options)
 
 
 def _report(fit: Fit, began: float) -> Report:
@@ -205,11 +188,15 @@ def learn_best(
 ) -> tuple[Table, list[Report]]:
     """`learn` from every start (parent, grid), `seeds` times each; the table whose held-out score is best, and all reports in order.
 
-    finalists: only so many, the best by then, go on after the first third of the iterations. options: those of `begin`. Starts are best
-    taken from `best`, all with the same number of rows: they share the teacher's work and the compiled gradient.
+    finalists: only so many, the best by then, go on after the first third of the iterations. options: those of `begin`. Starts, best
+    taken from `best`, have the same number of rows: they share the compiled gradient and, unless noises=None, the teacher's work.
     """
     if not starts or seeds < 1 or (finalists is not None and finalists < 1):
         raise ValueError("give at least one start (parent, grid), one seed and one finalist")
+    free = {name: options[name] for name in ("derivatives", "consistent", "band", "fix_first") if name in options}
+    rows = [_model(path, *start, options.get("vary", "grid"), **free)[1].rows for start in starts]
+    if len(set(rows)) > 1:
+        raise ValueError(f"the starts have tables of {rows} rows: compare samplers of as many network calls")
     folder, began, fits = options.pop("folder", None), time.monotonic(), []
     for i, (parent, grid) in enumerate(starts):
         for seed in range(seeds):
@@ -228,48 +215,3 @@ def learn_best(
 
 def _whole(n: int, batch: int) -> int:
     return -(-n // batch) * batch
-
-
-def _called(what: Any) -> str:
-    """What a function is called: the same in the next process, unlike its address."""
-    return what if isinstance(what, str) else getattr(what, "__qualname__", type(what).__name__)
-
-
-def digest(*arrays: Any) -> str:
-    """A fingerprint of the bits of some arrays."""
-    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:16]
-
-
-def _teacher(path: Path, grid: Any, teacher: Any) -> Any:
-    """The teacher as a table, a callable, or the arrays (x_T, x_0)."""
-    if teacher is None or isinstance(teacher, int):
-        return fine_table(path, grid, *([] if teacher is None else [teacher]))
-    if not (isinstance(teacher, Table | tuple) or callable(teacher)):
-        raise TypeError(f"teacher must be a table, a callable, a number of rows or arrays (x_T, x_0), got {type(teacher).__name__}")
-    return teacher
-
-
-def _noises(
-    denoiser: Denoiser, teacher: Any, key: Any, like: Any, n: int, batch: int, folder: FilePath | None, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """x_T and where the teacher leads from it, n of each; kept in the folder, if there is one."""
-    if isinstance(teacher, tuple):
-        x, reference = (np.asarray(a, np.float32) for a in teacher)
-        if x.shape != reference.shape or len(x) < n:
-            raise ValueError(
-                f"teacher=(x_T, x_0) needs {n} samples or more of one shape, whole batches; got {x.shape} and {reference.shape}"
-            )
-        return np.concatenate([x[:n]]), reference[:n]
-    if like is None:
-        raise ValueError("give like=, the shape of one sample: an array, or jax.ShapeDtypeStruct(shape, dtype)")
-    x = denoiser.prior(jax.random.fold_in(key, 1), jax.ShapeDtypeStruct((n, *like.shape), like.dtype))
-    file = None if folder is None else folder / "noises.safetensors"
-    card = {"x": digest(x), "teacher": digest(*jax.tree.leaves(teacher)) if isinstance(teacher, Table) else _called(teacher)}
-    blank = {"reference": jnp.full_like(x, jnp.nan)}
-    known = blank if file is None else checkpoint.resume(file, blank, card)
-    if not np.isnan(np.asarray(known["reference"])).all():
-        return np.asarray(x), np.asarray(known["reference"])
-    reference = pairs(denoiser, teacher, x, chunk=batch, progress=progress)
-    if file is not None:
-        checkpoint.save(file, {"reference": reference}, card)
-    return np.asarray(x), reference

@@ -9,7 +9,7 @@ whatever prediction, past states or correctors its steps used: full B is all tha
     lam_n from log-increments     h_n <- h_n exp(nodes_n), rescaled so that finite ends stay     moves the grid, and the parent with it
     tau_n = time(lam_n + shifts_n)                                                               network times of their own
     r_nk  = 1 + relaxation_nk     on the k-th derivative estimate of interval n                  see `solvers.relaxation`
-    B_nj <- B_nj + scale_n weights_nj,    A_n <- A_n (1 + amplitude_n)                           the whole table
+    B_nj <- B_nj + scale_n weights_nj,    A_n <- A_n (1 + amplitude_n)                           the whole table; scale_n = alpha_n
     B    <- B L(compensation)     output j read off its interpolant at t_{j-1} + (1 + c_j) (t_j - t_{j-1})
 
 in x; rho = sigma/alpha. A table is consistent if it is exact for a constant m: A_n = sigma_n/sigma_0, sum_j B_nj = alpha_n - A_n alpha_0.
@@ -232,6 +232,8 @@ def learnable(
     free: dict[str, Any] = {name: np.zeros(shapes[name]) for name in leaves_of(vary)}
     if consistent:
         free.pop("amplitude", None)
+    if not free:
+        raise ValueError(f"vary={vary!r} with consistent=True leaves nothing free: the amplitudes of consistent tables are fixed")
     if "compensation" in free and np.any(np.diff(base.t) >= 0):
         raise ValueError(f"compensation interpolates outputs in time, but {parent.name} calls the network twice at a time")
     made = Learnable(free, lam, np.asarray(grid[[0, -1]], np.float64), path, parent, n, infinite, consistent, band, fix_first)

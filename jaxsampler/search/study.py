@@ -62,19 +62,23 @@ def study(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Re
     task = Task(c, p, folder, progress)
     wanted = list(itertools.product(c.calls, (HANDMADE, *([HANDMADE_FRECHET] if c.samples else []), *c.methods)))
     marks = {which: task.mark_of(*which) for which in wanted}  # a table that is not there to be transferred is missed before any work
-    known = {(r.calls, r.method): r for r in read(file) if r.mark == marks.get((r.calls, r.method), task.mark)}
+    before = read(file)
+    known = {(r.calls, r.method): r for r in before if r.mark == marks.get((r.calls, r.method))}
+    others = [r for r in before if r not in known.values()]  # of another config, or of methods that this one has not
     for calls, method in wanted:
         if (calls, method) not in known:
             if progress:
                 print(f"{c.problem}, {calls} calls: {method}", flush=True)
             known[calls, method] = judged(task, calls, method)
-            write(file, json.dumps([dataclasses.asdict(r) for r in known.values()], indent=1).encode())
+            write(file, json.dumps([dataclasses.asdict(r) for r in (*others, *known.values())], indent=1).encode())
     return [known[which] for which in wanted]
 
 
 def judged(task: Task, calls: int, method: str) -> Result:
     """Search, then judge; the table with its card is saved in the folder."""
-    began, c, p = time.monotonic(), task.c, task.p
+    c, p, mark = task.c, task.p, task.mark_of(calls, method)
+    task.rivals(calls)  # not of the time that the search takes
+    began = time.monotonic()
     found = task.search(calls, method)
     seconds = time.monotonic() - began
     samples = p.run(found.table, task.judge[0])
@@ -98,8 +102,8 @@ def judged(task: Task, calls: int, method: str) -> Result:
         numbers=found.numbers,
         dropped=found.dropped,
         seconds=seconds,
-        file=f"{p.name}_{calls}_{slug(method)}.safetensors",
-        mark=task.mark_of(calls, method),
+        file=f"{p.name}_{calls}_{slug(method)}_{mark}.safetensors",
+        mark=mark,
     )
     card = dataclasses.asdict(made) | {
         "path": repr(p.path),

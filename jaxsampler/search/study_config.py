@@ -38,7 +38,7 @@ class Search:
     finalists: int = 0  # so many of them go on after the first third of the iterations; 0: all
     iterations: int = 1500
     batch: int = 256  # noises of an iteration
-    rate: float = 0.0025  # of the table's weights; short runs want more
+    rate: float = 0.0  # of the table's weights; 0: as measured for long runs (`fit.default_rates`), short ones want more
     split: tuple[float, ...] = ()  # shares of the stages in the iterations; empty: those of `learn`
     budget: int = 2000  # schedules that a search scores
     scored: int = 64  # noises that a schedule is scored on
@@ -62,7 +62,13 @@ class Search:
         for name in ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch", "budget", "scored"):
             if getattr(self, name) < 1:
                 raise ValueError(f"key {name!r} must be at least 1; got {getattr(self, name)}")
-        if self.rate <= 0:
-            raise ValueError(f"key 'rate' must be positive; got {self.rate}")
+        for name in ("rate", "finalists", "samples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"key {name!r} must not be negative; got {getattr(self, name)}")
+        learned = [m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED)]
+        if self.split and (min(self.split) <= 0 or any(len(m.split(" then ")) != len(self.split) for m in learned)):
+            raise ValueError(f"key 'split' has a positive share for each stage of every method; got {list(self.split)} for {learned}")
+        if self.samples > self.test:
+            raise ValueError(f"key 'samples' is how many of the {self.test} test noises the Frechet distance is of; got {self.samples}")
         if not self.calls or min(self.calls) < 2:
             raise ValueError(f"calls are numbers of network calls, at least 2; got {self.calls}")

@@ -24,7 +24,7 @@ def main(file: str | Path, out: Path, data: Path | None = None, progress: bool =
     results = study(c, problem(c.problem, data=data), folder, progress)
     for best in winners(results):
         write(out / f"{c.problem}_{best.calls}.safetensors", (folder / best.file).read_bytes())
-    text = markdown(results)
+    text = "\n".join(form(results) for form in (summary, ratios, markdown))
     write(out / f"{c.problem}.md", text.encode())
     write(out / f"{c.problem}.png", png(figure(results)))
     return text
@@ -50,14 +50,13 @@ def markdown(results: Sequence[Result]) -> str:
 def summary(results: Sequence[Result]) -> str:
     """One row for each number of calls: the best by hand, by RMSE and by Frechet distance, and the best found; calls in order."""
     known = {(r.calls, r.method): r for r in results}
-    head = ["calls", "best by hand", "RMSE", "found, from", "RMSE", "ratio (95%)", "without the worst 1%"]
-    head += ["Frechet distance: best by hand", "best by hand in it", "found"]
-    rows = []
+    frechet = any(r.frechet is not None for r in results)
+    head, rows = ["calls", "best by hand", "RMSE", "found, from", "RMSE", "ratio (95%)", "without the worst 1%"], []
     for r in sorted(winners(results), key=lambda r: r.calls):
-        hand, other = known[r.calls, HANDMADE], known[r.calls, HANDMADE_FRECHET]
+        hand = known[r.calls, HANDMADE]
         row = [str(r.calls), hand.what, f"{hand.rmse:.3f}", r.what.removeprefix("from "), f"{r.rmse:.3f}", _ratio(r), f"{r.trimmed:.2f}"]
-        rows.append([*row, *map(_distance, (hand, other, r))])
-    return _table(head, rows)
+        rows.append([*row, *(map(_distance, (hand, known[r.calls, HANDMADE_FRECHET], r)) if frechet else ())])
+    return _table([*head, *["Frechet distance: best by hand", "best by hand in it", "found"] * frechet], rows)
 
 
 def ratios(results: Sequence[Result]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -48,7 +49,8 @@ class Task:
 
     def __init__(self, c: Search, p: Problem, folder: Path, progress: bool):
         self.c, self.p, self.folder, self.progress = c, p, folder, progress
-        self.batch = p.chunk if p.bound else c.batch
+        self.batch = p.chunk if p.bound else c.batch  # in which samples are scored
+        self.small = p.sized(c.batch)
         plain = {k: v for k, v in dataclasses.asdict(c).items() if k not in ("calls", "methods")}
         self.mark = p.fingerprint(*sorted(plain.items()))
         self.key = jax.random.key(c.seed)
@@ -58,11 +60,14 @@ class Task:
     def noises(self, what: str, n: int) -> tuple[np.ndarray, np.ndarray]:
         """x_T of one of the three sets and the converged samples, whole batches, kept in the folder."""
         seed = 3 * self.c.seed + ("fit", "choose", "judge").index(what)
-        x = self.p.start(-(-n // self.batch) * self.batch, seed)
+        whole = math.lcm(self.batch, self.c.batch)
+        x = self.p.start(-(-n // whole) * whole, seed)
         file = self.folder / f"{what}_{self.p.fingerprint(len(x), seed)}.npy"
         if not file.exists():
-            buffer = io.BytesIO()
-            np.save(buffer, self.p.converged(x))
+            buffer, exact = io.BytesIO(), self.p.converged(x)
+            if not np.isfinite(exact).all():
+                raise ValueError(f"{np.sum(~np.isfinite(off(exact, x)))} of {len(x)} converged samples of {self.p.name} are not finite")
+            np.save(buffer, exact)
             write(file, buffer.getvalue())
         return x, np.load(file)
 
@@ -167,7 +172,7 @@ class Task:
             )
         teacher = tuple(np.concatenate([a, b]) for a, b in zip(self.fit, self.choose, strict=True))
         table, reports = learn_best(
-            self.p.sized(self.c.batch),
+            self.small,
             path,
             [(s.solver, s.grid) for s in chosen],
             key=self.key,
@@ -179,7 +184,7 @@ class Task:
             held_out=len(self.choose[0]),
             iterations=self.c.iterations,
             batch=self.c.batch,
-            rates=dict.fromkeys(("amplitude", "weights"), self.c.rate),
+            rates=dict.fromkeys(("amplitude", "weights"), self.c.rate) if self.c.rate else None,
             split=self.c.split or None,
             teacher=teacher,
             adjoint=Direct(unroll=self.p.bound),

@@ -67,7 +67,8 @@ def _same_level(source: Path, target: Path, t: np.ndarray) -> tuple[np.ndarray, 
     with on_host():
         lam, noisiest, cleanest = source.lam(t), target.lam(target.t_max), target.lam(0.0)
         to = np.where(lam <= noisiest, target.t_max, np.where(lam >= cleanest, 0.0, target.time(lam)))
-        by_sigma = lam < 0  # of two equal ratios the one that is not 0/0, and beyond the ends the one that keeps what counts
+        # beyond the ends what counts is kept, eps or y; of two equal ratios in between the one that is not 0/0
+        by_sigma = (lam <= noisiest) | ((lam < 0) & (lam < cleanest))
         return to, np.where(by_sigma, target.sigma(to) / source.sigma(t), target.alpha(to) / source.alpha(t))
 
 

@@ -13,7 +13,8 @@ import jaxsampler as js
 from jaxsampler.search.errors import errors, ratio
 from jaxsampler.search.fit import RATES, Fit, Plan
 from jaxsampler.search.handmade import SOLVERS, best, handmade
-from jaxsampler.search.learn import CUT, fine_table, learn, learn_best
+from jaxsampler.search.learn import CUT, learn, learn_best
+from jaxsampler.search.teacher import fine_table
 
 PATH = js.VP()
 NET = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), PATH)
@@ -88,7 +89,7 @@ def test_the_result_is_a_table_like_any_other(learned, tmp_path):
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     """Stopped after a block of the second stage: what was learned before is not learned again, the teacher is not run again."""
-    module = importlib.import_module("jaxsampler.search.learn")
+    module = importlib.import_module("jaxsampler.search.teacher")
     whole, report = train()
     calls, block = [], Fit._block
 
@@ -101,10 +102,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(Fit, "_block", dies)
     with pytest.raises(KeyboardInterrupt):
         train(folder=tmp_path)
-    run_table = module.pairs
-    monkeypatch.setattr(
-        module, "pairs", lambda net, table, *a, **options: run_table(net, table, *a, **options) if table.nfe == 4 else 1 / 0
-    )
+    monkeypatch.setattr(module, "pairs", lambda *a, **options: 1 / 0)
     again, resumed = train(folder=tmp_path)
     assert len(calls) == 6 + 1 + 6
     for a, b in zip(jax.tree.leaves((whole, report.history)), jax.tree.leaves((again, resumed.history)), strict=True):
@@ -113,6 +111,46 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
         train(folder=tmp_path, seed=1)
     with pytest.raises(ValueError, match="another loss: use another folder"):
         train(folder=tmp_path, loss="l1")
+    other = js.models.gaussian_mixture(np.zeros((1, 2)), np.ones(1), PATH)
+    with pytest.raises(ValueError, match="another network: use another folder"):
+        train(other, folder=tmp_path)
+
+
+def test_runs_that_look_alike_are_told_apart(tmp_path):
+    """Functions have no name that tells, nor have the variants of a solver: what they do tells."""
+    few: dict[str, Any] = FEW | {"iterations": 12, "vary": "shifts"}
+    losses = [lambda x, y: jnp.abs(x - y).mean(), lambda x, y: ((x - y) ** 2).mean()]
+    kept = lambda loss: train(**(few | {"loss": loss, "folder": tmp_path / "loss"}))
+    kept(losses[0])
+    with pytest.raises(ValueError, match="another loss: its start scored"):
+        kept(losses[1])
+    fine = fine_table(PATH, TWO, 20)
+    train(**(few | {"teacher": lambda x: js.run(NET, fine, x), "folder": tmp_path / "teacher"}))
+    with pytest.raises(ValueError, match="another teacher"):
+        train(**(few | {"teacher": lambda x: 0.9 * js.run(NET, fine, x), "folder": tmp_path / "teacher"}))
+    parent = lambda variant: learn(
+        NET,
+        PATH,
+        js.solvers.unipc(variant=variant),
+        GRID,
+        key=KEY,
+        folder=tmp_path / "parent",
+        **(SMALL | {"iterations": 12, "vary": "shifts"}),
+    )
+    parent("bh1")
+    with pytest.raises(ValueError, match="another start"):
+        parent("bh2")
+
+
+def test_starts_share_the_program_of_the_gradient(monkeypatch):
+    """The network is traced for the first parent; another one with as many rows, on another grid, does not trace it again."""
+    traced = []
+    net = js.Denoiser(lambda x, t: traced.append(1) or NET.net(x, t), PATH, NET.kind)
+    learn_best(net, PATH, [(js.solvers.dpmpp_2m, GRID)], key=KEY, **(SMALL | {"iterations": 12}))
+    first = len(traced)
+    starts = [(js.solvers.unipc(order=2), js.grids.karras(PATH, 4)), (js.solvers.dpmpp_1, GRID)]
+    learn_best(net, PATH, starts, key=KEY, **(SMALL | {"iterations": 12, "vary": ("grid", "table")}))
+    assert first and len(traced) == first
 
 
 def test_seeds_and_starts_are_chosen_by_held_out_noise():
@@ -182,6 +220,8 @@ def test_plan():
     assert [plan.stage(b) for b in (0, 3, 4, 11)] == [(0, 0, 4), (0, 0, 4), (1, 4, 8), (1, 4, 8)]
     assert plan.rates[0]["nodes"] == pytest.approx(0.03 * 0.4) and plan.rates[1] == {"nodes": pytest.approx(0.0072), "weights": 0.5}
     assert Plan.of([("nodes",)] * 3, (1, 1, 10), 12, 5, None).ends == (1, 2, 12)
+    assert Plan.of([("nodes",)] * 3, (10, 10, 0.1), 12, 5, None).ends == (6, 11, 12)
+    assert Plan.of([("nodes",)] * 2, (30, 1), 12, 5, None).ends == (11, 12)
 
 
 def test_ratio():
@@ -223,6 +263,10 @@ def test_bad_inputs():
         ("count from 1", lambda: train(iterations=0)),
         ("no rate of 'node'", lambda: train(rates={"node": 0.1})),
         ("share for each of the 2 stages", lambda: train(split=(1,))),
+        ("share for each of the 2 stages", lambda: train(split=(1, np.nan))),
+        ("leaves nothing free", lambda: train(vary="amplitude")),
+        ("holds NaN", lambda: train(teacher=(np.zeros((512, 2)), np.full((512, 2), np.nan)))),
+        (r"tables of \[4, 2\] rows", lambda: learn_best(NET, PATH, [(js.solvers.dpmpp_2m, g) for g in (GRID, TWO)], key=KEY)),
         ("give like=", lambda: train(like=None)),
         ("finite samples", lambda: train(teacher=lambda x: x / 0)),
         ("needs 512 samples or more", lambda: train(teacher=(np.zeros((9, 2)), np.zeros((9, 2))))),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler import cli, config
+from jaxsampler import cli, config, metrics
 from jaxsampler.bench.problems import PATHS, problem
 from jaxsampler.search import study_report
 from jaxsampler.search.study import Result, read, study
-from jaxsampler.search.study_config import HANDMADE, Search
+from jaxsampler.search.study_config import HANDMADE, HANDMADE_FRECHET, Search
 from jaxsampler.search.study_task import Task
 
 SMALL = Search(
@@ -30,7 +30,8 @@ SMALL = Search(
     batch=64,
     budget=24,
     scored=64,
-    samples=0,
+    samples=128,
+    real=512,
 )
 
 
@@ -48,17 +49,19 @@ def done(mixture, tmp_path_factory):
 def test_results(done, mixture):
     """Each result is what its saved table does on the noises that judge, and those are not the ones it was chosen by."""
     results, folder = done
-    assert [r.method for r in results] == [HANDMADE, "random", "grid"]
+    assert [r.method for r in results] == [HANDMADE, HANDMADE_FRECHET, "random", "grid"]
     sets = {what: mixture.start(64, i) for i, what in enumerate(("fit", "choose", "judge"))}
     assert len({a.tobytes() for a in sets.values()}) == 3
-    x = mixture.start(256, 2)
-    exact = mixture.converged(x)
+    (x, exact), (chosen, target) = ((a, mixture.converged(a)) for a in (mixture.start(256, 2), mixture.start(128, 1)))
+    real = metrics.gaussian(mixture.real("test", 512))
     rmse = {}
     for r in results:
         table, card = js.Table.load(folder / r.file), js.Table.about(folder / r.file)
         assert table.nfe == 3 and card["problem"] == "mixture" and card["rmse"] == r.rmse and card["path"] == repr(mixture.path)
         rmse[r.method] = float(np.sqrt(np.mean((mixture.run(table, x) - exact) ** 2, dtype=np.float64)))
         assert r.rmse == pytest.approx(rmse[r.method], rel=1e-5)
+        assert r.held_out == pytest.approx(float(np.sqrt(np.mean((mixture.run(table, chosen) - target) ** 2))), rel=1e-4)
+        assert r.frechet == pytest.approx(metrics.frechet(mixture.run(table, x[:128]), real), rel=1e-3)
         assert r.ratio == pytest.approx(rmse[r.method] / rmse[HANDMADE], rel=1e-4) and r.low <= r.ratio <= r.high
     assert rmse["grid"] < rmse[HANDMADE], "a learned grid of three calls beats all grids by hand here"
 
@@ -71,11 +74,12 @@ def test_kept(done, mixture, monkeypatch):
     monkeypatch.setattr(Task, "search", lambda self, calls, method: searched.append(method) or search(self, calls, method))
     assert study(SMALL, mixture, folder, progress=False) == results and not searched
     kept = [r for r in read(folder / "results.json") if r.method != "random"]
-    (folder / "results.json").write_text(json.dumps([dataclasses.asdict(r) for r in kept]))
+    foreign = dataclasses.replace(results[0], mark="of another config")
+    (folder / "results.json").write_text(json.dumps([dataclasses.asdict(r) for r in (foreign, *kept)]))
     again = study(SMALL, mixture, folder, progress=False)
     assert searched == ["random"]
     same = lambda r: dataclasses.replace(r, seconds=0.0)
-    assert list(map(same, again)) == list(map(same, results))
+    assert list(map(same, again)) == list(map(same, results)) and foreign in read(folder / "results.json")
     other = dataclasses.replace(SMALL, seed=1)
     assert Task(other, mixture, folder, False).mark != Task(SMALL, mixture, folder, False).mark
 
@@ -93,7 +97,7 @@ def test_command(tmp_path, capsys, monkeypatch, done):
     file.write_text('problem = "mixture"\ncalls = [3]\n')
     assert cli.main(["search", str(file), "--out", str(tmp_path / "out")]) == 0
     assert "| 3 | grid |" in capsys.readouterr().out
-    best = min(results[1:], key=lambda r: r.held_out)
+    best = min(results[2:], key=lambda r: r.held_out)
     assert js.Table.about(tmp_path / "out/mixture_3.safetensors") == {"problem": "mixture"}
     np.testing.assert_array_equal(js.Table.load(tmp_path / "out/mixture_3.safetensors").B, js.Table.load(done[1] / best.file).B)
     assert (tmp_path / "out/mixture.png").read_bytes()[1:4] == b"PNG"
@@ -101,13 +105,13 @@ def test_command(tmp_path, capsys, monkeypatch, done):
 
 def test_transferred(done, mixture, tmp_path):
     """The table of another problem, on this path: judged like any other, anew when it is another table, never a winner."""
-    (handmade, other, own), folder = done
+    (handmade, by_frechet, other, own), folder = done
     shutil.copytree(folder, tmp_path / "mixture")
     carry = lambda r: js.search.transfer(js.Table.load(folder / r.file), js.VP(), js.CondOT())
     carry(own).save(tmp_path / "fashion_flow_3.safetensors", method="grid")
     c = dataclasses.replace(SMALL, methods=("grid", "transferred from fashion_flow"))
     *before, carried = study(c, mixture, tmp_path / "mixture", progress=False)
-    assert before == [handmade, own] and carried.what == "grid on fashion_flow"
+    assert before == [handmade, by_frechet, own] and carried.what == "grid on fashion_flow"
     assert carried.rmse == pytest.approx(own.rmse, rel=1e-4) and carried.held_out == pytest.approx(own.held_out, rel=1e-4)
     assert study_report.winners([handmade, dataclasses.replace(own, held_out=1.0), carried])[0].method == "grid"
     task = Task(c, mixture, tmp_path / "mixture", False)
@@ -137,7 +141,9 @@ def test_paths_of_problems(name):
         ({"methods": ("transferred from fashion_flw",)}, "did you mean 'fashion_flow'"),
         ({"calls": (1,)}, "at least 2"),
         ({"budget": 0}, "'budget' must be at least 1"),
-        ({"rate": 0.0}, "'rate' must be positive"),
+        ({"rate": -1.0}, "'rate' must not be negative"),
+        ({"split": (1.0, 2.0)}, "a positive share for each stage"),
+        ({"samples": 257}, "256 test noises"),
     ],
 )
 def test_bad_configs(change, message):

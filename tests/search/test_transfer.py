@@ -167,3 +167,17 @@ def test_errors():
         jax.jit(lambda table: transfer(table, VP, EDM))(table)
     with pytest.raises(ValueError, match="at which time it ends"):
         transfer(dataclasses.replace(table, end=np.full(table.nfe, np.nan)), VP, EDM)
+
+
+def test_beyond_a_target_of_little_noise():
+    """VE that ends at sigma = 0.5: every call at more noise keeps eps, so that of one point mass the network sees it, in whatever row."""
+    small = js.VE(sigma_max=0.5)
+    table = js.tabulate(EDM, np.array([80.0, 0.75, 0.6, 0.2]), S.dpmpp_2m)
+    assert (EDM.lam(np.array(table.t)) > 0).any(), "of the calls beyond the end some have less noise than signal"
+    moved = transfer(table, EDM, small)
+    seen = []
+    eps = lambda x, t: x / small.sigma(t)  # of data at 0
+    net = js.Denoiser(lambda x, t: jax.debug.callback(lambda e: seen.append(float(e)), eps(x, t)[0]) or 0.0 * x, small, "data")
+    js.run(net, moved, jnp.array([0.5]))
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen, 1.0, rtol=1e-5)

@@ -1,0 +1,88 @@
+"""Where samples should end: what a learned table is taught, once for each noise."""
+
+from pathlib import Path as FilePath
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import grids
+from ..numerics import on_host
+from ..paths import Path
+from ..predictions import Denoiser
+from ..solvers.exponential import dpmpp_3m
+from ..tables import Table
+from ..tabulate import tabulate
+from ..training import checkpoint
+from .errors import endpoints, in_chunks
+
+
+def fine_table(path: Path, grid: Any, rows: int = 200) -> Table:
+    """The default teacher: DPM-Solver++(3M) from grid[0] to grid[-1], not below path.t_min; equal steps in lam, in t if alpha = 0 there."""
+    with on_host():
+        pure = bool(path.alpha(grid[0]) == 0)
+    ends = {"t_max": float(grid[0]), "t_min": max(float(grid[-1]), path.t_min)}
+    return tabulate(path, (grids.uniform if pure else grids.log_snr)(path, rows, **ends), dpmpp_3m)
+
+
+def pairs(denoiser: Denoiser, teacher: Any, x: Any, *, chunk: int, progress: bool = False, finite: bool = True) -> Any:
+    """Where `teacher`, a table or a callable x_T -> x_0, leads from x_T = x [n, ...], `chunk` samples at a time."""
+    if isinstance(teacher, Table):
+        if teacher.draws:
+            raise ValueError("the teacher draws noise: its sample is no function of x_T; take a deterministic table")
+        teacher = eqx.Partial(endpoints, denoiser, jax.tree.map(jnp.asarray, teacher))
+    out = in_chunks(teacher, x, chunk, label="teacher" if progress else None)
+    if out.shape != np.shape(x) or (finite and not np.all(np.isfinite(out))):
+        raise ValueError(
+            f"the teacher must return finite samples of shape {np.shape(x)}; got {out.shape}, finite: {np.isfinite(out).all()}"
+        )
+    return out
+
+
+def source_of(path: Path, grid: Any, teacher: Any) -> Any:
+    """The teacher as a table, a callable, or the arrays (x_T, x_0)."""
+    if teacher is None or isinstance(teacher, int):
+        return fine_table(path, grid, *([] if teacher is None else [teacher]))
+    if not (isinstance(teacher, Table | tuple) or callable(teacher)):
+        raise TypeError(f"teacher must be a table, a callable, a number of rows or arrays (x_T, x_0), got {type(teacher).__name__}")
+    return teacher
+
+
+def taught(
+    denoiser: Denoiser, teacher: Any, key: Any, like: Any, n: int, batch: int, folder: FilePath | None, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """x_T and where the teacher leads from it, n of each; kept in the folder, if there is one."""
+    if isinstance(teacher, tuple):
+        x, reference = (np.asarray(a) for a in teacher)
+        if x.shape != reference.shape or len(x) < n:
+            raise ValueError(
+                f"teacher=(x_T, x_0) needs {n} samples or more of one shape, whole batches; got {x.shape} and {reference.shape}"
+            )
+        if not (np.isfinite(x[:n]).all() and np.isfinite(reference[:n]).all()):
+            raise ValueError("teacher=(x_T, x_0) holds NaN or infinite numbers: leave those samples out")
+        return x[:n], reference[:n]
+    if like is None:
+        raise ValueError("give like=, the shape of one sample: an array, or jax.ShapeDtypeStruct(shape, dtype)")
+    x = denoiser.prior(jax.random.fold_in(key, 1), jax.ShapeDtypeStruct((n, *like.shape), like.dtype))
+    file = None if folder is None else folder / "noises.safetensors"
+    told = checkpoint.digest(teacher) if isinstance(teacher, Table) else called(teacher)
+    card = {"x": checkpoint.digest(x), "teacher": told, "network": checkpoint.digest(denoiser)}
+    blank = {"reference": jnp.full_like(x, jnp.nan)}
+    known = blank if file is None else checkpoint.resume(file, blank, card)
+    if known is not blank:
+        reference = np.asarray(known["reference"])
+        again = reference[:batch] if isinstance(teacher, Table) else pairs(denoiser, teacher, x[:batch], chunk=batch)
+        if not np.allclose(again, reference[:batch], rtol=1e-3, atol=1e-3):
+            raise ValueError(f"{folder} holds a run with another teacher: use another folder or delete it.")
+        return np.asarray(x), reference
+    reference = pairs(denoiser, teacher, x, chunk=batch, progress=progress)
+    if file is not None:
+        checkpoint.save(file, {"reference": reference}, card)
+    return np.asarray(x), reference
+
+
+def called(what: Any) -> str:
+    """What a function is called: the same in the next process, unlike its address."""
+    return what if isinstance(what, str) else getattr(what, "__qualname__", type(what).__name__)
