@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxsampler import config, pretrained
 from jaxsampler.bench import quality, quality_report
 from jaxsampler.bench.cells import read
+from jaxsampler.search import study, study_report
+from jaxsampler.search.study_config import HANDMADE, HANDMADE_FRECHET, Search
 from jaxsampler.solvers.catalogue import markdown
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +68,27 @@ def test_quality_is_that_of_the_run():
     assert list(dict.fromkeys(cell.problem for cell in cells)) == list(c.problems)
     assert {cell.solver for cell in cells} == {*c.solvers, "real", "converged"}
     assert all(cell.samples == dict(zip(c.problems, c.samples, strict=True))[cell.problem] and cell.real == c.real for cell in cells)
+
+
+SEARCHES = {
+    "mixture": (study_report.summary,),
+    "empirical": (study_report.summary,),
+    "fashion_edm": (study_report.summary, study_report.ratios),
+    "fashion_flow": (study_report.summary, study_report.ratios),
+    "ablation": (study_report.ratios,),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_searches_are_those_of_the_runs(name):
+    """The blocks are what `jaxsampler search` says of the results beside its configs; the tables shipped are the best of them."""
+    results = study.read(ROOT / "configs" / "search" / f"{name}.json")
+    inside = README.split(f"<!-- search {name} -->\n")[1].split(f"<!-- /search {name} -->")[0]
+    assert inside == "\n".join(form(results) for form in SEARCHES[name])
+    c = config.load(ROOT / "configs" / "search" / f"{name}.toml", Search)
+    assert {r.calls for r in results} == set(c.calls) and {*c.methods, HANDMADE, HANDMADE_FRECHET} == {r.method for r in results}
+    for best in study_report.winners(results) if name in pretrained.tables() else ():
+        assert pretrained.table_card(name, best.calls)["rmse"] == best.rmse
 
 
 def test_what_the_readme_says_of_quality():

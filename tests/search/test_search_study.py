@@ -163,3 +163,13 @@ def test_the_configs_in_the_repository_are_valid():
     for file in files:
         c = config.load(file, Search)
         assert min(c.held_out, c.test) >= c.screen, "the judges are not fewer than the jury's first look"
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("name", ["empirical", "fashion_edm", "fashion_flow"])
+def test_distance_of_converged_samples(name):
+    """The floor of the Frechet distances of a study: that of the samples which all samplers approximate (minutes)."""
+    c, p = config.load(Path(__file__).parents[2] / f"configs/search/{name}.toml", Search), problem(name)
+    real, features = metrics.gaussian(p.features(p.real("test", c.real))), p.features(p.converged(p.start(c.samples, 2)))
+    distance = lambda features: metrics.frechet(features, real)
+    print(f"\n{name}: {distance(features):.3f}, 95% {metrics.interval(distance, features)}")
