@@ -16,6 +16,7 @@ import json
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxsampler import metrics
@@ -67,6 +68,8 @@ def study(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Re
     others = [r for r in before if r not in known.values()]  # of another config, or of methods that this one has not
     for calls, method in wanted:
         if (calls, method) not in known:
+            if method == HANDMADE:  # nothing compiled for fewer calls is used again, and each program holds memory
+                jax.clear_caches()
             if progress:
                 print(f"{c.problem}, {calls} calls: {method}", flush=True)
             known[calls, method] = judged(task, calls, method)
