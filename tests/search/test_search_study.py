@@ -166,7 +166,7 @@ def test_the_configs_in_the_repository_are_valid():
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("name", ["empirical", "fashion_edm", "fashion_flow"])
+@pytest.mark.parametrize("name", ["mixture", "empirical", "fashion_edm", "fashion_flow"])
 def test_distance_of_converged_samples(name):
     """The floor of the Frechet distances of a study: that of the samples which all samplers approximate (minutes)."""
     c, p = config.load(Path(__file__).parents[2] / f"configs/search/{name}.toml", Search), problem(name)
