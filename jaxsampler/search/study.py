@@ -24,7 +24,7 @@ from jaxsampler.bench.problems import Problem
 from jaxsampler.files import write
 
 from .errors import ratio
-from .study_config import HANDMADE, HANDMADE_FRECHET, Search, slug
+from .study_config import HANDMADE, HANDMADE_FRECHET, Search
 from .study_task import Task, off
 
 
@@ -79,8 +79,8 @@ def study(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Re
 
 def judged(task: Task, calls: int, method: str) -> Result:
     """Search, then judge; the table with its card is saved in the folder."""
-    c, p, mark = task.c, task.p, task.mark_of(calls, method)
-    task.rivals(calls)  # not of the time that the search takes
+    c, p, file = task.c, task.p, task.file(calls, method)
+    name, _ = task.by_hand(calls)  # not of the time that the search takes
     began = time.monotonic()
     found = task.search(calls, method)
     seconds = time.monotonic() - began
@@ -105,15 +105,15 @@ def judged(task: Task, calls: int, method: str) -> Result:
         numbers=found.numbers,
         dropped=found.dropped,
         seconds=seconds,
-        file=f"{p.name}_{calls}_{slug(method)}_{mark}.safetensors",
-        mark=mark,
+        file=file.name,
+        mark=task.mark_of(calls, method),
     )
     card = dataclasses.asdict(made) | {
         "path": repr(p.path),
-        "baseline": task.rivals(calls)[0].name,
+        "baseline": name,
         "config": dataclasses.asdict(c),
     }
-    found.table.save(task.folder / made.file, **card)
+    found.table.save(file, **card)
     return made
 
 

@@ -100,11 +100,23 @@ class Task:
             self._rivals[calls] = rate(*self.choose, chosen=screened[: self.c.rivals])
         return self._rivals[calls]
 
+    def file(self, calls: int, method: str) -> Path:
+        """Where the table of a result lies."""
+        return self.folder / f"{self.p.name}_{calls}_{slug(method)}_{self.mark_of(calls, method)}.safetensors"
+
+    def by_hand(self, calls: int) -> tuple[str, Table]:
+        """The best hand-made sampler and its name: the one saved, if the study has come so far."""
+        file = self.file(calls, HANDMADE)
+        if file.exists():
+            return Table.about(file)["what"], Table.load(file)
+        top = self.rivals(calls)[0]
+        return top.name, top.table
+
     def baseline(self, calls: int) -> np.ndarray:
         """Errors of the best hand-made sampler on the noises that judge."""
         if calls not in self._baselines:
             x, reference = self.judge
-            self._baselines[calls] = off(self.p.run(self.rivals(calls)[0].table, x), reference)
+            self._baselines[calls] = off(self.p.run(self.by_hand(calls)[1], x), reference)
         return self._baselines[calls]
 
     def mark_of(self, calls: int, method: str) -> str:
