@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from jaxsampler.bench.problems import PROBLEMS
 from jaxsampler.config import nearest
@@ -13,6 +14,9 @@ from .predictor import s3
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
 TRANSFERRED, INCONSISTENT = "transferred from ", ", inconsistent"
+COMPARED = ("problem", "seed", "held_out", "test", "screen", "rivals", "batch", "samples", "real")  # what every result depends on
+SCORED = ("budget", "scored")  # and schedules
+LEARNED = ("noises", "starts", "seeds", "finalists", "iterations", "rate", "split")  # and learned tables
 
 
 def slug(method: str) -> str:
@@ -44,6 +48,15 @@ class Search:
     scored: int = 64  # noises that a schedule is scored on
     samples: int = 2000  # of the test noises for the Frechet distance; 0: not measured
     real: int = 10_000  # real samples that they are compared with
+
+    def matters(self, method: str) -> dict[str, Any]:
+        """The keys that a result of the method depends on; the table that is transferred comes to them."""
+        names = COMPARED
+        if method in SEARCHES:
+            names += SCORED
+        elif not method.startswith((HANDMADE, TRANSFERRED)):
+            names += LEARNED
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self):
         if self.problem not in PROBLEMS:

@@ -51,8 +51,6 @@ class Task:
         self.c, self.p, self.folder, self.progress = c, p, folder, progress
         self.batch = p.chunk if p.bound else c.batch  # in which samples are scored
         self.small = p.sized(c.batch)
-        plain = {k: v for k, v in dataclasses.asdict(c).items() if k not in ("calls", "methods")}
-        self.mark = p.fingerprint(*sorted(plain.items()))
         self.key = jax.random.key(c.seed)
         self._rivals: dict[int, list[Handmade]] = {}
         self._baselines: dict[int, np.ndarray] = {}
@@ -121,9 +119,10 @@ class Task:
 
     def mark_of(self, calls: int, method: str) -> str:
         """Of all that a result depends on besides its calls and method."""
+        mark = self.p.fingerprint(*sorted(self.c.matters(method).items()))
         if not method.startswith(TRANSFERRED):
-            return self.mark
-        return self.mark + self.p.fingerprint(*(a.tobytes() for a in jax.tree.leaves(self.elsewhere(calls, method)[0])))
+            return mark
+        return mark + self.p.fingerprint(*(a.tobytes() for a in jax.tree.leaves(self.elsewhere(calls, method)[0])))
 
     def elsewhere(self, calls: int, method: str) -> tuple[Table, dict[str, Any]]:
         """The table found for the problem that the method names, and its card."""
@@ -154,10 +153,11 @@ class Task:
             x = self.choose[0][: self.c.samples]
             top = min(self.rivals(calls), key=lambda h: self.distance(self.p.features(self.p.run(h.table, x))))
             return Found(top.table, top.name, top.score)
+        folder = self.folder / f"{calls}_{slug(method)}_{self.mark_of(calls, method)}"
         if method in SEARCHES:
-            return self.schedule(calls, SEARCHES[method], self.folder / f"{calls}_{method}_{self.mark}")
+            return self.schedule(calls, SEARCHES[method], folder)
         stages = tuple(method.removesuffix(INCONSISTENT).split(" then "))
-        return self.learned(calls, stages, method.endswith(INCONSISTENT), self.folder / f"{calls}_{slug(method)}_{self.mark}")
+        return self.learned(calls, stages, method.endswith(INCONSISTENT), folder)
 
     def schedule(self, calls: int, find: Callable, folder: Path) -> Found:
         """A schedule of solvers."""

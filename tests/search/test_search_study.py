@@ -80,8 +80,22 @@ def test_kept(done, mixture, monkeypatch):
     assert searched == ["random"]
     same = lambda r: dataclasses.replace(r, seconds=0.0)
     assert list(map(same, again)) == list(map(same, results)) and foreign in read(folder / "results.json")
-    other = dataclasses.replace(SMALL, seed=1)
-    assert Task(other, mixture, folder, False).mark != Task(SMALL, mixture, folder, False).mark
+
+
+@pytest.mark.parametrize(
+    ("change", "methods"),
+    [
+        ({"seed": 1}, (HANDMADE, HANDMADE_FRECHET, "random", "grid")),
+        ({"real": 256}, (HANDMADE, HANDMADE_FRECHET, "random", "grid")),
+        ({"budget": 12}, ("random",)),
+        ({"iterations": 12, "rate": 0.01}, ("grid",)),
+        ({"calls": (3, 4), "methods": ("grid",)}, ()),
+    ],
+)
+def test_what_results_depend_on(mixture, tmp_path, change, methods):
+    """Another config makes those results anew that it changes, and no others."""
+    before, after = (Task(c, mixture, tmp_path, False) for c in (SMALL, dataclasses.replace(SMALL, **change)))
+    assert {m for m in (HANDMADE, HANDMADE_FRECHET, "random", "grid") if before.mark_of(3, m) != after.mark_of(3, m)} == set(methods)
 
 
 def test_command(tmp_path, capsys, monkeypatch, done):
