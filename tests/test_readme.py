@@ -71,7 +71,7 @@ def test_quality_is_that_of_the_run():
 
 
 SEARCHES = {
-    "mixture": (study_report.summary,),
+    "mixture": (study_report.summary, study_report.ratios),
     "empirical": (study_report.summary,),
     "fashion_edm": (study_report.summary, study_report.ratios),
     "fashion_flow": (study_report.summary, study_report.ratios),

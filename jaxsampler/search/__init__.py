@@ -2,6 +2,8 @@
 
 from .align import ays as ays
 from .archive import Report as Report
+from .distill import distill as distill
+from .distill import waypoints as waypoints
 from .dmn import dmn as dmn
 from .errors import errors as errors
 from .errors import ratio as ratio

@@ -47,6 +47,7 @@ class Handmade:
     solver: Step
     grid: Float[np.ndarray, " points"]
     table: Table
+    family: str  # the grid's name in `GRIDS`
     score: float = np.nan
 
 
@@ -67,7 +68,7 @@ def handmade(path: Path, rows: int, *, chosen: dict[str, Step] | None = None, gr
             if made is not None:
                 words = [name, grid_name, *["to 0"] * zero, *["lower orders last"] * (step.lower_order_final and len(ends) > 1)]
                 key = b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(made[1]))
-                found.setdefault(key, Handmade(", ".join(words), step, *made))
+                found.setdefault(key, Handmade(", ".join(words), step, *made, family=grid_name))
     if not found:
         raise ValueError(f"no solver given makes a table of {rows} rows on this {type(path).__name__} path")
     return list(found.values())

@@ -36,7 +36,7 @@ from ..tables import Table
 from ..training import checkpoint
 from .errors import squared
 from .fit import BLOCKS, RATES, Fit, Objective, Plan
-from .learnable import Learnable, learnable, leaves_of, replaced
+from .learnable import Learnable, at_table, learnable, leaves_of, replaced
 from .teacher import called, pairs, source_of, taught
 
 CUT = 4  # blocks after which `learn_best` goes on with the finalists only
@@ -51,7 +51,7 @@ LOSSES: dict[str, Callable] = {
 class Report:
     """What a run did. Scores are of held-out noise: exp(loss/2), so RMSE for loss="rmse"; the loss itself if it is your own function."""
 
-    start: float  # the parent
+    start: float  # the parent, or the initial table
     best: float  # the table returned
     history: Float[np.ndarray, "blocks 3"]  # iteration, loss (mean over the block), score
     numbers: tuple[int, ...]  # free in each stage
@@ -96,6 +96,7 @@ def begin(
     rates: dict[str, float] | None = None,
     ema: float = 0.97,
     adjoint: Adjoint | None = None,
+    initial: Table | None = None,
     folder: str | FilePath | None = None,
     progress: bool = False,
     **options: Any,
@@ -111,8 +112,9 @@ def begin(
     held_out samples. loss: "rmse" (log of the mean square), "mean_log" (mean of the log, of BNS: forgives rare failures), "l1", or a
     function (x, reference) -> scalar of batches. radius: the relaxed objective of LD3, which only asks to hit the target from some x'
     within radius |x_T| of x_T. penalty: on the squares of the table's corrections. rates: learning rates by leaf, instead of the measured
-    ones. adjoint: of the table's rows, `Direct()`; `Direct(unroll=True)` for networks of convolutions on CPUs. folder: the state is saved
-    there after each of 12 blocks; a run that was killed and is started again ends with the same bits.
+    ones. adjoint: of the table's rows, `Direct()`; `Direct(unroll=True)` for networks of convolutions on CPUs. initial: a table on this
+    grid, of `distill` for instance, that the run begins from in place of the parent's; `vary` must reach it (`learnable.at_table`).
+    folder: the state is saved there after each of 12 blocks; a run that was killed and is started again ends with the same bits.
     """
     if not isinstance(denoiser, Denoiser) or not eqx.tree_equal(denoiser.path, path):
         raise ValueError("denoiser must be a js.Denoiser on `path`: the grid and the network's noise levels belong together")
@@ -124,6 +126,7 @@ def begin(
         if name not in RATES:
             raise ValueError(f"there is no rate of {name!r}; {nearest(name, RATES)}")
     stages, model = _model(path, parent, grid, vary, **options)
+    model = model if initial is None else at_table(model, initial)
     plan = Plan.of(stages, split, iterations, model.rows, rates)
 
     train, held = _whole(0 if noises is None else noises, batch), _whole(held_out, batch)
@@ -178,7 +181,7 @@ def _report(fit: Fit, began: float) -> Report:
 def learn_best(
     denoiser: Denoiser,
     path: Path,
-    starts: Sequence[tuple[Any, Any]],
+    starts: Sequence[tuple],
     *,
     key: Any,
     seeds: int = 1,
@@ -186,22 +189,24 @@ def learn_best(
     progress: bool = True,
     **options: Any,
 ) -> tuple[Table, list[Report]]:
-    """`learn` from every start (parent, grid), `seeds` times each; the table whose held-out score is best, and all reports in order.
+    """`learn` from every start (parent, grid) or (parent, grid, initial), `seeds` times each: the table whose held-out score is best.
 
-    finalists: only so many, the best by then, go on after the first third of the iterations. options: those of `begin`. Starts, best
-    taken from `best`, have the same number of rows: they share the compiled gradient and, unless noises=None, the teacher's work.
+    Returns it and the reports of all, in order. finalists: only so many, the best by then, go on after the first third of the iterations.
+    options: those of `begin`. Starts, best taken from `best`, have the same number of rows: they share the compiled gradient and, unless
+    noises=None, the teacher's work.
     """
     if not starts or seeds < 1 or (finalists is not None and finalists < 1):
         raise ValueError("give at least one start (parent, grid), one seed and one finalist")
     free = {name: options[name] for name in ("derivatives", "consistent", "band", "fix_first") if name in options}
-    rows = [_model(path, *start, options.get("vary", "grid"), **free)[1].rows for start in starts]
+    rows = [_model(path, parent, grid, options.get("vary", "grid"), **free)[1].rows for parent, grid, *_ in starts]
     if len(set(rows)) > 1:
         raise ValueError(f"the starts have tables of {rows} rows: compare samplers of as many network calls")
     folder, began, fits = options.pop("folder", None), time.monotonic(), []
-    for i, (parent, grid) in enumerate(starts):
+    for i, (parent, grid, *initial) in enumerate(starts):
         for seed in range(seeds):
             where = None if folder is None else FilePath(folder) / f"{i}_{seed}"
-            fit = begin(denoiser, path, parent, grid, key=key, seed=seed, folder=where, progress=progress, **options)
+            own = {"initial": initial[0] if initial else None, "seed": seed, "folder": where}
+            fit = begin(denoiser, path, parent, grid, key=key, progress=progress, **own, **options)
             if options.get("noises", 1) is not None:
                 options["teacher"] = fit.taught
             fits.append(fit)

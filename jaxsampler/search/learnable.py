@@ -33,11 +33,11 @@ from ..config import nearest
 from ..grids import checked
 from ..numerics import Arr, is_traced, namespace, on_host
 from ..paths import Path
-from ..predictions import weights
 from ..solvers.relaxation import relax
 from ..steps import Step, schedule
 from ..tables import Table
 from ..tabulate import tabulate, tabulate_points
+from .unrolled import from_unrolled, unrolled
 
 LEAVES = ("nodes", "shifts", "relaxation", "amplitude", "weights", "compensation")
 VARY = {
@@ -146,26 +146,13 @@ class Learnable(eqx.Module):
                     rows.append(ratio[k] * rows[-1] + db[k])
                 db = xp.stack(rows)
             B = B + xp.concatenate([xp.zeros_like(db[:1]), db])
-        ratio = A[1:] / A[:-1]
         tau = base.t
         if "shifts" in free:
             shifts = free["shifts"] * np.asarray([0.0 if self.fix_first else 1.0] + [1.0] * (n - 1), base.t.dtype)
             lam = path.lam(base.t)
             moved = path.time(xp.where(xp.isfinite(lam), lam, 0.0) + shifts)
             tau = xp.where(xp.isfinite(lam), xp.minimum(moved, path.t_max), tau)
-        index = np.arange(n, dtype=np.int32)
-        return Table(
-            t=tau,
-            A=ratio,
-            B=B[1:] - ratio[:, None] * B[:-1],
-            C=xp.zeros_like(ratio),
-            form=xp.stack([xp.ones_like(tau), xp.zeros_like(tau)], -1),
-            end=base.end,
-            slot=index,
-            keep=index,
-            draw=np.zeros(n, np.int32),
-            start=base.start,
-        )
+        return from_unrolled(base, tau, A, B)
 
     def reach(self) -> np.ndarray:
         """Which weights are free: all of the past, or a band of it."""
@@ -246,21 +233,33 @@ def replaced(model: Learnable, free: dict[str, Any]) -> Learnable:
     return dataclasses.replace(model, free=dict(free))
 
 
-def unrolled(table: Table, path: Path) -> tuple[Any, Any]:
-    """(A [N+1], B [N+1, N]) of x_n = A_n x_0 + sum_j B_nj m_j in data predictions m_j, for a deterministic table; x_0 is after `start`."""
-    if not is_traced(table) and table.draws:
-        raise ValueError("a table that draws noise has no unrolled form in the network's outputs alone")
-    xp, n = namespace(table.t), table.nfe
-    units = np.eye(n + 1, dtype=table.t.dtype)
-    u, w = weights(path, table.t, (1.0, 0.0), (table.form[:, 0], table.form[:, 1]))
-    memory: list[Any] = [np.zeros_like(units[0])] * table.regs
-    states = [xp.asarray(units[0])]
-    for k in range(n):
-        memory[int(table.keep[k])] = states[-1]
-        memory[int(table.slot[k])] = u[k] * states[-1] + w[k] * units[k + 1]
-        states.append(table.A[k] * states[-1] + sum(table.B[k, r] * memory[r] for r in range(table.regs)))
-    states = xp.stack(states)
-    return states[:, 0], states[:, 1:]
+def at_table(model: Learnable, table: Table) -> Learnable:
+    """The corrections of the weights that make `table` out of the parent on its grid; ValueError if none do.
+
+    The table asks the network at the times that the parent does. A consistent model reaches consistent tables only, whose last row is the
+    parent's if it ends at sigma = 0.
+    """
+    if "weights" not in model.free or table.nfe != model.rows:
+        raise ValueError(f"a table of {table.nfe} rows is no start of a model of {model.rows} rows with free {sorted(model.free)}")
+    with on_host():
+        free = {name: np.zeros(np.shape(a)) for name, a in model.free.items()}
+        base, path = replaced(model, free).base(), model.path
+        arrive = np.append(base.t[1:], model.ends[1])
+        alpha, sigma = (np.asarray(f(arrive), np.float64) for f in (path.alpha, path.sigma))
+        scale = np.minimum(alpha, sigma) if model.consistent else alpha
+        (A, B), (to_A, to_B) = unrolled(base, path), unrolled(table, path)
+        free["weights"] = (to_B - B)[1:] / np.where(scale > 0, scale, 1.0)[:, None]
+        if "amplitude" in free:
+            free["amplitude"] = to_A[1:] / A[1:] - 1
+        made = replaced(model, free)
+        reached = made.table()
+        pairs = [(reached.t, table.t), (reached.start, table.start), *zip(unrolled(reached, path), (to_A, to_B), strict=True)]
+    if not all(np.allclose(a, b, rtol=1e-6, atol=1e-8) for a, b in pairs):
+        raise ValueError(
+            f"no corrections lead from {model.parent.name} on its grid to this table: it must have the grid's times and, "
+            "unless consistent=False, the amplitudes and row sums of exact solvers; with `band` there is no start but the parent"
+        )
+    return made
 
 
 def interpolation(t: Any, q: Any) -> Any:

@@ -13,7 +13,7 @@ from .predictor import s3
 
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
-TRANSFERRED, INCONSISTENT = "transferred from ", ", inconsistent"
+TRANSFERRED, DISTILLED, INCONSISTENT = "transferred from ", "distilled", ", inconsistent"
 COMPARED = ("problem", "seed", "held_out", "test", "screen", "rivals", "batch", "samples", "real")  # what every result depends on
 SCORED = ("budget", "scored")  # and schedules
 LEARNED = ("noises", "starts", "seeds", "finalists", "iterations", "rate", "split")  # and learned tables
@@ -22,6 +22,12 @@ LEARNED = ("noises", "starts", "seeds", "finalists", "iterations", "rate", "spli
 def slug(method: str) -> str:
     """A method's name in the names of files."""
     return "_".join(method.replace(",", "").lower().split())
+
+
+def parsed(method: str) -> tuple[bool, tuple[str, ...], bool]:
+    """Of a learned table: whether distilled ones are its start, what its stages free, and whether it is consistent."""
+    first, *others = method.removesuffix(INCONSISTENT).split(" then ")
+    return first == DISTILLED, tuple(others if first == DISTILLED else (first, *others)), not method.endswith(INCONSISTENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +72,19 @@ class Search:
             if name != method and name not in PROBLEMS:
                 raise ValueError(f"unknown problem in the method {method!r}; {nearest(name, PROBLEMS)}")
             if method not in SEARCHES and name == method:
-                for part in method.removesuffix(INCONSISTENT).split(" then "):
+                for part in parsed(method)[1]:
                     try:
                         leaves_of(part)
                     except ValueError:
-                        known = [*SEARCHES, "grid", "relaxation", "table", "relaxation then table", *(TRANSFERRED + p for p in PROBLEMS)]
+                        known = [
+                            *SEARCHES,
+                            "grid",
+                            "relaxation",
+                            "table",
+                            "relaxation then table",
+                            DISTILLED,
+                            *(TRANSFERRED + p for p in PROBLEMS),
+                        ]
                         raise ValueError(f"unknown method {method!r}; {nearest(method, known)}") from None
         for name in ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch", "budget", "scored"):
             if getattr(self, name) < 1:
@@ -78,8 +92,8 @@ class Search:
         for name in ("rate", "finalists", "samples"):
             if getattr(self, name) < 0:
                 raise ValueError(f"key {name!r} must not be negative; got {getattr(self, name)}")
-        learned = [m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED)]
-        if self.split and (min(self.split) <= 0 or any(len(m.split(" then ")) != len(self.split) for m in learned)):
+        learned = [m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED) and parsed(m)[1]]
+        if self.split and (min(self.split) <= 0 or any(len(parsed(m)[1]) != len(self.split) for m in learned)):
             raise ValueError(f"key 'split' has a positive share for each stage of every method; got {list(self.split)} for {learned}")
         if self.samples > self.test:
             raise ValueError(f"key 'samples' is how many of the {self.test} test noises the Frechet distance is of; got {self.samples}")

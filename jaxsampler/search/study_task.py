@@ -18,13 +18,14 @@ from jaxsampler.bench.problems import PATHS, Problem
 from jaxsampler.files import write
 from jaxsampler.tables import Table
 
+from .distill import distill, waypoints
 from .errors import squared
-from .handmade import Handmade, best, handmade
+from .handmade import Handmade, best
 from .learn import learn_best
 from .learnable import learnable, leaves_of
 from .score import rmse
 from .space import Space
-from .study_config import HANDMADE, HANDMADE_FRECHET, INCONSISTENT, SEARCHES, TRANSFERRED, Search, slug
+from .study_config import HANDMADE, HANDMADE_FRECHET, SEARCHES, TRANSFERRED, Search, parsed, slug
 from .transfer import transfer
 
 
@@ -52,7 +53,9 @@ class Task:
         self.batch = p.chunk if p.bound else c.batch  # in which samples are scored
         self.small = p.sized(c.batch)
         self.key = jax.random.key(c.seed)
+        self._screened: dict[int, list[Handmade]] = {}
         self._rivals: dict[int, list[Handmade]] = {}
+        self._distilled: dict[tuple[int, bool], list[tuple[Handmade, Found]]] = {}
         self._baselines: dict[int, np.ndarray] = {}
 
     def noises(self, what: str, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,13 +92,19 @@ class Task:
         """Frechet distance to real samples."""
         return metrics.frechet(features, self.real)
 
+    def screened(self, calls: int) -> list[Handmade]:
+        """All hand-made samplers, best first, by the first of the held-out noises."""
+        if calls not in self._screened:
+            n = -(-self.c.screen // self.batch) * self.batch
+            x, exact = (a[:n] for a in self.choose)
+            self._screened[calls] = best(self.p.denoiser, self.p.path, x, exact, calls, batch=self.batch)
+        return self._screened[calls]
+
     def rivals(self, calls: int) -> list[Handmade]:
         """The best hand-made samplers, by the held-out noises."""
         if calls not in self._rivals:
-            rate = partial(best, self.p.denoiser, self.p.path, rows=calls, batch=self.batch)
-            n = -(-self.c.screen // self.batch) * self.batch
-            screened = rate(*(a[:n] for a in self.choose), chosen=handmade(self.p.path, calls))
-            self._rivals[calls] = rate(*self.choose, chosen=screened[: self.c.rivals])
+            chosen = self.screened(calls)[: self.c.rivals]
+            self._rivals[calls] = best(self.p.denoiser, self.p.path, *self.choose, calls, batch=self.batch, chosen=chosen)
         return self._rivals[calls]
 
     def file(self, calls: int, method: str) -> Path:
@@ -156,8 +165,10 @@ class Task:
         folder = self.folder / f"{calls}_{slug(method)}_{self.mark_of(calls, method)}"
         if method in SEARCHES:
             return self.schedule(calls, SEARCHES[method], folder)
-        stages = tuple(method.removesuffix(INCONSISTENT).split(" then "))
-        return self.learned(calls, stages, method.endswith(INCONSISTENT), folder)
+        distilled, stages, consistent = parsed(method)
+        if not stages:
+            return self.distilled(calls, consistent)[0][1]
+        return self.learned(calls, stages, consistent, folder, distilled)
 
     def schedule(self, calls: int, find: Callable, folder: Path) -> Found:
         """A schedule of solvers."""
@@ -168,30 +179,58 @@ class Task:
         table, report = find(score, space, key=self.key, budget=self.c.budget, final_score=final, folder=folder, progress=self.progress)
         return Found(table, f"{report.evaluated} schedules scored", float(report.final), dropped=report.dropped)
 
-    def learned(self, calls: int, stages: tuple[str, ...], inconsistent: bool, folder: Path) -> Found:
-        """A learned table, from the best starts that can be varied so."""
-        path, firsts, others = self.p.path, {}, []
-        free = "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage)))
+    def distilled(self, calls: int, consistent: bool) -> list[tuple[Handmade, Found]]:
+        """A table distilled on each kind of grid, as the best solver by hand on it has it, with that solver; best first."""
+        if (calls, consistent) not in self._distilled:
+            firsts: dict[str, Handmade] = {}
+            for made in self.screened(calls):
+                if len(made.grid) - 1 == calls:
+                    firsts.setdefault(made.family, made)
+            ways = partial(waypoints, self.p.denoiser, self.p.path, batch=self.batch, progress=self.progress)
+            (x, _), (chosen, exact), found = self.fit, self.choose, []
+            for made in firsts.values():
+                teacher = x, ways(made.grid, x)
+                given: dict = {"consistent": consistent, "noises": len(x), "held_out": 0, "batch": self.batch, "teacher": teacher}
+                table, _ = distill(self.p.denoiser, self.p.path, made.grid, **given)
+                score = float(np.sqrt(off(self.p.run(table, chosen), exact).mean()))
+                numbers = calls * (calls - 1) // 2 if consistent else calls * (calls + 3) // 2
+                found.append((made, Found(table, f"on {made.family}", score, numbers)))
+            self._distilled[calls, consistent] = sorted(found, key=lambda pair: np.nan_to_num(pair[1].held_out, nan=np.inf))
+        return self._distilled[calls, consistent]
+
+    def starts(self, calls: int, free: str, consistent: bool) -> list[Handmade]:
+        """The best hand-made sampler of each solver that can be varied so, then the best of the others."""
+        firsts, others = {}, []
         for rival in self.rivals(calls):
             with contextlib.suppress(ValueError):  # not every solver has derivative estimates to relax
-                learnable(path, rival.solver, rival.grid, vary=free, consistent=not inconsistent)
+                learnable(self.p.path, rival.solver, rival.grid, vary=free, consistent=consistent)
                 if firsts.setdefault(rival.name.split(",")[0], rival) is not rival:
                     others.append(rival)
-        chosen = [*firsts.values(), *others][: self.c.starts]
-        if not chosen:
+        if not firsts:
             raise ValueError(
-                f"none of the {self.c.rivals} best hand-made samplers of {calls} calls can be varied by {stages}: raise `rivals`"
+                f"none of the {self.c.rivals} best hand-made samplers of {calls} calls can be varied by {free}: raise `rivals`"
             )
+        return [*firsts.values(), *others][: self.c.starts]
+
+    def learned(self, calls: int, stages: tuple[str, ...], consistent: bool, folder: Path, distilled: bool) -> Found:
+        """A learned table, from the best starts."""
+        if distilled:
+            chosen = self.distilled(calls, consistent)[: self.c.starts]
+            names = [f"distilled on {made.family}" for made, _ in chosen]
+            starts = [(made.solver, made.grid, found.table) for made, found in chosen]
+        else:
+            made = self.starts(calls, "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage))), consistent)
+            names, starts = [m.name for m in made], [(m.solver, m.grid) for m in made]
         teacher = tuple(np.concatenate([a, b]) for a, b in zip(self.fit, self.choose, strict=True))
         table, reports = learn_best(
             self.small,
-            path,
-            [(s.solver, s.grid) for s in chosen],
+            self.p.path,
+            starts,
             key=self.key,
             seeds=self.c.seeds,
             finalists=self.c.finalists or None,
             vary=stages,
-            consistent=not inconsistent,
+            consistent=consistent,
             noises=len(self.fit[0]),
             held_out=len(self.choose[0]),
             iterations=self.c.iterations,
@@ -204,4 +243,4 @@ class Task:
             progress=self.progress,
         )
         k = int(np.argmin([r.best for r in reports]))
-        return Found(table, f"from {chosen[k // self.c.seeds].name}", reports[k].best, reports[k].numbers[-1])
+        return Found(table, f"from {names[k // self.c.seeds]}", reports[k].best, reports[k].numbers[-1])

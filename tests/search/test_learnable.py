@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.learnable import METHODS, VARY, interpolation, learnable, replaced, unrolled
+from jaxsampler.search.learnable import METHODS, VARY, interpolation, learnable, replaced
+from jaxsampler.search.unrolled import unrolled
 
 VP, EDM, OT = js.VP(), js.EDM(), js.CondOT()
 S = js.solvers

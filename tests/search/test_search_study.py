@@ -134,6 +134,16 @@ def test_transferred(done, mixture, tmp_path):
     assert task.mark_of(3, carried.method) != carried.mark
 
 
+def test_distilled(done, mixture, tmp_path):
+    """On each kind of grid, the best by the noises that choose; what is learned from it is no worse there."""
+    shutil.copytree(done[1], tmp_path / "mixture")
+    c = dataclasses.replace(SMALL, methods=("distilled, inconsistent", "distilled then table, inconsistent"))
+    handmade, _, plain, learned = study(c, mixture, tmp_path / "mixture", progress=False)
+    assert plain.what.startswith("on ") and learned.what.startswith("from distilled on ")
+    assert plain.held_out < 0.8 * handmade.held_out and plain.rmse < 0.8 * handmade.rmse
+    assert learned.held_out <= plain.held_out and (plain.numbers, learned.numbers) == (9, 14)
+
+
 def test_nothing_to_transfer(mixture, tmp_path, monkeypatch):
     """Said before the first search."""
     monkeypatch.setattr(Task, "search", None)
@@ -152,6 +162,7 @@ def test_paths_of_problems(name):
         ({"problem": "mixtur"}, "did you mean 'mixture'"),
         ({"methods": ("evolv",)}, "did you mean 'evolve'"),
         ({"methods": ("grid then tabel",)}, "unknown method 'grid then tabel'"),
+        ({"methods": ("grid then distilled",)}, "unknown method 'grid then distilled'"),
         ({"methods": ("transferred from fashion_flw",)}, "did you mean 'fashion_flow'"),
         ({"calls": (1,)}, "at least 2"),
         ({"budget": 0}, "'budget' must be at least 1"),

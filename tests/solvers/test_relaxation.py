@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.learnable import unrolled
+from jaxsampler.search.unrolled import unrolled
 
 VP, S = js.VP(), js.solvers
 GRID = js.grids.uniform(VP, 5)

@@ -1,0 +1,50 @@
+r"""Deterministic tables in unrolled form: every state as a combination of x_0 and the network's outputs so far.
+
+    x_n = A_n x_0 + sum_{j<n} B_nj m_j,        m_j = D(x_j, t_j) the data prediction of row j,  A_0 = 1
+
+Whatever prediction, past states, registers or correctors the rows of a table use, this is what they come to; A [N+1] and B [N+1, N] are
+its coordinates in `learnable` and `distill`. x_0 is x_T after the table's `start`, without the mean of a path that has one.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..numerics import is_traced, namespace
+from ..paths import Path
+from ..predictions import weights
+from ..tables import Table
+
+
+def unrolled(table: Table, path: Path) -> tuple[Any, Any]:
+    """(A [N+1], B [N+1, N]) of x_n = A_n x_0 + sum_j B_nj m_j in data predictions m_j, for a deterministic table; x_0 is after `start`."""
+    if not is_traced(table) and table.draws:
+        raise ValueError("a table that draws noise has no unrolled form in the network's outputs alone")
+    xp, n = namespace(table.t), table.nfe
+    units = np.eye(n + 1, dtype=table.t.dtype)
+    u, w = weights(path, table.t, (1.0, 0.0), (table.form[:, 0], table.form[:, 1]))
+    memory: list[Any] = [np.zeros_like(units[0])] * table.regs
+    states = [xp.asarray(units[0])]
+    for k in range(n):
+        memory[int(table.keep[k])] = states[-1]
+        memory[int(table.slot[k])] = u[k] * states[-1] + w[k] * units[k + 1]
+        states.append(table.A[k] * states[-1] + sum(table.B[k, r] * memory[r] for r in range(table.regs)))
+    states = xp.stack(states)
+    return states[:, 0], states[:, 1:]
+
+
+def from_unrolled(base: Table, t: Any, A: Any, B: Any) -> Table:
+    """The table with network times t, each output in a register of its own; intervals end, and x_T is scaled, as in `base`."""
+    xp, ratio, index = namespace(t, A, B), A[1:] / A[:-1], np.arange(len(t), dtype=np.int32)
+    return Table(
+        t=t,
+        A=ratio,
+        B=B[1:] - ratio[:, None] * B[:-1],
+        C=xp.zeros_like(ratio),
+        form=xp.stack([xp.ones_like(t), xp.zeros_like(t)], -1),
+        end=base.end,
+        slot=index,
+        keep=index,
+        draw=np.zeros(len(t), np.int32),
+        start=base.start,
+    )
