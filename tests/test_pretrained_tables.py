@@ -24,7 +24,8 @@ def path():
 
 
 def test_all_files_are_tables_of_problems():
-    assert {*range(3, 11)} <= {*pretrained.tables()["mixture"]}
+    for name in ("mixture", "fashion_edm", "fashion_flow"):
+        assert {*range(3, 11)} <= {*pretrained.tables()[name]}
     assert {*pretrained.tables()} <= {*PROBLEMS}
     names = {f"{name}_{calls}.safetensors" for name, calls in SHIPPED}
     assert {f.name for f in samplers.FOLDER.iterdir()} == names

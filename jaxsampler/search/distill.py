@@ -13,8 +13,8 @@ The outputs m_j are of the table's own states, so each row mends what those befo
 of the samples itself. It costs N network calls for each noise besides the teacher's, a minute where `learn` takes many, and works for
 networks that cannot be differentiated. `learn` goes further: it moves the times, and earlier rows for the sake of later ones.
 
-Unlike the publication: consistent tables by default (A_n and the sums of B are those of exact solvers: `learnable`), and the grid is given
-(`js.grids.optimise` finds one) where it searches times for each step.
+Unlike the publication: consistent tables by default (A_n and the sums of B are those of exact solvers, and the step into sigma = 0 is the
+last output itself: `learnable`), and the grid is given (`js.grids.optimise` finds one) where it searches times for each step.
 
 Reference: Duan et al. 2023 (Optimal Linear Subspace Search).
 """
@@ -37,6 +37,7 @@ from ..solvers.exponential import dpmpp_1, dpmpp_3m
 from ..tables import Table
 from ..tabulate import tabulate
 from .errors import in_chunks
+from .nodes import levels
 from .unrolled import from_unrolled, unrolled
 
 SMALLEST = 1e-10  # directions of relative variance below this are left to the first-order solver
@@ -85,7 +86,7 @@ def distill(
     if not np.isfinite(states).all():
         raise ValueError(f"the teacher's states are not finite for {np.sum(~np.isfinite(states).reshape(n, -1).all(1))} of {n} noises")
 
-    base = tabulate(path, grid, dpmpp_1)
+    base, sigma = tabulate(path, grid, dpmpp_1), levels(path, grid)[1]
     A, B = (np.array(a) for a in unrolled(base, path))
     flat = lambda a: np.asarray(a, np.float64).reshape(n, -1)
     first, outputs, errors = flat(denoiser.centred(x)), [], []
@@ -96,9 +97,10 @@ def distill(
         if not np.isfinite(outputs[-1]).all():
             raise ValueError(f"the network's output is not finite in row {k}, at t = {grid[k]:g}: other noises, or another grid")
         target = flat(denoiser.centred(states[:, k]))
-        moves = _increments(first, outputs, target - _state(A[k + 1], B[k + 1], first, outputs), noises, consistent)
-        A[k + 1] += moves[0]
-        B[k + 1, : k + 1] += moves[1:]
+        if not consistent or sigma[k + 1] > 0:
+            moves = _increments(first, outputs, target - _state(A[k + 1], B[k + 1], first, outputs), noises, consistent)
+            A[k + 1] += moves[0]
+            B[k + 1, : k + 1] += moves[1:]
         state = _state(A[k + 1], B[k + 1], first, outputs)
         off = ((state - target) ** 2).mean(1)
         errors.append([np.sqrt(off[:noises].mean()), np.sqrt(off[noises:].mean()) if held_out else np.nan])

@@ -116,6 +116,17 @@ def test_learning_begins_there(distilled):
     assert learned.nfe == 4
 
 
+def test_consistent_into_no_noise():
+    """The last row is the last output, so that consistent learning can begin there too."""
+    path = js.CondOT()
+    net = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0]]), np.array([0.3, 0.3]), path)
+    grid = js.grids.uniform(path, 4)
+    table, errors = distill(net, path, grid, **SMALL)
+    np.testing.assert_allclose(unrolled(table, path)[1][-1], [0, 0, 0, 1], atol=1e-12)
+    fit = begin(net, path, js.solvers.unipc(order=2), grid, **SMALL | {"teacher": 200, "iterations": 12, "vary": "table", "initial": table})
+    assert fit.log[0, 2] == pytest.approx(errors[-1, 1], rel=0.25)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
