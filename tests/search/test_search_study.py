@@ -193,8 +193,9 @@ def test_the_configs_in_the_repository_are_valid():
 @pytest.mark.bench
 @pytest.mark.parametrize("name", ["mixture", "empirical", "fashion_edm", "fashion_flow"])
 def test_distance_of_converged_samples(name):
-    """The floor of the Frechet distances of a study: that of the samples which all samplers approximate (minutes)."""
+    """The floor of a study's Frechet distances, that of the samples which all samplers approximate, is what the README says (minutes)."""
     c, p = config.load(Path(__file__).parents[2] / f"configs/search/{name}.toml", Search), problem(name)
     real, features = metrics.gaussian(p.features(p.real("test", c.real))), p.features(p.converged(p.start(c.samples, 2)))
     distance = lambda features: metrics.frechet(features, real)
     print(f"\n{name}: {distance(features):.3f}, 95% {metrics.interval(distance, features)}")
+    assert f"{distance(features):.2g}" in (Path(__file__).parents[2] / "README.md").read_text()
