@@ -29,7 +29,7 @@ from ..training import checkpoint
 from .errors import squared
 from .learnable import Learnable, replaced
 
-RATES = {"nodes": 0.03, "shifts": 0.02, "relaxation": 0.02, "amplitude": 0.0025, "weights": 0.0025, "compensation": 0.02}
+RATES = {"nodes": 0.03, "shifts": 0.02, "relaxation": 0.02, "amplitude": 0.0025, "weights": 0.0025, "scale": 0.03, "compensation": 0.02}
 BLOCKS = 12  # validations in a run
 _adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
 

@@ -10,13 +10,14 @@ whatever prediction, past states or correctors its steps used: full B is all tha
     tau_n = time(lam_n + shifts_n)                                                               network times of their own
     r_nk  = 1 + relaxation_nk     on the k-th derivative estimate of interval n                  see `solvers.relaxation`
     B_nj <- B_nj + scale_n weights_nj,    A_n <- A_n (1 + amplitude_n)                           the whole table; scale_n = alpha_n
+    A_0  <- sigma(tau_0)/sigma_0, tau_0 <- t_0 (t_1/t_0)^|scale|                                 x_T enters the network as if less noisy
     B    <- B L(compensation)     output j read off its interpolant at t_{j-1} + (1 + c_j) (t_j - t_{j-1})
 
 in x; rho = sigma/alpha. A table is consistent if it is exact for a constant m: A_n = sigma_n/sigma_0, sum_j B_nj = alpha_n - A_n alpha_0.
 All hand-made solvers are; `consistent` corrections stay so: they leave A alone, sum to zero in each row, and shrink with the noise,
 scale_n = alpha_n min(1, rho_n), as the last rows must not add any.
 
-`vary` says what is free: "grid", "relaxation", "table", or leaves joined by "+". `METHODS` spells out published methods in these terms.
+`vary` says what is free: "grid", "relaxation", "table" and leaves, joined by "+". `METHODS` spells out published methods in these terms.
 
 References: Tong et al. 2025 (LD3); Frankel et al. 2025 (S4S); Shaul et al. 2024 (BNS); the Generalized Solver, 2025; Zhao et al. 2024
 (DC-Solver); Zhou et al. 2024 (AMED), Zhu et al. 2025 (EPD).
@@ -39,7 +40,7 @@ from ..tables import Table
 from ..tabulate import tabulate, tabulate_points
 from .unrolled import from_unrolled, unrolled
 
-LEAVES = ("nodes", "shifts", "relaxation", "amplitude", "weights", "compensation")
+LEAVES = ("nodes", "shifts", "relaxation", "amplitude", "weights", "scale", "compensation")
 VARY = {
     "grid": ("nodes", "shifts"),
     "relaxation": ("nodes", "shifts", "relaxation"),
@@ -50,7 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ld3": {"vary": "grid", "fix_first": True},  # parent of the user's choice; LD3's own loss is relaxed: radius=1e-3
     "s4s": {"vary": "nodes+shifts+weights", "band": 3, "consistent": False},  # parent dpmpp_1: exponential multistep of order up to 3
     "gs": {"vary": "table", "consistent": False},  # parent dpmpp_3m
-    "bns": {"vary": "table", "consistent": False, "loss": "mean_log"},  # parent euler; it also learns a scale of x_T
+    "bns": {"vary": "table+scale", "consistent": False, "loss": "mean_log"},  # parent euler
     "dc": {"vary": "compensation"},  # parent unipc: dynamic compensation
     "amed": {"vary": "shifts+weights", "band": 2, "consistent": False},  # parent dpm_2, two rows a step; contains AMED without its network
     "epd": {"vary": "shifts+weights", "band": 3, "consistent": False},  # parent of three rows a step (dpm_3): K = 2 slopes; contains EPD
@@ -58,14 +59,13 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def leaves_of(vary: str) -> tuple[str, ...]:
-    """The free leaves that `vary` names: "grid", "relaxation", "table", or leaves joined by "+"."""
-    if vary in VARY:
-        return VARY[vary]
-    names = tuple(vary.split("+"))
-    for name in names:
-        if name not in LEAVES:
+    """The free leaves that `vary` names: "grid", "relaxation", "table" and leaves, joined by "+"."""
+    names: list[str] = []
+    for name in vary.split("+"):
+        if name not in VARY and name not in LEAVES:
             raise ValueError(f"vary={vary!r} is unknown; {nearest(name, [*VARY, *LEAVES])}")
-    return names
+        names += VARY.get(name, (name,))
+    return tuple(dict.fromkeys(names))
 
 
 class Learnable(eqx.Module):
@@ -147,11 +147,16 @@ class Learnable(eqx.Module):
                 db = xp.stack(rows)
             B = B + xp.concatenate([xp.zeros_like(db[:1]), db])
         tau = base.t
+        if "scale" in free:
+            c = free["scale"]
+            first = tau[:1] * (tau[1:2] / tau[:1]) ** xp.where(c < 0, -c, c)  # |c|, with a slope at zero
+            A = xp.concatenate([A[:1] * path.sigma(first) / path.sigma(tau[:1]), A[1:]])
+            tau = xp.concatenate([first, tau[1:]])
         if "shifts" in free:
             shifts = free["shifts"] * np.asarray([0.0 if self.fix_first else 1.0] + [1.0] * (n - 1), base.t.dtype)
-            lam = path.lam(base.t)
-            moved = path.time(xp.where(xp.isfinite(lam), lam, 0.0) + shifts)
-            tau = xp.where(xp.isfinite(lam), xp.minimum(moved, path.t_max), tau)
+            finite = (path.alpha(tau) > 0) & (path.sigma(tau) > 0)
+            lam = path.lam(xp.where(finite, tau, path.time(0.0)))  # infinite ones have infinite slopes
+            tau = xp.where(finite, xp.minimum(path.time(lam + shifts), path.t_max), tau)
         return from_unrolled(base, tau, A, B)
 
     def reach(self) -> np.ndarray:
@@ -214,11 +219,14 @@ def learnable(
         "relaxation": (len(grid) - 1, derivatives),
         "amplitude": (n,),
         "weights": (n, n),
+        "scale": (1,),
         "compensation": (n,),
     }
     free: dict[str, Any] = {name: np.zeros(shapes[name]) for name in leaves_of(vary)}
     if consistent:
         free.pop("amplitude", None)
+    if n == 1:  # the scale is that of a time between the first two
+        free.pop("scale", None)
     if not free:
         raise ValueError(f"vary={vary!r} with consistent=True leaves nothing free: the amplitudes of consistent tables are fixed")
     if "compensation" in free and np.any(np.diff(base.t) >= 0):

@@ -34,7 +34,10 @@ def unrolled(table: Table, path: Path) -> tuple[Any, Any]:
 
 
 def from_unrolled(base: Table, t: Any, A: Any, B: Any) -> Table:
-    """The table with network times t, each output in a register of its own; intervals end, and x_T is scaled, as in `base`."""
+    """The table with network times t, each output in a register of its own; intervals end as in `base`.
+
+    A counts from x_T after the start of `base`; the first call sees A_0 of it.
+    """
     xp, ratio, index = namespace(t, A, B), A[1:] / A[:-1], np.arange(len(t), dtype=np.int32)
     return Table(
         t=t,
@@ -46,5 +49,5 @@ def from_unrolled(base: Table, t: Any, A: Any, B: Any) -> Table:
         slot=index,
         keep=index,
         draw=np.zeros(len(t), np.int32),
-        start=base.start,
+        start=base.start * A[0],
     )

@@ -192,6 +192,15 @@ def test_choices():
     assert len(seen) == 4
 
 
+def test_the_first_call_is_of_use_with_less_noise():
+    """From sigma = 80 the first output is the mean of the data and little more; with its scale free, it is asked where it knows more."""
+    path = js.EDM()
+    net = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), path)
+    (_, fixed), (table, free) = (train(net, path, grid=js.grids.log_snr(path, 3), vary=vary) for vary in ("table", "table+scale"))
+    assert free.best < 0.8 * fixed.best and free.numbers[0] == fixed.numbers[0] + 1
+    assert 0.02 < table.start[0] < 0.2 and table.t[0] < 10  # 80 -> some 4
+
+
 def test_penalty_holds_the_table_to_its_parent():
     """A heavy one leaves next to nothing of the corrections."""
     sizes = []

@@ -47,7 +47,7 @@ def test_the_start_is_the_parent(name, grid):
     (path, times), solver = GRIDS[grid], PARENTS[name]
     if grid == "all" and solver.kind == "noise":
         pytest.skip("noise says nothing of the data where alpha = 0")
-    vary = "nodes+shifts+weights" + ("+relaxation" if name in RELAXABLE else "") + ("+compensation" if name != "edm" else "")
+    vary = "nodes+shifts+weights+scale" + ("+relaxation" if name in RELAXABLE else "") + ("+compensation" if name != "edm" else "")
     model = learnable(path, solver, times, vary=vary)
     table, base = model.table(), js.tabulate(path, times, solver)
     assert isinstance(table.B, np.ndarray) and table.B.dtype == np.float64 and table.B.shape == (base.nfe, base.nfe)
@@ -86,7 +86,7 @@ def test_numbers_of_published_methods():
         "relaxation": (19, 39),
         "s4s": (21, 46),
         "gs": (29, 84),
-        "bns": (29, 84),
+        "bns": (30, 85),
         "dc": (5, 10),
     }.items():
         assert tuple(counted(n, name) for n in (5, 10)) == numbers, name
@@ -127,6 +127,24 @@ def test_corrections_move_what_they_should(grid):
         assert np.abs(B[1:].sum(1) - path.alpha(free.times()[1:])).max() > 0.05
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_scale_takes_x_T_to_less_noise(grid):
+    """The first call sees x_T at a time between the first two, with as much noise as belongs there; what it makes of x_T stays consistent."""
+    path, times = GRIDS[grid]
+    model = learnable(path, S.dpmpp_2m, times, vary="weights+scale")
+    tables = [replaced(model, model.free | {"scale": np.array([c])}).table() for c in (0.5, -0.5, 1.0)]
+    np.testing.assert_array_equal(tables[0].start, tables[1].start)
+    np.testing.assert_allclose([t.t[0] for t in tables], [np.sqrt(times[0] * times[1]), np.sqrt(times[0] * times[1]), times[1]], rtol=1e-12)
+    for table in tables:
+        first = table.start[0]
+        np.testing.assert_allclose(first * path.sigma(times[0]), path.sigma(table.t[0]), rtol=1e-12)
+        np.testing.assert_array_equal(table.t[1:], model.table().t[1:])
+        (A, B), (want_A, want_B) = unrolled(table, path), unrolled(model.table(), path)
+        np.testing.assert_allclose(A[1:] * first, want_A[1:], atol=1e-12)
+        np.testing.assert_allclose(B[1:], want_B[1:], atol=1e-12)
+    assert "scale" not in learnable(VP, S.dpmpp_1, js.grids.uniform(VP, 1), vary="weights+scale", consistent=False).free
+
+
 def test_band_is_that_of_the_update():
     """With a band of 2 each row of the new table reads the last two outputs, though the unrolled one reads all."""
     times = GRIDS["inner"][1]
@@ -155,12 +173,13 @@ def test_compensation_reads_the_interpolant():
 )
 def test_traced_equals_concrete_and_has_a_finite_gradient(path, times, solver, x64):
     """One formula for both: the traced table is the float64 one, its gradient that of finite differences, at the singular ends too."""
-    model = moved(learnable(path, solver, times, vary="nodes+shifts+relaxation+weights"), size=0.1)
+    still = learnable(path, solver, times, vary="nodes+shifts+relaxation+weights+scale")
+    model = moved(still, size=0.1)
     weight = np.random.default_rng(1).standard_normal(model.table().B.shape)
 
     def functional(free):
         table = replaced(model, free).table()
-        return (weight * table.B).sum() + table.A.sum() + table.t[1:].sum()
+        return (weight * table.B).sum() + table.A.sum() + table.t.sum() + 3 * table.start[0]
 
     free = jax.tree.map(jnp.asarray, model.free)
     value, slope = jax.jit(jax.value_and_grad(functional))(free)
@@ -170,6 +189,8 @@ def test_traced_equals_concrete_and_has_a_finite_gradient(path, times, solver, x
         bump = np.random.default_rng(2).standard_normal(g.shape)
         ahead, behind = (functional(model.free | {name: model.free[name] + h * bump}) for h in (1e-5, -1e-5))
         assert abs(float((g * bump).sum()) - (ahead - behind) / 2e-5) < 1e-6 * max(1, abs(ahead)), name
+    first = jax.jit(jax.grad(functional))(jax.tree.map(jnp.asarray, still.free))
+    assert all(np.all(np.isfinite(g)) for g in first.values()) and first["scale"] != 0  # |scale| has a slope at the parent
 
 
 def test_bad_inputs():
