@@ -17,7 +17,6 @@ from .known import known as known
 from .learn import begin as begin
 from .learn import learn as learn
 from .learn import learn_best as learn_best
-from .learnable import METHODS as METHODS
 from .learnable import learnable as learnable
 from .predictor import s3 as s3
 from .schedules import Schedule as Schedule
@@ -26,3 +25,4 @@ from .score import frechet as frechet
 from .score import rmse as rmse
 from .space import Space as Space
 from .transfer import transfer as transfer
+from .vary import METHODS as METHODS

@@ -36,8 +36,9 @@ from ..tables import Table
 from ..training import checkpoint
 from .errors import squared
 from .fit import BLOCKS, RATES, Fit, Objective, Plan
-from .learnable import Learnable, at_table, learnable, leaves_of, replaced
+from .learnable import Learnable, at_table, learnable, replaced
 from .teacher import called, pairs, source_of, taught
+from .vary import leaves_of
 
 CUT = 4  # blocks after which `learn_best` goes on with the finalists only
 LOSSES: dict[str, Callable] = {

@@ -17,10 +17,7 @@ in x; rho = sigma/alpha. A table is consistent if it is exact for a constant m: 
 All hand-made solvers are; `consistent` corrections stay so: they leave A alone, sum to zero in each row, and shrink with the noise,
 scale_n = alpha_n min(1, rho_n), as the last rows must not add any.
 
-`vary` says what is free: "grid", "relaxation", "table" and leaves, joined by "+". `METHODS` spells out published methods in these terms.
-
-References: Tong et al. 2025 (LD3); Frankel et al. 2025 (S4S); Shaul et al. 2024 (BNS); the Generalized Solver, 2025; Zhao et al. 2024
-(DC-Solver); Zhou et al. 2024 (AMED), Zhu et al. 2025 (EPD).
+What is free, and what published methods leave free, is spelled out in `vary`.
 """
 
 import dataclasses
@@ -30,7 +27,6 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from ..config import nearest
 from ..grids import checked
 from ..numerics import Arr, is_traced, namespace, on_host
 from ..paths import Path
@@ -38,34 +34,8 @@ from ..solvers.relaxation import relax
 from ..steps import Step, schedule
 from ..tables import Table
 from ..tabulate import tabulate, tabulate_points
-from .unrolled import from_unrolled, unrolled
-
-LEAVES = ("nodes", "shifts", "relaxation", "amplitude", "weights", "scale", "compensation")
-VARY = {
-    "grid": ("nodes", "shifts"),
-    "relaxation": ("nodes", "shifts", "relaxation"),
-    "table": ("nodes", "shifts", "amplitude", "weights"),
-}
-METHODS: dict[str, dict[str, Any]] = {
-    # what is free in published methods, as options of `learnable` and `learn`; their parents and losses are in the comments
-    "ld3": {"vary": "grid", "fix_first": True},  # parent of the user's choice; LD3's own loss is relaxed: radius=1e-3
-    "s4s": {"vary": "nodes+shifts+weights", "band": 3, "consistent": False},  # parent dpmpp_1: exponential multistep of order up to 3
-    "gs": {"vary": "table", "consistent": False},  # parent dpmpp_3m
-    "bns": {"vary": "table+scale", "consistent": False, "loss": "mean_log"},  # parent euler
-    "dc": {"vary": "compensation"},  # parent unipc: dynamic compensation
-    "amed": {"vary": "shifts+weights", "band": 2, "consistent": False},  # parent dpm_2, two rows a step; contains AMED without its network
-    "epd": {"vary": "shifts+weights", "band": 3, "consistent": False},  # parent of three rows a step (dpm_3): K = 2 slopes; contains EPD
-}
-
-
-def leaves_of(vary: str) -> tuple[str, ...]:
-    """The free leaves that `vary` names: "grid", "relaxation", "table" and leaves, joined by "+"."""
-    names: list[str] = []
-    for name in vary.split("+"):
-        if name not in VARY and name not in LEAVES:
-            raise ValueError(f"vary={vary!r} is unknown; {nearest(name, [*VARY, *LEAVES])}")
-        names += VARY.get(name, (name,))
-    return tuple(dict.fromkeys(names))
+from .unrolled import from_unrolled, interpolation, unrolled
+from .vary import leaves_of
 
 
 class Learnable(eqx.Module):
@@ -123,11 +93,32 @@ class Learnable(eqx.Module):
 
     def _table(self) -> Table:
         base, path = self.base(), self.path
-        xp, n = namespace(base.t), self.rows
+        free = {name: value.astype(base.t.dtype) for name, value in self.free.items()}
+        first, tau = self._calls(free, base.t)
+        A, B = self._states(free, base)
+        A = namespace(A).concatenate([A[:1] * path.sigma(first) / path.sigma(base.t[:1]), A[1:]])
+        return from_unrolled(base, tau, A, B)
+
+    def _calls(self, free: dict[str, Any], tau: Any) -> tuple[Any, Any]:
+        """The time [1] that x_T is scaled to, and the network times [N]."""
+        xp, path, first = namespace(tau), self.path, tau[:1]
+        if "scale" in free:
+            c = free["scale"]
+            first = first * (tau[1:2] / first) ** xp.where(c < 0, -c, c)  # |c|, with a slope at zero
+            tau = xp.concatenate([first, tau[1:]])
+        if "shifts" in free:
+            shifts = free["shifts"] * np.asarray([0.0 if self.fix_first else 1.0] + [1.0] * (self.rows - 1), tau.dtype)
+            finite = (path.alpha(tau) > 0) & (path.sigma(tau) > 0)
+            lam = path.lam(xp.where(finite, tau, path.time(0.0)))  # infinite ones have infinite slopes
+            tau = xp.where(finite, xp.minimum(path.time(lam + shifts), path.t_max), tau)
+        return first, tau
+
+    def _states(self, free: dict[str, Any], base: Table) -> tuple[Any, Any]:
+        """The unrolled coefficients A [N+1] and B [N+1, N]."""
+        xp, n, path = namespace(base.t), self.rows, self.path
         A, B = unrolled(base, path)
         arrive = xp.concatenate([base.t[1:], self.ends[1:].astype(base.t.dtype)])  # the time of x_1 .. x_N
         alpha, sigma = path.alpha(arrive), path.sigma(arrive)
-        free = {name: value.astype(base.t.dtype) for name, value in self.free.items()}
         if "compensation" in free:
             B = B @ interpolation(base.t, 1 + free["compensation"])
         ratio = A[1:] / A[:-1]
@@ -146,18 +137,7 @@ class Learnable(eqx.Module):
                     rows.append(ratio[k] * rows[-1] + db[k])
                 db = xp.stack(rows)
             B = B + xp.concatenate([xp.zeros_like(db[:1]), db])
-        tau = base.t
-        if "scale" in free:
-            c = free["scale"]
-            first = tau[:1] * (tau[1:2] / tau[:1]) ** xp.where(c < 0, -c, c)  # |c|, with a slope at zero
-            A = xp.concatenate([A[:1] * path.sigma(first) / path.sigma(tau[:1]), A[1:]])
-            tau = xp.concatenate([first, tau[1:]])
-        if "shifts" in free:
-            shifts = free["shifts"] * np.asarray([0.0 if self.fix_first else 1.0] + [1.0] * (n - 1), base.t.dtype)
-            finite = (path.alpha(tau) > 0) & (path.sigma(tau) > 0)
-            lam = path.lam(xp.where(finite, tau, path.time(0.0)))  # infinite ones have infinite slopes
-            tau = xp.where(finite, xp.minimum(path.time(lam + shifts), path.t_max), tau)
-        return from_unrolled(base, tau, A, B)
+        return A, B
 
     def reach(self) -> np.ndarray:
         """Which weights are free: all of the past, or a band of it."""
@@ -268,20 +248,3 @@ def at_table(model: Learnable, table: Table) -> Learnable:
             "unless consistent=False, the amplitudes and row sums of exact solvers; with `band` there is no start but the parent"
         )
     return made
-
-
-def interpolation(t: Any, q: Any) -> Any:
-    """L [N, N]: row j has the weights of outputs j, j-1, j-2 in the value of their Lagrange polynomial at t_{j-1} + q_j (t_j - t_{j-1})."""
-    xp, n = namespace(t), len(t)
-    rows = [xp.asarray(np.eye(n)[0], t.dtype)]
-    for j in range(1, n):
-        nodes = range(j, max(j - 3, -1), -1)
-        at = t[j - 1] + q[j] * (t[j] - t[j - 1])
-        row = xp.zeros_like(t)
-        for i in nodes:
-            part = 1.0
-            for k in nodes:
-                part = part * (at - t[k]) / (t[i] - t[k]) if k != i else part
-            row = row + part * np.eye(n, dtype=t.dtype)[i]
-        rows.append(row)
-    return xp.stack(rows)

@@ -3,9 +3,10 @@ r"""`jaxsampler search CONFIG`: better tables for one problem, method by method,
 For every number of calls the best hand-made sampler of the library is found first (`handmade`): the start of the searches, and what they
 are measured against. Three sets of noises: those that tables are fitted to, those that choose (among hand-made samplers, starts, schedules,
 iterations), and those that judge, once. A method is "random", "evolve", "s3" (schedules), or what a learned table leaves free, "grid",
-"relaxation", "table", "table+scale", in stages joined by " then "; "distilled", alone or before these, is the work of `distill` on each kind of grid; ",
-inconsistent" at the end frees A and the sums of B as well. "transferred from NAME" searches nothing: it is the table found for another
-problem with as many calls (by a study with the same --out, else the shipped one), carried to this problem's path (`transfer`).
+"relaxation", "table", "table+scale", in stages joined by " then "; "distilled", alone or before these, is the work of `distill` on each
+kind of grid; ", inconsistent" at the end frees A and the sums of B as well. "transferred from NAME" searches nothing: it is the table
+found for another problem with as many calls (by a study with the same --out, else the shipped one), carried to this problem's path
+(`transfer`).
 
 Each result is kept when it is there, with its table and card; a study that was stopped goes on with the first missing one, and within it.
 """

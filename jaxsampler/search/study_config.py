@@ -8,8 +8,8 @@ from jaxsampler.bench.problems import PROBLEMS
 from jaxsampler.config import nearest
 
 from .evolve import evolve, random_search
-from .learnable import leaves_of
 from .predictor import s3
+from .vary import leaves_of
 
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"

@@ -22,11 +22,12 @@ from .distill import distill, waypoints
 from .errors import squared
 from .handmade import Handmade, best
 from .learn import learn_best
-from .learnable import learnable, leaves_of
+from .learnable import learnable
 from .score import rmse
 from .space import Space
 from .study_config import HANDMADE, HANDMADE_FRECHET, SEARCHES, TRANSFERRED, Search, parsed, slug
 from .transfer import transfer
+from .vary import leaves_of
 
 
 @dataclasses.dataclass(frozen=True)

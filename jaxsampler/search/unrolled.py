@@ -51,3 +51,20 @@ def from_unrolled(base: Table, t: Any, A: Any, B: Any) -> Table:
         draw=np.zeros(len(t), np.int32),
         start=base.start * A[0],
     )
+
+
+def interpolation(t: Any, q: Any) -> Any:
+    """L [N, N]: row j has the weights of outputs j, j-1, j-2 in the value of their Lagrange polynomial at t_{j-1} + q_j (t_j - t_{j-1})."""
+    xp, n = namespace(t), len(t)
+    rows = [xp.asarray(np.eye(n)[0], t.dtype)]
+    for j in range(1, n):
+        nodes = range(j, max(j - 3, -1), -1)
+        at = t[j - 1] + q[j] * (t[j] - t[j - 1])
+        row = xp.zeros_like(t)
+        for i in nodes:
+            part = 1.0
+            for k in nodes:
+                part = part * (at - t[k]) / (t[i] - t[k]) if k != i else part
+            row = row + part * np.eye(n, dtype=t.dtype)[i]
+        rows.append(row)
+    return xp.stack(rows)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.learnable import METHODS, VARY, interpolation, learnable, replaced
-from jaxsampler.search.unrolled import unrolled
+from jaxsampler.search.learnable import learnable, replaced
+from jaxsampler.search.unrolled import interpolation, unrolled
+from jaxsampler.search.vary import METHODS, VARY
 
 VP, EDM, OT = js.VP(), js.EDM(), js.CondOT()
 S = js.solvers
@@ -129,7 +130,7 @@ def test_corrections_move_what_they_should(grid):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_scale_takes_x_T_to_less_noise(grid):
-    """The first call sees x_T at a time between the first two, with as much noise as belongs there; what it makes of x_T stays consistent."""
+    """The first call sees x_T at a time between the first two, with the noise that belongs there; what follows stays consistent."""
     path, times = GRIDS[grid]
     model = learnable(path, S.dpmpp_2m, times, vary="weights+scale")
     tables = [replaced(model, model.free | {"scale": np.array([c])}).table() for c in (0.5, -0.5, 1.0)]
