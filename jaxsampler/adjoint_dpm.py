@@ -154,8 +154,11 @@ def _checked(step: Any, rows: Any) -> tuple[Path, Table]:
     (table,) = rows.row.tables
     if is_traced(table):
         raise ValueError("AdjointDPM builds its backward table from the grid: the table must be concrete (close over it), not traced")
-    if np.any(np.asarray(table.C) != 0) or is_traced(step.solver.starts) or not np.array_equal(step.solver.starts[0], [1.0, 0.0]):
+    start = step.solver.starts[0]
+    if np.any(np.asarray(table.C) != 0) or is_traced(start) or start[1] != 0:
         raise ValueError(f"AdjointDPM follows the probability flow: the solver must be deterministic{other}")
+    if start[0] != 1:
+        raise ValueError(f"AdjointDPM follows x_T from the first time of the grid, and this table scales it{other}")
     if float(step.centre.path.alpha(float(table.t[0]))) == 0:
         raise ValueError(
             "AdjointDPM integrates to rho = sigma/alpha of the first time, which is infinite where alpha = 0: start the grid below it"

@@ -1,5 +1,7 @@
 """AdjointDPM: the continuous adjoint converges to the exact gradient, in memory that does not grow, and says where it does not apply."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -198,6 +200,7 @@ def test_refusals():
     system = js.Denoiser(lambda x, t: x, {"a": VP}, "noise")
     draw = lambda net, x: js.sample(net, x, key=jax.random.key(0), adjoint=js.AdjointDPM())
     table, adjoint = js.tabulate(VP, [0.9, 0.5, 0.1], S.dpmpp_2m), js.AdjointDPM()
+    scaled = dataclasses.replace(table, start=np.array([0.5, 0.0]))
     cases = [
         ("plain callable has no path", lambda: js.run(random_net(), table, x, adjoint=adjoint)),
         ("through a hook", lambda: js.run(net, table, x, adjoint=adjoint, hook=lambda end: end.x)),
@@ -205,6 +208,7 @@ def test_refusals():
         ("needs a table", lambda: js.sample(net, x, x=x, key=None, solver=S.edict(), steps=4, adjoint=adjoint)),
         ("infinite where alpha = 0", lambda: draw(flow, x)),
         ("noise-kind step", lambda: js.AdjointDPM(S.dpmpp_2m)),
+        ("this table scales it", lambda: js.run(net, scaled, x, adjoint=adjoint)),
         ("not on a system", lambda: draw(system, {"a": x})),
         ("counts intervals", lambda: js.LastK(0)),
         ("traced table does not show", lambda: jax.jit(lambda table: js.run(net, table, x, adjoint=js.LastK(1)))(table)),
