@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..grids import checked
-from ..numerics import is_traced, on_host
+from ..numerics import is_traced, on_host, wide
 from ..paths import Path
 from ..predictions import Denoiser
 from ..run import run
@@ -161,7 +161,7 @@ def _state(A: Any, B: Any, first: Any, outputs: list) -> Any:
 
 @eqx.filter_jit
 def _data(denoiser: Denoiser, x: Any, t: Any) -> Any:
-    return denoiser(x, jnp.asarray(t, x.dtype), kind="data")
+    return denoiser(x, jnp.asarray(t, wide(x)), kind="data")
 
 
 @eqx.filter_jit

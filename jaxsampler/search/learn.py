@@ -36,7 +36,8 @@ from ..tables import Table
 from ..training import checkpoint
 from .errors import squared
 from .fit import BLOCKS, RATES, Fit, Objective, Plan
-from .learnable import Learnable, at_table, learnable, replaced
+from .initial import at_table
+from .learnable import Learnable, learnable, replaced
 from .teacher import called, pairs, source_of, taught
 from .vary import leaves_of
 
@@ -114,14 +115,14 @@ def begin(
     function (x, reference) -> scalar of batches. radius: the relaxed objective of LD3, which only asks to hit the target from some x'
     within radius |x_T| of x_T. penalty: on the squares of the table's corrections. rates: learning rates by leaf, instead of the measured
     ones. adjoint: of the table's rows, `Direct()`; `Direct(unroll=True)` for networks of convolutions on CPUs. initial: a table on this
-    grid, of `distill` for instance, that the run begins from in place of the parent's; `vary` must reach it (`learnable.at_table`).
+    grid, of `distill` for instance, that the run begins from in place of the parent's; `vary` must reach it (`initial.at_table`).
     folder: the state is saved there after each of 12 blocks; a run that was killed and is started again ends with the same bits.
     """
     if not isinstance(denoiser, Denoiser) or not eqx.tree_equal(denoiser.path, path):
         raise ValueError("denoiser must be a js.Denoiser on `path`: the grid and the network's noise levels belong together")
     if isinstance(loss, str) and loss not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}; {nearest(loss, LOSSES)} (or give a function (x, reference) -> scalar)")
-    if min(held_out, iterations, batch, noises or 1) < 1 or min(radius, penalty) < 0 or not 0 <= ema < 1:
+    if min(held_out, iterations, batch, 1 if noises is None else noises) < 1 or min(radius, penalty) < 0 or not 0 <= ema < 1:
         raise ValueError("noises, held_out, iterations and batch count from 1; radius and penalty are not negative; ema is in [0, 1)")
     for name in rates or {}:
         if name not in RATES:

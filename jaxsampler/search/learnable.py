@@ -24,6 +24,8 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -93,6 +95,8 @@ class Learnable(eqx.Module):
 
     def _table(self) -> Table:
         base, path = self.base(), self.path
+        if is_traced(self):  # the base may be all numbers
+            base = jax.tree.map(lambda a: jnp.asarray(a) if np.issubdtype(a.dtype, np.floating) else a, base)
         free = {name: value.astype(base.t.dtype) for name, value in self.free.items()}
         first, tau = self._calls(free, base.t)
         A, B = self._states(free, base)
@@ -110,7 +114,8 @@ class Learnable(eqx.Module):
             shifts = free["shifts"] * np.asarray([0.0 if self.fix_first else 1.0] + [1.0] * (self.rows - 1), tau.dtype)
             finite = (path.alpha(tau) > 0) & (path.sigma(tau) > 0)
             lam = path.lam(xp.where(finite, tau, path.time(0.0)))  # infinite ones have infinite slopes
-            tau = xp.where(finite, xp.minimum(path.time(lam + shifts), path.t_max), tau)
+            moved = path.time(lam + shifts)  # reflected at t_max: a bound would hold the first one there, by rounding or for good
+            tau = xp.where(finite, xp.where(moved > path.t_max, 2 * path.t_max - moved, moved), tau)
         return first, tau
 
     def _states(self, free: dict[str, Any], base: Table) -> tuple[Any, Any]:
@@ -123,7 +128,7 @@ class Learnable(eqx.Module):
             B = B @ interpolation(base.t, 1 + free["compensation"])
         ratio = A[1:] / A[:-1]
         if "amplitude" in free and not self.consistent:
-            A = xp.concatenate([A[:1], A[1:] * (1 + free["amplitude"])])
+            A = xp.concatenate([A[:1], A[1:] + free["amplitude"] * amplitude_unit(A, xp)])
         if "weights" in free:
             db, reach = free["weights"], np.asarray(self.reach(), base.t.dtype)
             db = db * reach
@@ -144,18 +149,23 @@ class Learnable(eqx.Module):
         return np.tril(np.ones((self.rows, self.rows))) - (0 if self.band is None else np.tril(np.ones((self.rows,) * 2), -self.band))
 
     def count(self, leaves: Any = None) -> int:
-        """How many numbers are free in `leaves` (default: all); gauge freedoms (scale of increments, row sums) are not counted."""
+        """How many numbers are free in `leaves` (default: all).
+
+        Not counted are gauge freedoms (scale of increments, row sums) and numbers that a singular end or a first call has no use for;
+        derivatives that a step of low order does not estimate are.
+        """
         total, leaves = 0, self.free if leaves is None else leaves
         for name in self.free.keys() & set(leaves):
             size = int(np.size(self.free[name]))
             if name == "nodes":
                 size -= not any(self.infinite)
             elif name == "shifts":
-                size -= self.fix_first
+                size -= self.fix_first or (self.infinite[0] and "scale" not in self.free)
             elif name == "weights":
-                size = int(self.reach().sum()) - (self.rows if self.consistent else 0)
-            elif name == "amplitude" and self.consistent:
-                size = 0
+                reach = self.reach()[: self.rows - (self.consistent and self.infinite[1])]
+                size = int(reach.sum()) - (len(reach) if self.consistent else 0)
+            elif name == "compensation":
+                size -= 1
             total += size
         return total
 
@@ -174,8 +184,8 @@ def learnable(
     """The corrections that `vary` leaves free, all zero, around `parent` (a deterministic step) on `grid`, n+1 decreasing times.
 
     derivatives: how many estimates of each interval get a relaxation factor. consistent: see the module. band: only the last so many
-    weights of each row's update are free. fix_first: the first network time is not. ValueError if the parent is stochastic, or cannot do
-    what `vary` asks for.
+    weights of each row's update are free. fix_first: the first network time has no shift. ValueError if the parent is stochastic, or
+    cannot do what `vary` asks for.
     """
     if not isinstance(parent, Step):
         raise TypeError(f"the parent of a learned table is a step of js.solvers, got {type(parent).__name__}")
@@ -205,10 +215,12 @@ def learnable(
     free: dict[str, Any] = {name: np.zeros(shapes[name]) for name in leaves_of(vary)}
     if consistent:
         free.pop("amplitude", None)
-    if n == 1:  # the scale is that of a time between the first two
+    if n == 1 or base.t[1] == 0:  # the scale is that of a time between the first two
         free.pop("scale", None)
     if not free:
-        raise ValueError(f"vary={vary!r} with consistent=True leaves nothing free: the amplitudes of consistent tables are fixed")
+        raise ValueError(f"vary={vary!r} leaves nothing free: amplitudes are for consistent=False, the scale for two calls or more")
+    if band is not None and "amplitude" in free:
+        raise ValueError("a band is of the update from row to row, which free amplitudes mix with all the past: leave one of them out")
     if "compensation" in free and np.any(np.diff(base.t) >= 0):
         raise ValueError(f"compensation interpolates outputs in time, but {parent.name} calls the network twice at a time")
     made = Learnable(free, lam, np.asarray(grid[[0, -1]], np.float64), path, parent, n, infinite, consistent, band, fix_first)
@@ -221,30 +233,6 @@ def replaced(model: Learnable, free: dict[str, Any]) -> Learnable:
     return dataclasses.replace(model, free=dict(free))
 
 
-def at_table(model: Learnable, table: Table) -> Learnable:
-    """The corrections of the weights that make `table` out of the parent on its grid; ValueError if none do.
-
-    The table asks the network at the times that the parent does. A consistent model reaches consistent tables only, whose last row is the
-    parent's if it ends at sigma = 0.
-    """
-    if "weights" not in model.free or table.nfe != model.rows:
-        raise ValueError(f"a table of {table.nfe} rows is no start of a model of {model.rows} rows with free {sorted(model.free)}")
-    with on_host():
-        free = {name: np.zeros(np.shape(a)) for name, a in model.free.items()}
-        base, path = replaced(model, free).base(), model.path
-        arrive = np.append(base.t[1:], model.ends[1])
-        alpha, sigma = (np.asarray(f(arrive), np.float64) for f in (path.alpha, path.sigma))
-        scale = np.minimum(alpha, sigma) if model.consistent else alpha
-        (A, B), (to_A, to_B) = unrolled(base, path), unrolled(table, path)
-        free["weights"] = (to_B - B)[1:] / np.where(scale > 0, scale, 1.0)[:, None]
-        if "amplitude" in free:
-            free["amplitude"] = to_A[1:] / A[1:] - 1
-        made = replaced(model, free)
-        reached = made.table()
-        pairs = [(reached.t, table.t), (reached.start, table.start), *zip(unrolled(reached, path), (to_A, to_B), strict=True)]
-    if not all(np.allclose(a, b, rtol=1e-6, atol=1e-8) for a, b in pairs):
-        raise ValueError(
-            f"no corrections lead from {model.parent.name} on its grid to this table: it must have the grid's times and, "
-            "unless consistent=False, the amplitudes and row sums of exact solvers; with `band` there is no start but the parent"
-        )
-    return made
+def amplitude_unit(A: Any, xp: Any) -> Any:
+    """What an amplitude of 1 adds to A_1 .. A_N: themselves; at sigma = 0, where A_N = 0, what x_0 is worth a row before."""
+    return xp.where(A[1:] == 0, A[:-1], A[1:])

@@ -9,7 +9,7 @@ from jaxsampler.config import nearest
 
 from .evolve import evolve, random_search
 from .predictor import s3
-from .vary import leaves_of
+from .vary import VARY, leaves_of
 
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
@@ -68,24 +68,7 @@ class Search:
         if self.problem not in PROBLEMS:
             raise ValueError(f"unknown problem {self.problem!r}; {nearest(self.problem, PROBLEMS)}")
         for method in self.methods:
-            name = method.removeprefix(TRANSFERRED)
-            if name != method and name not in PROBLEMS:
-                raise ValueError(f"unknown problem in the method {method!r}; {nearest(name, PROBLEMS)}")
-            if method not in SEARCHES and name == method:
-                for part in parsed(method)[1]:
-                    try:
-                        leaves_of(part)
-                    except ValueError:
-                        known = [
-                            *SEARCHES,
-                            "grid",
-                            "relaxation",
-                            "table",
-                            "relaxation then table",
-                            DISTILLED,
-                            *(TRANSFERRED + p for p in PROBLEMS),
-                        ]
-                        raise ValueError(f"unknown method {method!r}; {nearest(method, known)}") from None
+            self._known(method)
         for name in ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch", "budget", "scored"):
             if getattr(self, name) < 1:
                 raise ValueError(f"key {name!r} must be at least 1; got {getattr(self, name)}")
@@ -99,3 +82,23 @@ class Search:
             raise ValueError(f"key 'samples' is how many of the {self.test} test noises the Frechet distance is of; got {self.samples}")
         if not self.calls or min(self.calls) < 2:
             raise ValueError(f"calls are numbers of network calls, at least 2; got {self.calls}")
+
+    def _known(self, method: str) -> None:
+        """ValueError if there is no such method, or it could find nothing."""
+        name = method.removeprefix(TRANSFERRED)
+        if name != method:
+            if name not in PROBLEMS:
+                raise ValueError(f"unknown problem in the method {method!r}; {nearest(name, PROBLEMS)}")
+            return
+        if method in SEARCHES:
+            return
+        distilled, stages, consistent = parsed(method)
+        try:
+            free = {leaf for stage in stages for leaf in leaves_of(stage)}
+        except ValueError:
+            known = [*SEARCHES, *VARY, "relaxation then table", DISTILLED, *(TRANSFERRED + p for p in PROBLEMS)]
+            raise ValueError(f"unknown method {method!r}; {nearest(method, known)}") from None
+        if distilled and stages and "weights" not in free:
+            raise ValueError(f"the method {method!r} begins at distilled tables but frees no weights: end it with 'then table'")
+        if consistent and free == {"amplitude"}:
+            raise ValueError(f"the method {method!r} leaves nothing free: amplitudes are for tables with '{INCONSISTENT.strip(', ')}'")

@@ -9,7 +9,9 @@ import pytest
 
 import jaxsampler as js
 from jaxsampler.search.distill import between, distill, waypoints
+from jaxsampler.search.initial import at_table
 from jaxsampler.search.learn import begin, learn
+from jaxsampler.search.learnable import learnable
 from jaxsampler.search.unrolled import unrolled
 
 PATH = js.VP()
@@ -101,6 +103,37 @@ def test_paths_with_ends():
         rmse = lambda t, net=net, x=x, target=target: float(np.sqrt(np.mean((np.asarray(js.run(net, t, jnp.asarray(x))) - target) ** 2)))
         assert rmse(table) == pytest.approx(errors[-1, 1], rel=0.3)
         assert rmse(table) < 0.6 * rmse(js.tabulate(path, grid, js.solvers.dpmpp_1))
+
+
+def test_the_network_is_told_the_times_of_the_table():
+    """Not those times in the precision of x, which the table does not run at."""
+    told = []
+    net = js.Denoiser(lambda x, t: told.append(t) or 0.5 * x, PATH, "data")
+    distill(net, PATH, GRID, **SMALL | {"like": jnp.zeros(2, jnp.bfloat16), "noises": 4, "held_out": 0})
+    assert told and {t.dtype for t in told} == {jnp.dtype(jnp.float32)}
+
+
+ENDS = {
+    "inner": (PATH, GRID),
+    "to 0": (js.EDM(), js.grids.append_zero(js.grids.karras(js.EDM(), 3))),
+    "all": (js.CondOT(), js.grids.uniform(js.CondOT(), 4)),
+}
+
+
+@pytest.mark.parametrize("consistent", [True, False], ids=["consistent", "inconsistent"])
+@pytest.mark.parametrize("ends", ENDS)
+def test_the_start_is_found_at_all_ends(ends, consistent):
+    """The parent's own table has no corrections; the distilled one on its grid has some, and is met."""
+    path, grid = ENDS[ends]
+    model = learnable(path, js.solvers.dpmpp_2m, grid, vary="table+scale", consistent=consistent)
+    for value in at_table(model, js.tabulate(path, grid, js.solvers.dpmpp_2m)).free.values():
+        np.testing.assert_allclose(value, 0, atol=1e-9)
+    net = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0]]), np.array([0.3, 0.3]), path)
+    table, _ = distill(net, path, grid, consistent=consistent, **SMALL)
+    found = at_table(model, table)
+    assert np.abs(found.free["weights"]).max() > 0.01
+    x = np.asarray(net.prior(jax.random.key(5), jax.ShapeDtypeStruct((64, 2), np.float32)))
+    np.testing.assert_allclose(js.run(net, found.table(), x), js.run(net, table, x), atol=2e-5)
 
 
 def test_learning_begins_there(distilled):

@@ -270,6 +270,7 @@ def test_bad_inputs():
     for message, call in (
         ("did you mean 'l1'", lambda: train(loss="l2")),
         ("count from 1", lambda: train(iterations=0)),
+        ("count from 1", lambda: train(noises=0)),
         ("no rate of 'node'", lambda: train(rates={"node": 0.1})),
         ("share for each of the 2 stages", lambda: train(split=(1,))),
         ("share for each of the 2 stages", lambda: train(split=(1, np.nan))),

@@ -80,7 +80,7 @@ def counted(n, name, **options):
 
 
 def test_numbers_of_published_methods():
-    """How much each method learns with 5 and 10 calls, as counted in their papers."""
+    """How much each method learns with 5 and 10 calls: nodes, shifts and all that comes to them."""
     for name, numbers in {
         "grid": (9, 19),
         "ld3": (8, 18),
@@ -88,12 +88,41 @@ def test_numbers_of_published_methods():
         "s4s": (21, 46),
         "gs": (29, 84),
         "bns": (30, 85),
-        "dc": (5, 10),
+        "dc": (4, 9),  # the first output has none before it to interpolate with
     }.items():
         assert tuple(counted(n, name) for n in (5, 10)) == numbers, name
     assert counted(5, "table") == 4 + 5 + 10  # consistent: A is tied, and a number less in each row
     at_zero = learnable(EDM, S.dpmpp_2m, GRIDS["to 0"][1], vary="nodes")  # the last finite node moves where the end is sigma = 0
     assert at_zero.count() == np.size(at_zero.free["nodes"]) == 5
+
+
+@pytest.mark.parametrize("vary", ["shifts", "weights", "amplitude", "shifts+scale", "compensation"])
+@pytest.mark.parametrize("consistent", [True, False])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_counted_numbers_do_something(grid, consistent, vary, x64):
+    """As many directions as the table moves in, at some point; ends of no noise or no signal have fewer."""
+    if consistent and vary == "amplitude":
+        pytest.skip("amplitudes are tied")
+    path, times = GRIDS[grid]
+    model = moved(learnable(path, S.dpmpp_2m, times, vary=vary, consistent=consistent))
+
+    def numbers(free):
+        table = replaced(model, free).table()
+        return jnp.concatenate([table.t, table.start, *(a.ravel() for a in unrolled(table, path))])
+
+    slopes = jax.jacobian(numbers)(jax.tree.map(jnp.asarray, model.free))
+    columns = np.concatenate([np.asarray(slopes[name]).reshape(len(slopes[name]), -1) for name in model.free], 1)
+    assert model.count() == np.linalg.matrix_rank(columns, tol=1e-9)
+
+
+@pytest.mark.parametrize("path", [VP, EDM, js.EDM(sigma_max=60.0), js.EDM(sigma_max=100.0), js.VE(), js.CosineVP()], ids=repr)
+def test_the_first_time_can_leave_the_highest(path):
+    """A shift of zero is no trap: float32 rounding of t_max decides the side, not whether there is a slope."""
+    model = learnable(path, S.dpmpp_2m, js.grids.uniform(path, 3), vary="shifts")
+    time = lambda shift, free=model.free: replaced(model, free | {"shifts": jnp.zeros(3).at[0].set(shift)}).table().t[0]
+    here, down, up = (jax.value_and_grad(time)(s) for s in (0.0, 0.1, -0.1))
+    assert abs(float(here[1])) == pytest.approx((path.t_max - float(time(0.001))) / 0.001, rel=0.1)
+    assert down[1] < 0 < up[1] and max(float(down[0]), float(up[0])) < path.t_max
 
 
 def moved(model, seed=0, size=0.2):
@@ -128,11 +157,12 @@ def test_corrections_move_what_they_should(grid):
         assert np.abs(B[1:].sum(1) - path.alpha(free.times()[1:])).max() > 0.05
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_scale_takes_x_T_to_less_noise(grid):
+@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.heun], ids=lambda s: s.name)
+@pytest.mark.parametrize("grid", [*GRIDS, "ve"])
+def test_scale_takes_x_T_to_less_noise(grid, solver):
     """The first call sees x_T at a time between the first two, with the noise that belongs there; what follows stays consistent."""
-    path, times = GRIDS[grid]
-    model = learnable(path, S.dpmpp_2m, times, vary="weights+scale")
+    path, times = (GRIDS | {"ve": (js.VE(), js.grids.uniform(js.VE(), 4))})[grid]
+    model = learnable(path, solver, times, vary="weights+scale")
     tables = [replaced(model, model.free | {"scale": np.array([c])}).table() for c in (0.5, -0.5, 1.0)]
     np.testing.assert_array_equal(tables[0].start, tables[1].start)
     np.testing.assert_allclose([t.t[0] for t in tables], [np.sqrt(times[0] * times[1]), np.sqrt(times[0] * times[1]), times[1]], rtol=1e-12)
@@ -143,7 +173,8 @@ def test_scale_takes_x_T_to_less_noise(grid):
         (A, B), (want_A, want_B) = unrolled(table, path), unrolled(model.table(), path)
         np.testing.assert_allclose(A[1:] * first, want_A[1:], atol=1e-12)
         np.testing.assert_allclose(B[1:], want_B[1:], atol=1e-12)
-    assert "scale" not in learnable(VP, S.dpmpp_1, js.grids.uniform(VP, 1), vary="weights+scale", consistent=False).free
+    for path, grid, solver in ((VP, [1.0, 0.1], S.dpmpp_1), (js.VE(), [1.0, 0.0], S.heun)):  # no second time, or t = 0
+        assert "scale" not in learnable(path, solver, grid, vary="weights+scale", consistent=False).free
 
 
 def test_band_is_that_of_the_update():
@@ -204,6 +235,8 @@ def test_bad_inputs():
         ("draws noise", lambda: learnable(VP, S.ddpm, times)),
         ("nothing to learn", lambda: learnable(OT, S.dpmpp_1, np.array([1.0, 0.0]))),
         ("count from 1", lambda: learnable(VP, S.dpmpp_2m, times, band=0)),
+        ("leave one of them out", lambda: learnable(VP, S.dpmpp_2m, times, vary="table", consistent=False, band=2)),
+        ("the scale for two calls", lambda: learnable(VP, S.dpmpp_2m, times[-2:], vary="scale", consistent=False)),
         ("intervals, derivatives", lambda: S.relax(S.dpmpp_2m, np.ones(3))),
     ):
         with pytest.raises(ValueError, match=message):

@@ -39,7 +39,7 @@ TABLES = {
     "stochastic": js.tabulate(VP, INNER, S.dpmpp_2m_sde),
     "ancestral, two calls": js.tabulate(VP, INNER, S.dpmpp_2s_ancestral),
     "churn": js.tabulate(VP, INNER, S.edm(s_churn=0.3)),
-    "learned": corrected("table", consistent=False),
+    "learned": corrected("table+scale", consistent=False),
     "relaxed, then learned": corrected("nodes+shifts+relaxation+weights"),
 }
 
