@@ -1,5 +1,7 @@
 """Learned tables that are shipped: what their file names, cards and numbers say is one thing; names, and paths that tables are for."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -131,6 +133,10 @@ def test_tables_for_other_times_are_refused():
     for bad, other in [(table, js.EDM(sigma_max=20.0)), (table, js.EDM(sigma_max=161.0)), (table, js.CondOT()), *((t, path) for t in odd)]:
         with pytest.raises(ValueError, match="the table was made for another path; this network is on"):
             samplers.expect(bad, other)
+    scaled = dataclasses.replace(table, t=np.append(20.0, table.t[1:]), start=np.array([0.25, 0.0]))
+    assert samplers.expect(scaled, path) is scaled  # 80 is scaled to 20
+    with pytest.raises(ValueError, match="for another path"):
+        samplers.expect(scaled, js.EDM(sigma_max=30.0))
     with pytest.raises(ValueError, match="the table holds 2 tables"):
         samplers.expect(js.stack([table, table]), path)
     with pytest.raises(ValueError, match=r"the table was made for EDM\(sigma_max=20.0\); this network is on EDM\(\): make one with that"):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxsampler.config import nearest
+from jaxsampler.numerics import on_host
 from jaxsampler.paths import Path
 from jaxsampler.tables import Table
 
@@ -71,10 +72,13 @@ def expect(table: Table, path: Path, called: str = "the table", made_for: Any = 
         raise ValueError(f"{called} holds {table.t.shape[0]} tables: save one of them by itself")
     if not table.nfe or not all(np.isfinite(a).all() for a in (table.t, table.A, table.B, table.C)):
         raise ValueError(f"{called} is broken: it has no rows, or numbers that are not finite")
-    first, ends = float(table.t[0]), np.asarray(table.end)
+    first, ends, scale = float(table.t[0]), np.asarray(table.end), float(table.start[0])
     ends = ends[~np.isnan(ends)]
-    least = 0.0 if made_for is not None else 0.5 * path.t_max  # without a card the first time must tell
-    within = ends.size and np.all((ends >= 0) & (ends < path.t_max)) and least < first <= path.t_max * (1 + 1e-6)
+    within = ends.size and np.all((ends >= 0) & (ends < path.t_max)) and 0 < first <= path.t_max * (1 + 1e-6)
+    if within and made_for is None:  # without a card the first time must tell, or what x_T is scaled to for it
+        with on_host():
+            noise = float(path.sigma(first) / path.sigma(path.t_max))
+        within = first > 0.5 * path.t_max if scale == 1 else 0.5 < noise / scale < 2
     other = made_for is not None and not tells_of(str(made_for), path)
     if other or not within:
         theirs, ours = (" ".join(str(text).split()) for text in (made_for if other else "another path", repr(path)))
