@@ -91,6 +91,10 @@ def test_searches_are_those_of_the_runs(name):
         assert pretrained.table_card(name, best.calls)["rmse"] == best.rmse
 
 
+def test_what_the_readme_says_of_the_first_call():
+    assert f"sigma = {pretrained.table('fashion_edm', 5).t[0]:.0f}, not 80" in README
+
+
 def test_what_the_readme_says_of_quality():
     """DDIM, 2M, UniPC in this order at 5 to 10 calls on every problem; v3 on the mixture by half; stochastic solvers nearest from 10 on."""
     cells = read(ROOT / "configs" / "bench" / "quality.csv").values()

@@ -9,13 +9,13 @@ whatever prediction, past states or correctors its steps used: full B is all tha
     lam_n from log-increments     h_n <- h_n exp(nodes_n), rescaled so that finite ends stay     moves the grid, and the parent with it
     tau_n = time(lam_n + shifts_n)                                                               network times of their own
     r_nk  = 1 + relaxation_nk     on the k-th derivative estimate of interval n                  see `solvers.relaxation`
-    B_nj <- B_nj + scale_n weights_nj,    A_n <- A_n (1 + amplitude_n)                           the whole table; scale_n = alpha_n
+    B_nj <- B_nj + u_n weights_nj,        A_n <- A_n (1 + amplitude_n)                           the whole table; u_n = alpha_n
     A_0  <- sigma(tau_0)/sigma_0, tau_0 <- t_0 (t_1/t_0)^|scale|                                 x_T enters the network as if less noisy
     B    <- B L(compensation)     output j read off its interpolant at t_{j-1} + (1 + c_j) (t_j - t_{j-1})
 
 in x; rho = sigma/alpha. A table is consistent if it is exact for a constant m: A_n = sigma_n/sigma_0, sum_j B_nj = alpha_n - A_n alpha_0.
 All hand-made solvers are; `consistent` corrections stay so: they leave A alone, sum to zero in each row, and shrink with the noise,
-scale_n = alpha_n min(1, rho_n), as the last rows must not add any.
+u_n = alpha_n min(1, rho_n), as the last rows must not add any.
 
 What is free, and what published methods leave free, is spelled out in `vary`.
 """
