@@ -1,50 +1,65 @@
 """jaxsampler: sample from, steer and differentiate through diffusion and flow models. A sampler is data."""
 
-from . import bridge as bridge
-from . import grids as grids
 from . import guidance as guidance
-from . import inversion as inversion
-from . import likelihood as likelihood
-from . import models as models
+from . import ode as ode
+from . import paths as paths
+from . import scan as scan
 from . import solvers as solvers
-from .adjoint_dpm import AdjointDPM as AdjointDPM
-from .adjoints import Direct as Direct
-from .adjoints import LastK as LastK
-from .adjoints import RecursiveCheckpoint as RecursiveCheckpoint
-from .adjoints import Reversible as Reversible
-from .discrete import discrete as discrete
-from .drive import Solver as Solver
-from .drive import StepEnd as StepEnd
-from .drive import Trajectory as Trajectory
-from .loop import loop as loop
-from .paths import EDM as EDM
-from .paths import VE as VE
-from .paths import VP as VP
-from .paths import CondOT as CondOT
-from .paths import CosineVP as CosineVP
-from .paths import Path as Path
-from .paths import SubVP as SubVP
-from .pfgm import PFGMpp as PFGMpp
-from .predictions import Denoiser as Denoiser
-from .predictions import convert as convert
-from .run import run as run
-from .sample import sample as sample
-from .steps import Step as Step
-from .steps import step as step
-from .tables import Table as Table
-from .tables import pad as pad
-from .tables import stack as stack
-from .tabulate import tabulate as tabulate
-from .tabulated import DiscreteVP as DiscreteVP
-from .tabulated import MeanReverting as MeanReverting
+from . import tables as tables
+from .front_door import sample as sample
+from .ode import inversion as inversion
+from .ode import likelihood as likelihood
+from .ode import to_diffrax as _to_diffrax
+from .ode.adjoint_dpm import AdjointDPM as AdjointDPM
+from .paths import exact as _exact
+from .paths import grids as grids
+from .paths.base import Path as Path
+from .paths.discrete_vp import DiscreteVP as DiscreteVP
+from .paths.gaussian import EDM as EDM
+from .paths.gaussian import VE as VE
+from .paths.gaussian import VP as VP
+from .paths.gaussian import CondOT as CondOT
+from .paths.gaussian import CosineVP as CosineVP
+from .paths.gaussian import SubVP as SubVP
+from .paths.labels import discrete as discrete
+from .paths.mean_reverting import MeanReverting as MeanReverting
+from .paths.pfgm import PFGMpp as PFGMpp
+from .paths.predictions import Denoiser as Denoiser
+from .paths.predictions import convert as convert
+from .scan.adjoints import Direct as Direct
+from .scan.adjoints import LastK as LastK
+from .scan.adjoints import RecursiveCheckpoint as RecursiveCheckpoint
+from .scan.adjoints import Reversible as Reversible
+from .scan.protocol import Solver as Solver
+from .scan.protocol import StepEnd as StepEnd
+from .scan.protocol import Trajectory as Trajectory
+from .scan.table_solver import run as run
+from .tables.oracle import loop as loop
+from .tables.steps import Step as Step
+from .tables.steps import step as step
+from .tables.table import Table as Table
+from .tables.table import pad as pad
+from .tables.table import stack as stack
+from .tables.tabulation import tabulate as tabulate
 
 __version__ = "0.1.0"
 
+bridge, models = _to_diffrax, _exact
+_LAZY = ("data", "nn", "pretrained", "search", "training")  # rooms that sampling does not need
+
+# Modules that nobody is promised are not reachable as js.NAME; `from jaxsampler.files import write` works all the same.
+for _name in ("checkpoint", "config", "files", "front_door", "metrics", "numerics", "spelling"):
+    globals().pop(_name, None)
+
 
 def __getattr__(name: str):
-    """`js.pretrained`, `js.data`, `js.nn`, `js.search`, `js.training` are imported when first used: sampling needs none of them."""
-    if name in ("data", "nn", "pretrained", "search", "training"):
+    """Import one of the rooms that sampling does not need, when it is first used."""
+    if name in _LAZY:
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({name for name in globals() if not name.startswith("_")} | {*_LAZY, "__version__"})

@@ -5,13 +5,13 @@ the only conversions are the harmless ones TOML's syntax asks for, int -> float 
 """
 
 import dataclasses
-import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from .spelling import nearest
 
 C = TypeVar("C")
 
@@ -52,13 +52,6 @@ def pick(values: dict[str, Any], cls: type[C]) -> C:
     """The `cls` among values that hold more than it, such as the card of a training."""
     fields = {f.name for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     return build({name: value for name, value in values.items() if name in fields}, cls)
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message: `did you mean 'x'?`, or the whole list where nothing is near."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid names are {', '.join(sorted(valid))}."
 
 
 def fit(name: str, value: Any, hint: Any) -> Any:

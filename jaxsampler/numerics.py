@@ -109,3 +109,20 @@ def _beside(a: Any) -> dict:
     sharding = jax.typeof(a).sharding
     explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types and sharding.mesh == jax.sharding.get_abstract_mesh()
     return {"out_sharding": sharding.spec} if explicit else {}
+
+
+def interpolate(t: Any, knots: Any, values: Any) -> Any:
+    """Piecewise linear interpolation, constant outside the knots, in the namespace and dtype of t."""
+    if namespace(t) is jnp:
+        return jnp.interp(t, jnp.asarray(knots, t.dtype), jnp.asarray(values, t.dtype))
+    return np.interp(t, knots, values)
+
+
+def segment_slope(t: Any, knots: Any, values: Any) -> Any:
+    """Slope of the linear segment that ends at or contains t (the left derivative at a knot)."""
+    xp = namespace(t)
+    slopes = np.diff(values) / np.diff(knots)
+    if xp is jnp:
+        knots, slopes = jnp.asarray(knots, t.dtype), jnp.asarray(slopes, t.dtype)
+    i = xp.clip(xp.searchsorted(knots, t, side="left") - 1, 0, len(slopes) - 1)
+    return xp.asarray(slopes)[i]

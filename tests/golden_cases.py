@@ -6,16 +6,16 @@ to a few common shapes, so that all cases of a path share a handful of compilati
 
 import functools
 import json
-import pathlib
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from places import GOLDEN_FOLDER
 
 import jaxsampler as js
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "diffusion_solvers.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "diffusion_solvers.npz")
 INDEX = json.loads(str(GOLDEN["index"]))
 CONFIG, CASES = INDEX["config"], INDEX["cases"]
 PATHS = {

@@ -12,7 +12,7 @@ from oracle import gaussian, mixture, random_net
 
 import jaxsampler as js
 from jaxsampler import guidance
-from jaxsampler.brownian import Brownian
+from jaxsampler.scan.brownian import Brownian
 
 S, VP = js.solvers, js.VP()
 X = np.random.default_rng(0).standard_normal((2, 3))

@@ -4,7 +4,6 @@ Slow (about 20 s in all on two cores) because devices are told to XLA before JAX
 """
 
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -12,8 +11,8 @@ import sys
 import jax
 import numpy as np
 import pytest
+from places import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 SAMPLERS = ("multistep", "brownian")
 
 

@@ -3,15 +3,13 @@
 Slow because a notebook is a process of its own that imports, compiles and draws: 01 takes about 15 s on two cores, 02 about a minute.
 """
 
-from pathlib import Path
-
 import jax
 import pytest
+from places import ROOT
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

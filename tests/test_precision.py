@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.bench import precision
+from jaxsampler.commands.bench import precision
 
 S = js.solvers.catalogue()
 ROUNDING = 2.0**-9  # of a bfloat16 number, at most

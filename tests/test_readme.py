@@ -1,19 +1,19 @@
 """The README tells the truth: its code runs, its numbers hold, its table of solvers and its commands are the real ones."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 from jaxsampler import config, pretrained
-from jaxsampler.bench import quality, quality_report
-from jaxsampler.bench.cells import read
-from jaxsampler.search import study, study_report
-from jaxsampler.search.study_config import HANDMADE, HANDMADE_FRECHET, Search
-from jaxsampler.solvers.catalogue import markdown
+from jaxsampler.commands.bench import quality, quality_report
+from jaxsampler.commands.bench.cells import read
+from jaxsampler.commands.search import command as study
+from jaxsampler.commands.search import report as study_report
+from jaxsampler.commands.search.settings import HANDMADE, HANDMADE_FRECHET, Search
+from jaxsampler.solvers.listing import markdown
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from descent import descend
 
 import jaxsampler as js
-from jaxsampler.optimise import descend
 
 PATH = js.VP()
 ANGLES = np.asarray([0.0, 2.0, 4.0]) * np.pi / 3

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from descent import descend
 from jax.flatten_util import ravel_pytree
 
 import jaxsampler as js
 from jaxsampler.data import fashion
 from jaxsampler.nn.unet import fold
-from jaxsampler.optimise import descend
 
 pytestmark = pytest.mark.bench  # it compiles a dozen gradients of a U-Net in a sampler; CI sees AdjointDPM's in notebooks/04_optimise
 S = js.solvers

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxsampler.config import nearest
-from jaxsampler.files import write
+from ..files import write
+from ..spelling import nearest
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 SPLITS = {"train": "train", "test": "t10k"}  # as the files are called

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from jaxsampler.config import nearest
-from jaxsampler.data.photos import SUFFIXES, load_image
+from ..spelling import nearest
+from .photos import SUFFIXES, load_image
 
 HELD_OUT = 10  # one image in this many
 SPLITS = ("train", "test")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..numerics import wide
-from ..predictions import Denoiser
+from ..paths.predictions import Denoiser
 
 
 class _Thresholded(eqx.Module):

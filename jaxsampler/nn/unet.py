@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxsampler.tabulated import MeanReverting
+from ..paths.mean_reverting import MeanReverting
 
 
 class Conv(eqx.Module):

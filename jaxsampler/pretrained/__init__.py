@@ -4,7 +4,7 @@
 `table("fashion_edm", 5)`: each learned table is a safetensors file in `tables`, with its card inside.
 """
 
-from jaxsampler.pretrained.load import NAMES, card, load
-from jaxsampler.pretrained.samplers import table, table_card, tables
+from .loading import NAMES, card, load
+from .samplers import table, table_card, tables
 
 __all__ = ["NAMES", "card", "load", "table", "table_card", "tables"]

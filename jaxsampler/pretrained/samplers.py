@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsampler.config import nearest
-from jaxsampler.numerics import on_host
-from jaxsampler.paths import Path
-from jaxsampler.tables import Table
+from ..numerics import on_host
+from ..paths.base import Path
+from ..spelling import nearest
+from ..tables.table import Table
 
 FOLDER = FilePath(__file__).with_name("tables")
 LEARNED, USUAL = "learned", 8  # what `--solver` calls a shipped table, and its network calls where nobody says how many

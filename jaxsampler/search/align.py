@@ -31,8 +31,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..numerics import Arr, Real
-from ..predictions import Denoiser
-from ..solvers.ems import draw_data
+from ..paths.predictions import Denoiser
+from ..solvers.model_statistics import draw_data
 from .nodes import candidates, cheapest, levels, path_of
 
 REACH = 5  # a time moves to one of 11 candidates, itself included

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from .. import checkpoint
 from ..numerics import on_host
-from ..tables import Table
-from ..training import checkpoint
+from ..tables.table import Table
 from .schedules import Schedule
 from .score import Score
 from .space import Space

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..numerics import on_host
-from ..paths import Path
-from ..predictions import weights
-from ..solvers.usf import advance, predict
-from ..tables import Table
+from ..paths.base import Path
+from ..paths.predictions import weights
+from ..solvers.unified_framework import advance, predict
+from ..tables.table import Table
 
 if TYPE_CHECKING:
     from .space import Schedule, Space

@@ -20,14 +20,14 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from ..adjoints import Adjoint, Direct
+from .. import checkpoint
 from ..numerics import Real
-from ..predictions import Denoiser
-from ..run import run
-from ..tables import Table
-from ..training import checkpoint
-from .errors import squared
-from .learnable import Learnable, replaced
+from ..paths.predictions import Denoiser
+from ..scan.adjoints import Adjoint, Direct
+from ..scan.table_solver import run
+from ..tables.table import Table
+from .error_measures import squared
+from .parametrisation import Learnable, replaced
 
 RATES = {"nodes": 0.03, "shifts": 0.02, "relaxation": 0.02, "amplitude": 0.0025, "weights": 0.0025, "scale": 0.03, "compensation": 0.02}
 BLOCKS = 12  # validations in a run

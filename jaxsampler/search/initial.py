@@ -3,8 +3,8 @@
 import numpy as np
 
 from ..numerics import on_host
-from ..tables import Table
-from .learnable import Learnable, amplitude_unit, replaced
+from ..tables.table import Table
+from .parametrisation import Learnable, amplitude_unit, replaced
 from .unrolled import unrolled
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from .. import grids
 from ..numerics import Real, on_host
-from ..paths import Path
-from ..predictions import Denoiser
-from ..solvers.ems import finite_ends
+from ..paths import grids
+from ..paths.base import Path
+from ..paths.predictions import Denoiser
+from ..solvers.model_statistics import finite_ends
 
 
 def candidates(path: Path, among: Any, *, t_max: Real | None = None, t_min: Real | None = None) -> Float[np.ndarray, " points"]:

@@ -22,10 +22,10 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from ..numerics import on_host
-from ..tables import Table
+from ..tables.table import Table
 from .archive import Archive, Report, entropy, run_search
-from .evolve import children, first, unpredicted
-from .known import known
+from .evolution import children, first, unpredicted
+from .known_schedules import known
 from .schedules import Schedule
 from .score import Score
 from .space import Space

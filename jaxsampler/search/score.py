@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..adjoints import Direct
-from ..predictions import Denoiser
-from ..run import run
-from ..tables import Table
+from ..paths.predictions import Denoiser
+from ..scan.adjoints import Direct
+from ..scan.table_solver import run
+from ..tables.table import Table
 
 Score = Callable[[Table], Float[np.ndarray, " b"]]
 

@@ -19,13 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import grids
-from ..config import nearest
 from ..numerics import on_host
-from ..paths import EDM, VE, Path
+from ..paths import grids
+from ..paths.base import Path
+from ..paths.gaussian import EDM, VE
 from ..solvers.fitted_kind import FittedKind
-from ..solvers.usf import RELAXATIONS, Decision
-from ..tables import Table
+from ..solvers.unified_framework import RELAXATIONS, Decision
+from ..spelling import nearest
+from ..tables.table import Table
 from .build import build
 from .schedules import CHOICES, Schedule, delete, edited, insert, stack, unstack
 

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import grids
+from .. import checkpoint
 from ..numerics import on_host
-from ..paths import Path
-from ..predictions import Denoiser
+from ..paths import grids
+from ..paths.base import Path
+from ..paths.predictions import Denoiser
 from ..solvers.exponential import dpmpp_3m
-from ..tables import Table
-from ..tabulate import tabulate
-from ..training import checkpoint
-from .errors import endpoints, in_chunks
+from ..tables.table import Table
+from ..tables.tabulation import tabulate
+from .error_measures import endpoints, in_chunks
 
 
 def fine_table(path: Path, grid: Any, rows: int = 200) -> Table:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..numerics import is_traced, namespace
-from ..paths import Path
-from ..predictions import weights
-from ..tables import Table
+from ..paths.base import Path
+from ..paths.predictions import weights
+from ..tables.table import Table
 
 
 def unrolled(table: Table, path: Path) -> tuple[Any, Any]:

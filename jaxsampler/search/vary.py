@@ -6,7 +6,7 @@ References: Tong et al. 2025 (LD3); Frankel et al. 2025 (S4S); Shaul et al. 2024
 
 from typing import Any
 
-from ..config import nearest
+from ..spelling import nearest
 
 LEAVES = ("nodes", "shifts", "relaxation", "amplitude", "weights", "scale", "compensation")
 VARY = {

@@ -26,10 +26,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..numerics import is_traced, on_host, wide
-from ..paths import Path
-from ..predictions import Denoiser
+from ..paths.base import Path
+from ..paths.predictions import Denoiser
 from .exponential import checked_form, dpm_1, dpmpp_1
-from .singlestep import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s
+from .single_step import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s
 
 PAIRS = {  # (lower, higher): the calls of the lower one are the first of the higher one
     ("noise", 2): lambda form: (dpm_1, dpm_2(form=form)),

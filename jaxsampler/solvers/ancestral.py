@@ -12,8 +12,8 @@ References: Song et al. 2021a (DDIM, eq. 12, 16); Ho et al. 2020 (DDPM, eq. 6, 7
 from typing import Any
 
 from ..numerics import namespace
-from ..paths import Path
-from ..steps import Step, step, variants
+from ..paths.base import Path
+from ..tables.steps import Step, step, variants
 
 
 def variance(path: Path, t: Any, s: Any) -> Any:

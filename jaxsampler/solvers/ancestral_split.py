@@ -18,8 +18,8 @@ References: Song et al. 2021a, eq. 16 (eta); Crowson 2022, k-diffusion (the samp
 from typing import Any
 
 from ..numerics import namespace
-from ..paths import Path
-from ..steps import step
+from ..paths.base import Path
+from ..tables.steps import step
 from .exponential import dpm_1, dpmpp_1
 
 

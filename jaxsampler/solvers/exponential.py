@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..numerics import namespace, phi
-from ..paths import Path
-from ..steps import Step, step, variants
+from ..paths.base import Path
+from ..tables.steps import Step, step, variants
 
 
 def taylor(path: Path, t: Any, s: Any, x: Any, derivatives: Sequence[Any], kind: str) -> Any:

@@ -16,8 +16,8 @@ References: Lu et al. 2022b (SDE-DPM-Solver++); Li et al. 2025 (MR Sampler).
 from typing import Any
 
 from ..numerics import namespace, phi
-from ..paths import Path
-from ..steps import Step, step, variants
+from ..paths.base import Path
+from ..tables.steps import Step, step, variants
 from .exponential import checked_form, dpm_1, pick, published_mr_steps, third
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics import namespace
-from ..paths import Path
+from ..paths.base import Path
 
 NODES, WEIGHTS = (v / 2 for v in np.polynomial.legendre.leggauss(5))  # on an interval of length 1 about 0
 

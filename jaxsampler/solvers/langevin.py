@@ -27,8 +27,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..numerics import cast, is_traced, namespace, normal, on_host
-from ..paths import VE, VP, Path, SubVP
-from ..predictions import Denoiser
+from ..paths.base import Path
+from ..paths.gaussian import VE, VP, SubVP
+from ..paths.predictions import Denoiser
 from .ancestral import variance
 
 PREDICTORS = ("reverse_diffusion", "ancestral", "euler_maruyama", "none")

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..numerics import namespace, phi
-from ..paths import Path
-from ..steps import Step, variants
+from ..paths.base import Path
+from ..tables.steps import Step, variants
 from .exponential import scaled, taylor
 
 Node = tuple[Any, Any]  # lam and the output there

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..steps import Step, schedule
+from ..tables.steps import Step, schedule
 
 RELAXED = "dpm_2m, dpm_3m, dpmpp_2m, dpmpp_3m, mr_ode, unipc"
 

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..grids import checked
 from ..numerics import axpy, cast, is_traced, on_host, wide
-from ..paths import Path
+from ..paths.base import Path
+from ..paths.grids import checked
 
 
 class Rows(eqx.Module):

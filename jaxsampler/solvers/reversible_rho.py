@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..paths import Path
+from ..paths.base import Path
 from .reversible import Rows, levels, linear, noise
 
 

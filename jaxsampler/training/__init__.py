@@ -4,6 +4,6 @@ from . import couplings as couplings
 from . import losses as losses
 from . import times as times
 from . import weights as weights
-from .fit import State as State
-from .fit import fit as fit
-from .fit import power as power
+from .fitting import State as State
+from .fitting import fit as fit
+from .fitting import power as power

@@ -17,13 +17,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from jaxsampler import config
-from jaxsampler.data import fashion
-from jaxsampler.nn.small_images import Classifier
-from jaxsampler.training import checkpoint
-from jaxsampler.training.fit import fit, power, start
-from jaxsampler.training.generate import Photos, batches, check_size, classes, described, origin, photos
-from jaxsampler.training.optimisers import muon
+from .. import checkpoint, config
+from ..data import fashion
+from ..nn.small_images import Classifier
+from .fitting import fit, power, start
+from .generate import Photos, batches, check_size, classes, described, origin, photos
+from .optimisers import muon
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from jaxsampler import config
-from jaxsampler.data import fashion, folder
-from jaxsampler.nn.small_images import ClassUNet, EDMNet, FlowNet
-from jaxsampler.paths import EDM, CondOT
-from jaxsampler.predictions import Denoiser
-from jaxsampler.training import checkpoint, losses, times
-from jaxsampler.training.fit import fit, power, start
-from jaxsampler.training.optimisers import muon
+from .. import checkpoint, config
+from ..data import fashion, folder
+from ..nn.small_images import ClassUNet, EDMNet, FlowNet
+from ..paths.gaussian import EDM, CondOT
+from ..paths.predictions import Denoiser
+from ..spelling import nearest
+from . import losses, times
+from .fitting import fit, power, start
+from .optimisers import muon
 
 MODELS = ("edm", "flow")
 
@@ -58,7 +59,7 @@ class Generate:
 
     def __post_init__(self):
         if self.model not in MODELS:
-            raise ValueError(f"unknown model {self.model!r}; {config.nearest(self.model, MODELS)}")
+            raise ValueError(f"unknown model {self.model!r}; {nearest(self.model, MODELS)}")
         check_size(self)
 
 

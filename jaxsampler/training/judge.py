@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxsampler import data, grids, solvers
-from jaxsampler.nn.unet import RestorationNet
-from jaxsampler.predictions import Denoiser
-from jaxsampler.sample import sample
+from .. import data, solvers
+from ..front_door import sample
+from ..nn.unet import RestorationNet
+from ..paths import grids
+from ..paths.predictions import Denoiser
 
 
 def crops(photos: list[data.Photo], size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

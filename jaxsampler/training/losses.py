@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxsampler.paths import Path
-from jaxsampler.training import times as time
-from jaxsampler.training import weights
-from jaxsampler.training.times import Times
-from jaxsampler.training.weights import Weight
+from ..paths.base import Path
+from . import times as time
+from . import weights
+from .times import Times
+from .weights import Weight
 
 Net = Callable[[Float[Array, "n ..."], Float[Array, " n"]], Float[Array, "n ..."]]
 Coupling = Callable[[PRNGKeyArray, Float[Array, "n ..."], Float[Array, "n ..."]], Float[Array, "n ..."]]

@@ -6,7 +6,7 @@ import jax
 import optax
 from optax import contrib
 
-from jaxsampler.training import checkpoint
+from .. import checkpoint
 
 TABLES = ("tasks", "labels")  # embeddings: their rows are learned one by one
 

@@ -14,12 +14,11 @@ import jax
 import numpy as np
 import optax
 
-from jaxsampler import config
-from jaxsampler import data as pictures
-from jaxsampler.nn.unet import RestorationNet
-from jaxsampler.training import checkpoint, losses
-
-from .fit import fit, start
+from .. import checkpoint, config
+from .. import data as pictures
+from ..nn.unet import RestorationNet
+from . import losses
+from .fitting import fit, start
 from .optimisers import muon
 
 
@@ -117,7 +116,7 @@ def from_card(card: dict[str, Any]) -> RestorationNet:
 
 def publish(folder: str | Path, out: str | Path) -> dict[str, Any]:
     """Writes the averaged weights of the checkpoint in `folder` to `out`, judged, with their card; the run may go on meanwhile."""
-    from jaxsampler.training.judge import judge  # needs the sampler, which training does not
+    from .judge import judge  # needs the sampler, which training does not
 
     file = Path(folder) / "state.safetensors"
     card = checkpoint.read_card(file)

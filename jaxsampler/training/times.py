@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxsampler.paths import Path
+from ..paths.base import Path
 
 U = Float[Array, " n"]
 Times = Callable[[Path, U], U]

@@ -8,17 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from jaxsampler.data import (
-    TASKS,
-    VERBS,
-    Photo,
-    batch,
-    degrade,
-    held_out_photos,
-    random_mask,
-    task_name,
-    training_photos,
-)
+from jaxsampler.data import TASKS, VERBS, Photo, batch, degrade, held_out_photos, random_mask, task_name, training_photos
 from jaxsampler.data.degradations import haze, jpeg_quality, low_light, motion_blurry, uncompleted
 from jaxsampler.data.fields import blur
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import jaxsampler as js
-from jaxsampler import cli
+from jaxsampler import checkpoint
+from jaxsampler.commands import cli
 from jaxsampler.data import folder
 from jaxsampler.nn.small_images import Classifier
-from jaxsampler.training import checkpoint
 
 CONFIG = """
     seed = 0

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.distill import between, distill, waypoints
+from jaxsampler.search.distillation import between, distill, waypoints
 from jaxsampler.search.initial import at_table
-from jaxsampler.search.learn import begin, learn
-from jaxsampler.search.learnable import learnable
+from jaxsampler.search.learning import begin, learn
+from jaxsampler.search.parametrisation import learnable
 from jaxsampler.search.unrolled import unrolled
 
 PATH = js.VP()

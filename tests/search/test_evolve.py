@@ -4,16 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from places import ROOT
 
 import jaxsampler as js
 from jaxsampler.search.archive import Archive
-from jaxsampler.search.evolve import children, evolve, random_search
-from jaxsampler.search.known import known
+from jaxsampler.search.evolution import children, evolve, random_search
+from jaxsampler.search.known_schedules import known
 from jaxsampler.search.predictor import s3
 from jaxsampler.search.score import each, rmse
 from jaxsampler.search.space import Space
@@ -118,7 +118,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(name, tmp_path):
     module = {"evolve": "evolve", "s3": "predictor"}[name]
     written = ", ".join(f"{k}={v!r}" for k, v in options.items())
     script = SCRIPT.format(module=module, name=name, folder=str(tmp_path), options=written)
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     child = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert (tmp_path / "state.safetensors").exists()
@@ -202,7 +202,7 @@ def test_the_same_key_finds_the_same(capfd):
 
 RATES = """
 import time, jax, jaxsampler as js
-from jaxsampler.bench.problems import problem
+from jaxsampler.commands.bench.problems import problem
 mixture, key = problem("mixture"), jax.random.key(0)
 for nfe, noises in ((5, 32), (5, 64), (10, 32), (10, 64)):
     x = mixture.start(noises)
@@ -218,7 +218,7 @@ for nfe, noises in ((5, 32), (5, 64), (10, 32), (10, 64)):
 @pytest.mark.bench
 def test_schedules_per_second(capsys):
     """In a process of its own: type checks of the tests would be timed too."""
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     out = subprocess.run([sys.executable, "-c", RATES], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=True)
     with capsys.disabled():
         print("\n" + out.stdout)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.errors import errors, ratio
+from jaxsampler.search.baselines import SOLVERS, best, handmade
+from jaxsampler.search.error_measures import errors, ratio
 from jaxsampler.search.fit import RATES, Fit, Plan
-from jaxsampler.search.handmade import SOLVERS, best, handmade
-from jaxsampler.search.learn import CUT, learn, learn_best
+from jaxsampler.search.learning import CUT, learn, learn_best
 from jaxsampler.search.teacher import fine_table
 
 PATH = js.VP()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.learnable import learnable, replaced
+from jaxsampler.search.parametrisation import learnable, replaced
 from jaxsampler.search.unrolled import interpolation, unrolled
 from jaxsampler.search.vary import METHODS, VARY
 

@@ -11,8 +11,8 @@ from scipy.integrate import quad
 
 import jaxsampler as js
 from jaxsampler.search.align import ays, bound, changes, swept
-from jaxsampler.search.dmn import LAGRANGE, amplification, contributions, dmn
-from jaxsampler.search.gits import COSTS, gits, jump_costs
+from jaxsampler.search.dmn_grid import LAGRANGE, amplification, contributions, dmn
+from jaxsampler.search.gits_grid import COSTS, gits, jump_costs
 from jaxsampler.search.nodes import candidates, cheapest, path_of
 
 KEY = jax.random.key(0)

@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 
 import jaxsampler as js
-from jaxsampler.search.evolve import random_search
-from jaxsampler.search.known import known
+from jaxsampler.search.evolution import random_search
+from jaxsampler.search.known_schedules import known
 from jaxsampler.search.predictor import Predictor, embed, fit, kendall, predicted, ranking_loss, s3
 from jaxsampler.search.score import rmse
 from jaxsampler.search.space import Space

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.known import encode, known
+from jaxsampler.search.known_schedules import encode, known
 from jaxsampler.search.schedules import CHOICES, join, stack, unstack
 from jaxsampler.search.space import Space
-from jaxsampler.solvers import Decision, FittedKind, usf
+from jaxsampler.solvers import Decision, FittedKind
+from jaxsampler.solvers import unified_framework as usf
 
 S = js.solvers
 VP = js.VP()

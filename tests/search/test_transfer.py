@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
-from jaxsampler.search.learnable import learnable, replaced
-from jaxsampler.search.transfer import transfer
+from jaxsampler.search.parametrisation import learnable, replaced
+from jaxsampler.search.transfers import transfer
 
 S = js.solvers
 VP, EDM, OT, VE = js.VP(), js.EDM(), js.CondOT(), js.VE(sigma_max=200.0)

@@ -7,7 +7,7 @@ import pytest
 from oracle import gaussian, random_net
 
 import jaxsampler as js
-from jaxsampler.solvers.edm import TABLEAUS, tableau_order
+from jaxsampler.solvers.edm_heun import TABLEAUS, tableau_order
 
 pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers

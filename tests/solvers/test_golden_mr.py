@@ -6,17 +6,17 @@ closed-form mixture that the vectors were made with; where a case has a noise or
 """
 
 import json
-import pathlib
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from places import GOLDEN_FOLDER
 
 import jaxsampler as js
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "mr_sampler.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "mr_sampler.npz")
 INDEX = json.loads(str(GOLDEN["index_json"]))
 CASES = {c["id"]: c for c in INDEX["cases"]}
 MR = {k: c for k, c in CASES.items() if c["kind"] == "mr"}

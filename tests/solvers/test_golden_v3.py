@@ -10,7 +10,7 @@ import pytest
 from golden_cases import CASES, CONFIG, GOLDEN, PATHS, close, denoiser, start
 
 import jaxsampler as js
-from jaxsampler.drive import drive
+from jaxsampler.scan.driver import drive
 
 NAMES = CONFIG["v3_sched"]
 FITTED = [c for c in CASES if c.startswith("v3/")]

@@ -11,8 +11,9 @@ from golden_cases import PATHS as GOLDEN_PATHS
 from oracle import mixture, random_net
 
 import jaxsampler as js
-from jaxsampler.solvers import Decision, FittedKind, usf
-from jaxsampler.solvers.usf import RELAXATIONS
+from jaxsampler.solvers import Decision, FittedKind
+from jaxsampler.solvers import unified_framework as usf
+from jaxsampler.solvers.unified_framework import RELAXATIONS
 
 pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxsampler.paths.gaussian import CondOT
 
-from jaxsampler.paths import CondOT
 from jaxsampler.training import losses, times
 from jaxsampler.training.couplings import independent, minibatch_ot
 

@@ -7,18 +7,19 @@ import sys
 import textwrap
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from places import ROOT
 
-from jaxsampler import cli, config
+from jaxsampler import checkpoint, config
+from jaxsampler.commands import cli
 from jaxsampler.data import fashion
-from jaxsampler.training import checkpoint, classify, generate
+from jaxsampler.training import classify, generate
 
-CONFIGS = Path(__file__).parents[2] / "configs/train"
+CONFIGS = ROOT / "configs/train"
 SMALL = {
     "edm": dict(model="edm", noise_mean=-1.2, noise_std=1.2),
     "flow": dict(model="flow", noise_mean=0.0, noise_std=1.0),
@@ -62,7 +63,7 @@ def small(**changes) -> generate.Generate:
 def test_a_killed_training_ends_with_the_same_files(tmp_path):
     """Killed once there is a checkpoint, anywhere in a step or a write; three processes import JAX and train: some 20 seconds."""
     (tmp_path / "c.toml").write_text(TEXT)
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     env |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 
     def run(name: str) -> subprocess.Popen:
@@ -99,7 +100,7 @@ def test_a_killed_training_ends_with_the_same_files(tmp_path):
 @pytest.mark.parametrize("model", SMALL)
 def test_it_learns(model):
     """Forty steps on a flow or denoiser of 16 kB take a fifth off its loss at least. Some seconds of training."""
-    from jaxsampler.training.fit import fit
+    from jaxsampler.training.fitting import fit
 
     c = small(steps=40, **SMALL[model])
     photos, losses = fashion.some(), []
@@ -132,7 +133,7 @@ def test_an_epoch_shows_every_photo_once():
 
 def test_a_classifier_learns_and_half_its_batch_is_clean():
     """Sixty steps of a small classifier on the shipped photos: far better than chance on them, worse in strong noise."""
-    from jaxsampler.training.fit import fit
+    from jaxsampler.training.fitting import fit
 
     values = dict(
         seed=0, steps=60, batch=64, widths=(8, 16, 24), depth=1, embedding=16, features=16, clean=0.5, noise_mean=-1.0, noise_std=1.0

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxsampler.paths.exact import gaussian_mixture
+from jaxsampler.paths.gaussian import EDM, VP, CondOT
+from jaxsampler.paths.mean_reverting import MeanReverting
+from jaxsampler.paths.predictions import convert
 
-from jaxsampler.models import gaussian_mixture
-from jaxsampler.paths import EDM, VP, CondOT
-from jaxsampler.predictions import convert
-from jaxsampler.tabulated import MeanReverting
 from jaxsampler.training import losses, times, weights
 from jaxsampler.training.losses import matching, stratified
 

@@ -1,0 +1,218 @@
+r"""The problems on which samplers are judged and searched: a denoiser, starts, the exact solutions, real data to compare with.
+
+    mixture       8 Gaussians in 64 dimensions, means N(0, I), stds 0.1-0.5 (log-uniform) for each axis, on VP: sharp, multimodal, exact
+    empirical     the posterior mean of 2,000 training photos of Fashion-MNIST, on EDM: what a perfect network would learn by heart
+    smoothed      the same photos, each the centre of a Gaussian of std 0.3: nearer to what networks do
+    fashion_edm   our class-conditional U-Net (data prediction on EDM); sample i is of class i mod 10
+    fashion_flow  the same network as a velocity on CondOT
+
+Sample i depends on (seed, i) only. A `Problem` runs tables in chunks of one size, the last one padded; the table is an argument of the
+compiled function, so that all tables of one shape share one compilation. `converged` is the solution that every deterministic solver
+approximates, at path.t_min (on EDM grids may go on to 0, which moves a sample by about t_min = 0.002). Its RMSE to that of 800-3000 steps:
+1e-5 on `mixture`, 5e-5 on `smoothed`, 1e-6 on `empirical` but for one sample in some hundred that ends at another photo.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ... import pretrained, solvers
+from ...data import fashion
+from ...paths import exact as models
+from ...paths import grids
+from ...paths.base import Path
+from ...paths.gaussian import EDM, VP, CondOT
+from ...paths.predictions import Denoiser
+from ...scan.adjoints import Direct
+from ...scan.driver import drive
+from ...scan.protocol import Solver
+from ...scan.table_solver import run
+from ...spelling import nearest
+from ...tables.table import Table
+from ...tables.tabulation import tabulate
+
+Samples = Float[np.ndarray, "n ..."]
+IMAGES, CLASSES = 2000, len(fashion.CLASSES)  # photos of the empirical model; classes of the networks
+FINE = solvers.unipc(order=3)  # of five families the nearest to 800 steps, on every problem
+PATHS: dict[str, Path] = {"mixture": VP(), "empirical": EDM(), "smoothed": EDM(), "fashion_edm": EDM(), "fashion_flow": CondOT()}
+
+
+@eqx.filter_jit
+def _run(denoiser: Denoiser, table: Table, x: Any, key: Any) -> Any:
+    return run(denoiser, table, x, key=key, adjoint=Direct())
+
+
+@eqx.filter_jit
+def _drive(denoiser: Denoiser, solver_rows: tuple[Any, Any], x: Any, key: Any) -> Any:
+    return drive(*solver_rows, denoiser, x, key=key, adjoint=Direct())
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A denoiser of batches [chunk, *shape], and what its samples are compared with.
+
+    single: the denoiser of one sample, of any class. fine: the table of the converged solution. real: (split, n) -> n real samples, split
+    "train" or "test", the classes in turn. features: of samples [n, *shape], the [n, d] whose Frechet distance is taken.
+    """
+
+    name: str
+    denoiser: Denoiser
+    single: Denoiser
+    shape: tuple[int, ...]
+    chunk: int
+    fine: Table
+    real: Callable[[str, int], Samples]
+    features: Callable[[Any], Float[np.ndarray, "n d"]]
+
+    @property
+    def path(self) -> Path:
+        """That of its denoiser."""
+        return cast(Path, self.denoiser.path)
+
+    @property
+    def bound(self) -> bool:
+        """Whether the denoiser takes batches of `chunk` only, as each place in them has a condition of its own."""
+        return self.denoiser is not self.single
+
+    def sized(self, batch: int) -> Denoiser:
+        """The denoiser of batches of another size; entry i of them is of the same class as sample i."""
+        if not self.bound:
+            return self.denoiser
+        if batch % CLASSES:
+            raise ValueError(f"a batch of {self.name} holds {CLASSES} classes in turn: its size is a multiple of {CLASSES}, got {batch}")
+        return self.single.bind(label=np.arange(batch, dtype=np.int32) % CLASSES)
+
+    def fingerprint(self, *settings: Any) -> str:
+        """Of the model's numbers and of settings: results of other ones are not the same results."""
+        digest = hashlib.sha256(repr(settings).encode())
+        for leaf in jax.tree.leaves(eqx.filter(self.denoiser, eqx.is_array_like)):
+            digest.update(np.asarray(leaf).tobytes() if hasattr(leaf, "dtype") else repr(leaf).encode())
+        return digest.hexdigest()[:8]
+
+    def start(self, n: int, seed: int = 0) -> Samples:
+        """x_T [n, *shape], float32; sample i is the same for every n."""
+        like = jax.ShapeDtypeStruct((n, *self.shape), jnp.float32)
+        return np.asarray(self.denoiser.prior(jax.random.key(seed), like))
+
+    def run(self, table: Table, x: Any, seed: int = 0) -> Samples:
+        """The samples of `table` from x_T [n, *shape], any n; a stochastic table draws its noise from (seed, i)."""
+        return self._in_chunks(_run, jax.tree.map(jnp.asarray, table), x, seed)
+
+    def drive(self, solver: Solver, grid: Any, x: Any, seed: int = 0) -> Samples:
+        """The samples of a solver that is no table, compiled for it."""
+        return self._in_chunks(_drive, (solver, solver.rows(self.path, grid)), x, seed)
+
+    def _in_chunks(self, compiled: Callable, sampler: Any, x: Any, seed: int) -> Samples:
+        x, parts = np.asarray(x, np.float32), []
+        for i in range(0, len(x), self.chunk):
+            part = x[i : i + self.chunk]
+            padded = np.concatenate([part, np.zeros((self.chunk - len(part), *self.shape), np.float32)])
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            parts.append(np.asarray(compiled(self.denoiser, sampler, jnp.asarray(padded), key))[: len(part)])
+        return np.concatenate(parts)
+
+    def converged(self, x: Any) -> Samples:
+        """The solution of the probability flow from x_T = x at path.t_min."""
+        return self.run(self.fine, x)
+
+
+def problem(
+    name: str, *, data: str | FilePath | None = None, weights: str | FilePath | None = None, photos: fashion.Photos | None = None
+) -> Problem:
+    """The problem called `name`.
+
+    data: the folder with the files of Fashion-MNIST (default: the user's data folder, else they are downloaded). weights: a folder with
+    other networks than the shipped ones, by the same names. photos: take these for the photos of both splits, no file is read.
+    Raises ValueError in one line: unknown name (with the nearest), missing or corrupt data or weights.
+    """
+    if name not in PROBLEMS:
+        raise ValueError(f"unknown problem {name!r}; {nearest(name, PROBLEMS)}")
+    return PROBLEMS[name](_Sources(data, weights, photos))
+
+
+def in_turn(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The order in which the classes come in turn: photo i is of class i mod 10 as long as every class lasts."""
+    rank = np.zeros_like(labels)
+    for k in np.unique(labels):
+        rank[labels == k] = np.arange((labels == k).sum())
+    return np.lexsort((labels, rank))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sources:
+    """Where photos and weights come from; both are read when first needed."""
+
+    data: str | FilePath | None
+    weights: str | FilePath | None
+    photos: fashion.Photos | None
+
+    def real(self, split: str, n: int) -> Samples:
+        photos = fashion.load(split, self.data) if self.photos is None else self.photos
+        if n > len(photos):
+            raise ValueError(f"{n} {split} photos are asked for, there are {len(photos)}")
+        return photos[in_turn(photos.labels)[:n]].images
+
+    def network(self, name: str) -> Any:
+        return pretrained.load(name, path=None if self.weights is None else FilePath(self.weights) / f"{name}.safetensors")
+
+    @cached_property
+    def classifier(self) -> Callable[[Any], Any]:
+        net = self.network("fashion_classifier")
+        return eqx.Partial(eqx.filter_jit(lambda net, x: net.features(x)), net)
+
+    def features(self, x: Any) -> Float[np.ndarray, "n d"]:
+        """Penultimate features of our classifier, for images in [-1, 1] (clipped to that, as a file of the image would be)."""
+        x, chunk = np.clip(np.asarray(x, np.float32), -1, 1), 250
+        pad = np.zeros((-len(x) % chunk, *x.shape[1:]), np.float32)
+        parts = np.split(np.concatenate([x, pad]), (len(x) + len(pad)) // chunk)
+        return np.concatenate([np.asarray(self.classifier(jnp.asarray(part))) for part in parts])[: len(x)]
+
+
+def _mixture(sources: _Sources) -> Problem:
+    rng, k, d = np.random.default_rng(0), 8, 64
+    means, stds = rng.standard_normal((k, d)), np.exp(rng.uniform(np.log(0.1), np.log(0.5), (k, d)))
+    path = PATHS["mixture"]
+
+    def real(split: str, n: int) -> Samples:
+        rng = np.random.default_rng(["train", "test"].index(split) + 1)
+        which = np.arange(n) % k
+        return (means[which] + stds[which] * rng.standard_normal((n, d))).astype(np.float32)
+
+    fine = tabulate(path, grids.quadratic(path, 200), FINE)
+    flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)
+    denoiser = models.gaussian_mixture(means, stds, path)
+    return Problem("mixture", denoiser, denoiser, (d,), 1024, fine, real, flat)
+
+
+def _empirical(sources: _Sources, std: float = 0.0) -> Problem:
+    name = "smoothed" if std else "empirical"
+    path = PATHS[name]
+    images = sources.real("train", IMAGES if sources.photos is None else len(sources.photos))
+    fine = tabulate(path, grids.karras(path, 120), FINE)
+    denoiser = models.empirical(images, path, std)
+    return Problem(name, denoiser, denoiser, images.shape[1:], 250, fine, sources.real, sources.features)
+
+
+def _network(sources: _Sources, name: str, chunk: int = 50) -> Problem:
+    single = sources.network(name)
+    denoiser, path = single.bind(label=np.arange(chunk, dtype=np.int32) % CLASSES), single.path
+    grid = grids.karras(path, 60) if isinstance(path, EDM) else grids.uniform(path, 60)
+    return Problem(name, denoiser, single, (32, 32, 1), chunk, tabulate(path, grid, FINE), sources.real, sources.features)
+
+
+PROBLEMS: dict[str, Callable[[_Sources], Problem]] = {
+    "mixture": _mixture,
+    "empirical": _empirical,
+    "smoothed": lambda sources: _empirical(sources, 0.3),
+    "fashion_edm": lambda sources: _network(sources, "fashion_edm"),
+    "fashion_flow": lambda sources: _network(sources, "fashion_flow"),
+}

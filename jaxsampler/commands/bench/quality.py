@@ -1,0 +1,219 @@
+r"""The yardstick: how good are the samples of every solver at every number of network calls, `jaxsampler bench quality`.
+
+For each problem (`problems`), number of calls and solver (`line_up`) one cell, from the same starts x_T:
+
+    rmse      to the converged solution of the same x_T (deterministic solvers): did it solve the equation
+    frechet   of the samples' features to those of real test data, and sliced: sliced Wasserstein distance; are the samples right
+
+each with a bootstrap interval over the samples. Two more cells say what the distances can be at best: "real", as many other real samples
+against the same test data (the floor), and "converged", the model's own. A network makes the converged solution wrong, so a solver may be
+nearer to the data than it.
+
+All tables of one problem and number of calls have one shape, so there is one compilation for all solvers (DPM-Solver-v3, no table, has its
+own). Each finished cell goes into a CSV file; a run that was stopped goes on with what is missing there.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ... import metrics, solvers
+from ...paths.gaussian import VP
+from ...spelling import nearest
+from ...tables.table import Table, pad
+from . import line_up
+from .cells import Cell, read, save
+from .problems import PROBLEMS, Problem, problem
+
+DETERMINISTIC = (
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_3m lower_order_final=true",
+    "unipc order=2",
+    "unipc order=3",
+    "deis order=2",
+    "deis order=3",
+    "ipndm",
+    "dpmpp_2s",
+    "dpm_3",
+    "edm",
+    "heun",
+    "dpm_v3 order=2",
+)
+STOCHASTIC = ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "edm s_churn=10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """What is measured; the entries of `grids`, `samples` and `most` belong to those of `problems`."""
+
+    problems: tuple[str, ...] = ("mixture", "empirical", "fashion_edm", "fashion_flow")
+    grids: tuple[str, ...] = ("log_snr", "karras", "karras", "uniform")
+    samples: tuple[int, ...] = (2000, 500, 500, 500)
+    most: tuple[int, ...] = (50, 50, 20, 20)  # no more calls than these
+    calls: tuple[int, ...] = (3, 4, 5, 6, 8, 10, 15, 20, 50)
+    solvers: tuple[str, ...] = DETERMINISTIC + STOCHASTIC
+    tables: tuple[str, ...] = ()  # learned ones: .safetensors files whose card names their problem
+    v3: tuple[str, ...] = ("mixture", "fashion_edm")  # problems for which DPM-Solver-v3's statistics are estimated
+    statistics: int = 256  # real samples to estimate them from
+    real: int = 10_000  # test samples to compare with
+    resamples: int = 50  # of the bootstrap
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in self.problems:
+            if name not in PROBLEMS:
+                raise ValueError(f"unknown problem {name!r}; {nearest(name, PROBLEMS)}")
+        for key in ("grids", "samples", "most"):
+            if len(getattr(self, key)) != len(self.problems):
+                raise ValueError(
+                    f"key {key!r} needs one entry for each of the {len(self.problems)} problems, it has {len(getattr(self, key))}"
+                )
+        flat = solvers.Statistics.of(VP(), np.arange(4.0), np.ones(4), np.zeros(4), np.zeros(4))  # any will do to check options
+        for entry in self.tabulated:
+            line_up.step(entry)
+        for entry in self.fitted:
+            line_up.solver(entry, statistics=flat)
+        for name in self.grids:
+            line_up.grid(name)
+        least = {"samples": 2, "most": 1, "calls": 1, "statistics": 2, "real": 2, "resamples": 2}
+        for key, low in least.items():
+            value = getattr(self, key)
+            if any(v < low for v in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"key {key!r} must be at least {low}; got {value}")
+
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """The entries that need statistics."""
+        return tuple(entry for entry in self.solvers if entry.split()[:1] == ["dpm_v3"])
+
+    @property
+    def tabulated(self) -> tuple[str, ...]:
+        """The other entries."""
+        return tuple(entry for entry in self.solvers if entry not in self.fitted)
+
+
+def measure(c: Quality, file: Path, build: Callable[[str], Problem] = problem, progress: bool = True) -> list[Cell]:
+    """All cells of `c`, those in `file` taken from there, each new one added to it at once. build: name -> problem."""
+    from threadpoolctl import threadpool_limits
+    from tqdm import tqdm
+
+    known = read(file)
+    tables = [(entry, *learned(entry)) for entry in c.tables]
+    cells = []
+    with threadpool_limits(1, "blas"):  # the bootstrap's many small matrices: where cores are shared, threads made it 80 times slower
+        for i, name in enumerate(c.problems):
+            task = Task(c, i, build(name), file.parent, [(label, table) for label, of, table in tables if of == name])
+            for solver, calls, job in tqdm(task.jobs(), desc=name, unit="cell", disable=not progress):
+                cell = known.get((name, solver, calls, task.mark))
+                if cell is None:
+                    cell = known[name, solver, calls, task.mark] = job()
+                    save(file, known.values())
+                cells.append(cell)
+    return cells
+
+
+def learned(file: str) -> tuple[str, Table]:
+    """(problem, table) of a saved table; ValueError if its card does not name one of the problems."""
+    name = Table.about(file).get("problem")
+    if name not in PROBLEMS:
+        raise ValueError(f"the card of {file} names the problem {name!r}; save the table with problem=, one of {', '.join(PROBLEMS)}")
+    return name, Table.load(file)
+
+
+class Task:
+    """One problem's cells. What several of them share (starts, converged samples, features of real data) is made when first needed."""
+
+    def __init__(self, c: Quality, i: int, p: Problem, folder: Path, tables: list[tuple[str, Table]]):
+        self.c, self.p, self.n, self.most, self.folder, self.tables = c, p, c.samples[i], c.most[i], folder, tables
+        self.grid, self.x = line_up.grid(c.grids[i]), p.start(c.samples[i], c.seed)
+        self.shared: dict[str, Any] = {}
+        self.mark = p.fingerprint(c.grids[i], self.n, c.real, c.resamples, c.statistics, c.seed)
+
+    def jobs(self) -> list[tuple[str, int, Callable[[], Cell]]]:
+        """(solver, calls, how to measure the cell): the two references, then all solvers by number of calls."""
+        jobs: list = [("real", 0, self.floor), ("converged", self.p.fine.nfe, self.limit)]
+        columns = {}
+        for calls in (k for k in self.c.calls if k <= self.most):
+            columns[calls] = line_up.line_up(self.p.path, self.c.tabulated, self.grid, calls)
+            columns[calls] |= {Path(name).stem: table for name, table in self.tables if table.nfe == calls}
+        regs = max((table.regs for column in columns.values() for table in column.values()), default=1)
+        for calls, column in columns.items():
+            warm: list = []  # whether this shape is compiled already
+            for name, table in column.items():
+                jobs.append((name, calls, lambda a=(name, calls, table, regs, warm): self.table(*a)))
+            for entry in self.c.fitted if self.p.name in self.c.v3 else ():
+                jobs.append((entry, calls, lambda a=(entry, calls): self.fitted(*a)))
+        return jobs
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """make(), the first time."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        return self.shared[name]
+
+    def exact(self) -> np.ndarray:
+        """The converged samples."""
+        return self.once("exact", lambda: self.p.converged(self.x))
+
+    def table(self, name: str, calls: int, table: Table, regs: int, warm: list) -> Cell:
+        """A solver's cell; all tables of `calls` have `regs` registers, hence one compilation."""
+        padded = pad(table, nfe=calls, regs=regs)
+        if not warm:
+            self.p.run(padded, self.x[:1], self.c.seed)
+            warm.append(True)
+        began = time.perf_counter()
+        x = self.p.run(padded, self.x, self.c.seed)
+        seconds = (time.perf_counter() - began) / self.n
+        return self.cell(name, calls, x, table.nfe, bool(table.draws), seconds)
+
+    def fitted(self, name: str, calls: int) -> Cell:
+        """DPM-Solver-v3's cell."""
+        solver = line_up.solver(name, statistics=self.once("statistics", self.estimate))
+        grid = self.grid(self.p.path, calls)
+        self.p.drive(solver, grid, self.x[:1])
+        began = time.perf_counter()
+        x = self.p.drive(solver, grid, self.x)
+        return self.cell(name, calls, x, calls, False, (time.perf_counter() - began) / self.n)
+
+    def estimate(self) -> solvers.Statistics:
+        """The statistics of DPM-Solver-v3 from real training data, kept in a file beside the cells."""
+        file = self.folder / f"v3_{self.p.name}_{self.mark}.safetensors"
+        if not file.exists():
+            data = self.p.real("train", self.c.statistics)
+            options = {"samples": self.c.statistics, "n": 60, "batch": 16, "progress": False}
+            solvers.ems(self.p.single, data, key=jax.random.key(self.c.seed), **options).save(file)
+        return solvers.Statistics.load(file)
+
+    def floor(self) -> Cell:
+        """As many real training samples as are drawn of every solver."""
+        return self.cell("real", 0, self.p.real("train", self.n), 0, True, math.nan)
+
+    def limit(self) -> Cell:
+        """The converged samples, what all deterministic solvers tend to."""
+        return self.cell("converged", self.p.fine.nfe, self.exact(), self.p.fine.nfe, False, math.nan)
+
+    def cell(self, name: str, calls: int, x: np.ndarray, rows: int, stochastic: bool, seconds: float) -> Cell:
+        """The numbers of samples x."""
+        made = Cell(self.p.name, name, calls, rows, stochastic, len(x), self.c.real, seconds=seconds, mark=self.mark)
+        found: dict[str, Iterator[float]] = {}
+        among = lambda statistic, values: iter((statistic(values), *metrics.interval(statistic, values, resamples=self.c.resamples)))
+        if not stochastic:
+            found["rmse"] = among(lambda s: float(np.sqrt(s.mean())), metrics.squares(x, self.exact()))
+        if np.all(np.isfinite(x)):
+            real, slices = self.once("reference", self.reference)
+            found["frechet"] = among(lambda f: metrics.frechet(f, real), self.p.features(x))
+            found["sliced"] = among(lambda s: metrics.wasserstein(s, slices), metrics.project(x))
+        values = {key: next(v) for kind, v in found.items() for key in (kind, f"{kind}_low", f"{kind}_high")}
+        return dataclasses.replace(made, **values)
+
+    def reference(self) -> tuple[metrics.Gaussian, metrics.Quantiles]:
+        """What the distances are taken to: features and projections of the test data."""
+        real = self.p.real("test", self.c.real)
+        return metrics.gaussian(self.p.features(real)), metrics.quantiles(metrics.project(real), self.n)

@@ -1,0 +1,38 @@
+"""Write a benchmark's table, raw numbers and figure into a folder, each whole or not at all."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...files import write as write_file
+from . import gradients, inversion, likelihood, overhead, precision
+
+
+def benchmarks() -> dict[str, ModuleType]:
+    """Each has measure(..) -> a dataclass, markdown(result) and figure(result)."""
+    return {"gradients": gradients, "inversion": inversion, "likelihood": likelihood, "overhead": overhead, "precision": precision}
+
+
+def write(what: str, out: Path, rounds: int) -> str:
+    """Measure `what`, write WHAT.md, WHAT.json and WHAT.png into `out`, and return the Markdown."""
+    module: Any = benchmarks()[what]
+    out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found before minutes of work
+    result = module.measure(rounds=rounds) if what in ("gradients", "overhead") else module.measure()
+    text = module.markdown(result)
+    write_file(out / f"{what}.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
+    write_file(out / f"{what}.md", text.encode())
+    write_file(out / f"{what}.png", png(module.figure(result)))
+    return text
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as the bytes of a PNG file."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    plt.close(figure)
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""The same small MLP sampled here and by diffusers, side by side, where torch and diffusers are installed.
+
+Weights, width, batch and number of calls are equal; so is the solver (DDIM; DPM-Solver++ of second order). Times are of whole sampling
+runs, in turns.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ... import solvers
+from ...paths import grids
+from ...paths.discrete_vp import DiscreteVP
+from ...paths.predictions import Denoiser
+from ...scan.adjoints import Direct
+from ...scan.table_solver import run
+from ...tables.tabulation import tabulate
+from .timing import fastest
+
+BATCH, WIDTH, CALLS = 256, 256, 20
+
+
+def measure() -> dict[str, float]:
+    """Seconds of each sampler over those of our `dpmpp_2m`; empty if torch or diffusers is missing."""
+    try:
+        import diffusers  # type: ignore
+        import torch  # type: ignore
+    except ImportError:
+        return {}
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5 for _ in range(3)]
+    x = rng.standard_normal((BATCH, WIDTH)).astype(np.float32)
+
+    path = DiscreteVP.linear()
+    jax_weights = [jnp.asarray(w) for w in weights]
+    denoiser = Denoiser(partial(_mlp, jax_weights, jnp.tanh), path, "noise")
+    sample = jax.jit(lambda table, x: run(denoiser, table, x, adjoint=Direct()))
+    grid = grids.leading(path, CALLS)
+
+    def ours(solver: Any) -> Any:
+        return partial(sample, jax.tree.map(jnp.asarray, tabulate(path, grid, solver)), jnp.asarray(x))
+
+    torch_weights = [torch.from_numpy(w) for w in weights]
+    # one channel, a square image per sample: what the schedulers expect of a batch
+    start = torch.from_numpy(x)
+
+    def theirs(scheduler: Any) -> Any:
+        def run_scheduler():
+            with torch.no_grad():
+                scheduler.set_timesteps(CALLS)
+                y = start
+                for t in scheduler.timesteps:
+                    y = scheduler.step(_mlp(torch_weights, torch.tanh, y, t / 1000), t, y).prev_sample
+            return np.asarray(y)
+
+        return run_scheduler
+
+    functions = {
+        "jaxsampler `dpmpp_2m`": ours(solvers.dpmpp_2m),
+        "jaxsampler `ddim`": ours(solvers.ddim),
+        "diffusers DPMSolverMultistepScheduler": theirs(diffusers.DPMSolverMultistepScheduler()),
+        "diffusers DDIMScheduler": theirs(diffusers.DDIMScheduler(clip_sample=False)),
+    }
+    seconds = fastest(list(functions.values()), rounds=7)
+    return {name: s / seconds[0] for name, s in zip(functions, seconds, strict=True)}
+
+
+def _mlp(weights: Any, tanh: Any, x: Any, t: Any) -> Any:
+    """Three layers of tanh; the time scales the input."""
+    x = x * (1 + t)
+    for w in weights:
+        x = tanh(x @ w)
+    return x

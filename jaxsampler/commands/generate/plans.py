@@ -1,0 +1,183 @@
+"""What `jaxsampler sample` is asked for, made definite: a network, a sampler, labels, and the settings that tell one run from another.
+
+Everything that can be wrong with a request is found here, before anything is computed or written.
+"""
+
+import hashlib
+import math
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+import jaxsampler
+
+from ... import checkpoint, pretrained, solvers
+from ...data import fashion
+from ...paths import base as paths
+from ...paths import grids
+from ...paths.predictions import Denoiser
+from ...pretrained import samplers
+from ...spelling import nearest
+from ...tables.steps import Step
+from ...tables.table import Table
+from ...tables.tabulation import tabulate
+from ...training import generate
+
+MODELS = ("fashion_edm", "fashion_flow")
+TO_ZERO = {"uniform": grids.uniform, "quadratic": grids.quadratic, "cosine": grids.cosine}  # grids that may end at t = 0 themselves
+BEFORE_ZERO = {"karras": grids.karras, "log_snr": grids.log_snr, "polyexponential": grids.polyexponential}  # the last step goes to 0
+GRIDS = (*TO_ZERO, *BEFORE_ZERO)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`n` images of `shape` by `solver` (on the times `grid`, if it is no table), `batch` at a time.
+
+    Image i has the key fold_in(key(seed), i) and the class `label`; None: i modulo the number of classes. `guidance`: the weight of
+    `guidance.classifier_free`, 1 is the class's own prediction. `settings`: all that decides about the bits, as JSON. `command`: the
+    command line that asks for the same.
+    """
+
+    denoiser: Denoiser
+    solver: Any
+    grid: tuple[float, ...] | None
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    label: int | None
+    guidance: float
+    seed: int
+    n: int
+    batch: int
+    settings: dict[str, Any]
+    command: str
+
+    def labels(self, numbers: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+        """The classes of these images."""
+        return (numbers % len(self.classes) if self.label is None else np.full(len(numbers), self.label)).astype(np.int32)
+
+
+def plan(
+    *,
+    model: str | None = None,
+    weights: Path | None = None,
+    n: int = 64,
+    label: str | None = None,
+    solver: str = "dpmpp_2m",
+    order: int | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+    batch: int = 100,
+) -> Plan:
+    """The plan of the command's options (`label` is --class). ValueError in one line for whatever does not fit."""
+    for name, value in (("--n", n), ("--batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must lie between 0 and 2^32 - 1, got {seed}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"--guidance must be a number, got {guidance}; 1 is none")
+    name, file, card = network(model, weights)
+    denoiser, classes = pretrained.load(name, path=file), generate.classes(card)
+    number = None if label is None else fashion.label(label, classes)
+    if guidance == 0 and label is not None:
+        raise ValueError(f"--guidance 0 samples any class: leave --class {label} out, or give 1 for the class without guidance")
+    learned = solver == samplers.LEARNED
+    saved = str(samplers.shipped(name, steps)) if learned else solver
+    sampler, times = samplers.option(saved, denoiser.path, steps=None if learned else steps, grid=grid, order=order), None
+    if sampler is not None:
+        steps = sampler.nfe if learned else None
+        about = {"table": Table.about(saved), "sha256 of table": checksum(Path(saved))}
+    else:
+        steps = 10 if steps is None else steps
+        every = times_of(denoiser.path, grid, steps)
+        sampler, times = tabulated(solver, order, denoiser.path, every)
+        about = {"solver": solver, "order": order, "steps": steps, "grid": grid or "default", "times": [float(t) for t in every]}
+    label, batch = None if number is None else classes[number], min(batch, n)
+    asked = dict(model=None if weights else name, weights=weights, n=n, solver=solver, order=order, steps=steps, grid=grid)
+    asked |= {"class": label, "guidance": guidance, "seed": seed, "batch": batch}
+    return Plan(
+        denoiser,
+        sampler,
+        times,
+        generate.shape(card),
+        classes,
+        number,
+        guidance,
+        seed,
+        n,
+        batch,
+        {
+            "model": name,
+            "sha256 of weights": checksum(file),
+            "sha256 of card": checksum(file.with_suffix(".json")),
+            "class": "any" if guidance == 0 else label or "all in turn",
+            **about,
+            "guidance": guidance,
+            "network calls per image": sampler.nfe * (1 if guidance in (0, 1) else 2) if isinstance(sampler, Table) else None,
+            "seed": seed,
+            "noise of image i": "jax.random.fold_in(jax.random.key(seed), i)",
+            "n": n,
+            "batch": batch,
+            "versions": {"jaxsampler": jaxsampler.__version__} | {name: version(name) for name in ("jax", "jaxlib", "numpy", "equinox")},
+            "device": jax.devices()[0].device_kind,
+        },
+        " ".join(["jaxsampler sample", *(f"--{k} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None)]),
+    )
+
+
+def network(model: str | None, weights: Path | None) -> tuple[str, Path, dict[str, Any]]:
+    """(name, file, card) of the weights to use; weights given tell themselves which model they are of."""
+    if model is not None and model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; {nearest(model, MODELS)}")
+    if weights is None:
+        model = model or MODELS[0]
+        weights = Path(pretrained.__file__).with_name(f"{model}.safetensors")
+    card = checkpoint.read_card(weights)
+    name = f"fashion_{card.get('model')}"
+    if name not in MODELS:
+        raise ValueError(f"{weights.with_suffix('.json')} is not the card of a network that generates images")
+    if model is not None and model != name:
+        raise ValueError(f"{weights} are weights of {name!r}, not {model!r}: leave --model out")
+    return name, weights, card
+
+
+def times_of(path: paths.Path, name: str | None, steps: int) -> Any:
+    """The grid called `name`, `steps` intervals from t_max to t = 0; None: the path's default."""
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    if name is None:
+        return grids.default(path, steps)
+    if name not in GRIDS:
+        raise ValueError(f"unknown grid {name!r}; {nearest(name, GRIDS)}")
+    if name in TO_ZERO:
+        return TO_ZERO[name](path, steps, t_min=0.0)
+    try:
+        return np.array([path.t_max, 0.0]) if steps == 1 else grids.append_zero(BEFORE_ZERO[name](path, steps - 1))
+    except ValueError:
+        raise ValueError(f"the grid {name!r} does not fit {path!r}, which has no signal at its start; use {', '.join(TO_ZERO)}") from None
+
+
+def tabulated(name: str, order: int | None, path: paths.Path, times: Any) -> tuple[Any, tuple[float, ...] | None]:
+    """The solver called `name` as a table; or as it is, with its times, if it is none."""
+    try:
+        solver = solvers.by_name(name) if order is None else solvers.by_name(name, order=order)
+    except TypeError as error:
+        hint = "leave --order out" if order is not None else "the command line cannot give that: use js.sample"
+        raise ValueError(f"{name}: {error}; {hint}") from None
+    if isinstance(solver, Step):
+        return tabulate(path, times, solver), None
+    solver.rows(path, grids.checked(path, times))  # complains of what does not fit
+    return solver, tuple(float(t) for t in times)
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

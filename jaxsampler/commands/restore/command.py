@@ -1,0 +1,122 @@
+"""What `jaxsampler restore` does, by its arguments: the demonstration, the full study, one photo, a folder."""
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ... import data, pretrained, solvers
+from ...files import writable, write
+from ...nn.unet import RestorationNet
+from ...pretrained import samplers
+from ...tables.steps import Step
+from . import comparison as study
+from . import report
+from .figure import figure
+from .folder import load_mask, restore_folder
+from .photo import CHOSEN, Restorer, expect_mask
+
+MEMBER = f"{CHOSEN['name']} {CHOSEN['order']}"
+
+
+def network(weights: Path | None) -> RestorationNet:
+    """The shipped network, or the one of a safetensors file with its card."""
+    return pretrained.load("restore", path=weights)
+
+
+def member(solver: str | None, order: int | None) -> Step:
+    """The solver of the command's options; none given is the chosen one."""
+    if solver is None:
+        return solvers.by_name(CHOSEN["name"], order=order or CHOSEN["order"])
+    try:
+        return solvers.by_name(solver) if order is None else solvers.by_name(solver, order=order)
+    except TypeError as error:
+        raise ValueError(f"{error}; leave --order out") from None
+
+
+def restorer(net: RestorationNet, solver: str | None, order: int | None, steps: int | None, seed: int) -> Restorer:
+    """The restorer of the command's options: a saved table settles steps and order itself."""
+    saved = samplers.option(solver, net.path(jnp.zeros((1, 1, 3))), steps=steps, order=order)
+    return Restorer(net, member(solver, order) if saved is None else saved, steps, seed)
+
+
+def rehearse(out: Path, image: np.ndarray, form: data.Form) -> None:
+    """Write one pixel as `out` will be written, and remove it: what cannot be saved is known before the work."""
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file in it")
+    pixel = replace(form, alpha=None if form.alpha is None else form.alpha[:1, :1])
+    with tempfile.TemporaryDirectory(dir=writable(out.parent)) as scratch:
+        data.save_image(Path(scratch, out.name), image[:1, :1], pixel)
+
+
+def one(restorer: Restorer, photo: Path, task: str, mask: Path | None, out: Path) -> Path:
+    """Restore one photo into the file `out`."""
+    expect_mask(task, mask is not None)
+    image, form = data.load_image(photo)
+    known = None if mask is None else load_mask(mask)
+    rehearse(out, image, form)
+    restored = restorer(image, task, known, progress=True)
+    data.save_image(out, restored, form)
+    return out
+
+
+def folder(restorer: Restorer, source: Path, task: str, mask: Path | None, out: Path) -> list[str]:
+    """Restore a folder into another; returns a line per photo that failed."""
+    writable(out)
+    outcome = restore_folder(restorer, source, out, task, mask)
+    print(f"{len(outcome.done)} restored into {out}, {len(outcome.skipped)} were there already, {len(outcome.failed)} failed")
+    return outcome.failed
+
+
+def demonstration(net: RestorationNet, out: Path, size: int = 128, seed: int = 0) -> Path:
+    """Ten held-out crops, damaged in ten ways, restored by a few members: prints the table, writes the figure."""
+    began = time.perf_counter()
+    batch, bench = study.shown(size), study.Bench(net, seed)
+    members = [(s, calls) for s in dict.fromkeys(("mr_ode 2", "mr_sde 2", MEMBER)) for calls in (5, 10)]
+    members += [("posterior", calls) for calls in (10, 100) if MEMBER != "mr_sde 1" or calls != 10]
+    print(f"Ten held-out photo crops of {size}x{size}, one per task; {net_size(net)} parameters ...", flush=True)
+    rows, images = bench.rows(batch, members)
+    print(report.per_task(rows, members))
+    print("posterior: posterior sampling, its jumps rescaled to the grid, which is mr_sde of order 1\n")
+    columns = [("input", 0), (MEMBER, 5), (MEMBER, 10), ("posterior", 100)]
+    by_crop = [[report.mean(rows, *m, task=task) for m in columns] for task in data.TASKS]
+    titles = ["input", f"{MEMBER}, 5 calls", f"{MEMBER}, 10 calls", "posterior, 100 calls"]
+    pictures = [batch.degraded, *(images[m] for m in columns[1:])]
+    file = out / "restored.png"
+    write(file, figure([*zip(titles, pictures, strict=True), ("truth", batch.clean)], by_crop))
+    write(out / "restored.csv", report.as_csv(rows).encode())
+    spent = time.perf_counter() - began
+    print(f"{file} and {file.with_suffix('.csv')}; {spent:.0f} s, of which {bench.compile_seconds:.0f} s compiling")
+    return file
+
+
+def net_size(net: RestorationNet) -> str:
+    """Its number of parameters, in millions."""
+    return f"{sum(a.size for a in jax.tree.leaves(net) if isinstance(a, jax.Array)) / 1e6:.2f} million"
+
+
+def everything(net: RestorationNet, out: Path, size: int = 128, each: int = 1, seed: int = 0) -> Path:
+    """`each` crops of every held-out photo for every task, all solvers: prints and writes the tables (Markdown, CSV)."""
+    bench = study.Bench(net, seed)
+    batches = list(study.crops(data.held_out_photos(), size, each))
+    rows, distances = report.full(bench, batches)
+    text = report.full_markdown(rows, distances, MEMBER)
+    print(text)
+    write(out / "full.md", text.encode())
+    write(out / "full.csv", report.as_csv(rows).encode())
+    write(out / "full_distances.csv", report.as_csv(distances).encode())
+    print(f"{out / 'full.md'}, {out / 'full.csv'}, {out / 'full_distances.csv'}")
+    return out / "full.md"
+
+
+def choice(net: RestorationNet, each: int = 1, seed: int = 0) -> str:
+    """Which member of MR Sampler does best on crops of training photos."""
+    best, rows = report.choose(study.Bench(net, seed), each)
+    members = list(dict.fromkeys((r.solver, r.calls) for r in rows if r.calls))
+    print(report.per_task(rows, members))
+    print(f"best at 5 and 10 calls: {best}" + ("" if best == MEMBER else f" (the default is {MEMBER})"))
+    return best

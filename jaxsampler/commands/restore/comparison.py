@@ -1,0 +1,167 @@
+"""What samplers are worth on photographs: PSNR, SSIM and time per solver and number of calls.
+
+All solvers start from the same x_T and see the same crops. Ten crops, one per task, are one batch; a solver of so many calls is one table,
+and all tables of one shape share one compilation (whose time is kept apart).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from skimage.metrics import structural_similarity
+
+from ... import data, solvers
+from ...data.photos import Photo
+from ...nn.unet import RestorationNet
+from ...tables.steps import Step
+from ...tables.table import Table, pad
+from .photo import restore, table
+
+FAMILY: dict[str, Step] = {
+    "mr_ode 1": solvers.mr_ode(order=1),
+    "mr_ode 2": solvers.mr_ode(order=2),
+    "mr_sde 1": solvers.mr_sde(order=1),
+    "mr_sde 2": solvers.mr_sde(order=2),
+    "posterior": solvers.posterior,
+    "euler_maruyama": solvers.euler_maruyama,
+}
+SEVERITY = 0.5
+
+# One crop of a held-out photo per task, chosen for its content: name, top, left.
+SHOWN = {
+    "motion-blurry": ("china", 80, 96),
+    "hazy": ("china", 152, 216),
+    "jpeg-compressed": ("chelsea", 56, 128),
+    "low-light": ("coffee", 200, 304),
+    "noisy": ("astronaut", 56, 168),
+    "raindrop": ("astronaut", 336, 120),
+    "rainy": ("coffee", 24, 168),
+    "shadowed": ("chelsea", 112, 160),
+    "snowy": ("astronaut", 248, 216),
+    "uncompleted": ("astronaut", 120, 352),
+}
+
+
+class Batch(NamedTuple):
+    """Crops in the order of `data.TASKS`, one per task."""
+
+    photos: list[str]
+    clean: Float[np.ndarray, "n h w 3"]
+    degraded: Float[np.ndarray, "n h w 3"]
+
+
+class Row(NamedTuple):
+    """One restored crop. `seconds` is the tenth part of its batch's time; solver "input" is the degraded crop itself."""
+
+    task: str
+    photo: str
+    solver: str
+    calls: int
+    psnr: float
+    ssim: float
+    seconds: float
+
+
+def shown(size: int = 128, seed: int = 1) -> Batch:
+    """The ten crops of the default run."""
+    photos = {p.name: p for p in data.held_out_photos()}
+    return _batch([[(photos[name], top, left)] for name, top, left in (SHOWN[task] for task in data.TASKS)], size, seed)
+
+
+def crops(photos: Sequence[Photo], size: int = 128, each: int = 2, seed: int = 2) -> Iterator[Batch]:
+    """`each` crops of every photo for every task; of three random places the most damaged: one that no drop touches measures nothing."""
+    for photo in photos:
+        rows, columns = ((n - size) // 8 for n in photo.pixels.shape[:2])
+        for i in range(each):
+            rng = np.random.default_rng([seed, i, *photo.name.encode()])
+            corners = rng.integers((rows + 1, columns + 1), size=(len(data.TASKS), 3, 2)).tolist()
+            choices = [[(photo, 8 * y, 8 * x) for y, x in three] for three in corners]
+            yield _batch(choices, size, seed + 1000 * (i + 1))
+
+
+def _batch(choices: Sequence[Sequence[tuple[Photo, int, int]]], size: int, seed: int) -> Batch:
+    """Per task the most damaged of its places, all in one photo (name, top, left).
+
+    Damage is done to the whole photo, then cropped: drops and blur reach in, shadows are larger than a crop.
+    """
+    clean, degraded, photos = [], [], []
+    for k, (task, places) in enumerate(zip(data.TASKS, choices, strict=True)):
+        photo = places[0][0]
+        damaged = data.degrade(task, (seed, k), photo.image, SEVERITY)
+        parts = [np.s_[top : top + size, left : left + size] for _, top, left in places]
+        part = max(parts, key=lambda at: np.square(damaged[at] - photo.image[at]).mean())
+        clean.append(photo.image[part])
+        degraded.append(damaged[part])
+        photos.append(photo.name)
+    return Batch(photos, np.stack(clean), np.stack(degraded))
+
+
+def psnr(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
+    """Peak signal-to-noise ratio in dB of images in [0, 1]; the first is clipped to that."""
+    with np.errstate(divide="ignore"):  # equal images: infinite
+        return float(-10 * np.log10(np.square(np.clip(image, 0, 1) - truth).mean()))
+
+
+def ssim(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
+    """Structural similarity with the Gaussian window of Wang et al. 2004, mean over channels."""
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    return np.asarray(structural_similarity(np.clip(image, 0, 1).astype(np.float32), truth, channel_axis=-1, **options)).item()
+
+
+class Bench:
+    """Runs solvers on batches; compiles once per number of calls and batch shape."""
+
+    def __init__(self, net: RestorationNet, seed: int = 0):
+        self.net, self.key = net, jax.random.key(seed)
+        self.compiled, self.compile_seconds = {}, 0.0
+
+    def table(self, solver: Step, calls: int) -> Table:
+        """Tables of two registers, so that orders 1 and 2 share a compilation."""
+        return pad(table(self.net, solver, calls), regs=2)
+
+    def run(self, batch: Batch, rows: Table) -> tuple[Float[np.ndarray, "n h w 3"], float]:
+        """(restored and not clipped, known pixels kept where some are missing; seconds without compilation)."""
+        rows = jax.tree.map(jnp.asarray, rows)
+        args = (self.net, rows, jnp.asarray(batch.degraded), jnp.arange(len(batch.degraded)), self.key)
+        shape = (rows.nfe, batch.degraded.shape)
+        if shape not in self.compiled:
+            began = time.perf_counter()
+            self.compiled[shape] = restore.lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        out = np.array(self.compiled[shape](*args))
+        seconds = time.perf_counter() - began
+        holes = list(data.TASKS).index("uncompleted")
+        known = batch.degraded[holes].any(-1, keepdims=True)
+        out[holes] = np.where(known, batch.degraded[holes], out[holes])
+        return out, seconds
+
+    def rows(self, batch: Batch, members: Sequence[tuple[str, int]]) -> tuple[list[Row], dict[tuple[str, int], np.ndarray]]:
+        """Every member (a name of `FAMILY`, calls) on a batch: its rows, the input's first, and its images.
+
+        Solvers of equal tables are one solver (posterior sampling is mr_sde of order 1) and run once.
+        """
+        rows, done = self._score(batch, "input", 0, batch.degraded, 0.0), {}
+        for name, calls in members:
+            sampler = self.table(FAMILY[name], calls)
+            same = next((known for known in done.values() if _equal(known[0], sampler)), None)
+            done[name, calls] = (sampler, *self.run(batch, sampler)) if same is None else same
+            rows += self._score(batch, name, calls, *done[name, calls][1:])
+        return rows, {member: images for member, (_, images, _) in done.items()}
+
+    def _score(self, batch: Batch, name: str, calls: int, images: np.ndarray, seconds: float) -> list[Row]:
+        return [
+            Row(task, photo, name, calls, psnr(image, truth), ssim(image, truth), seconds / len(images))
+            for task, photo, image, truth in zip(data.TASKS, batch.photos, images, batch.clean, strict=True)
+        ]
+
+
+def _equal(a: Table, b: Table) -> bool:
+    """Whether two tables are the same numbers, to rounding."""
+    return a.nfe == b.nfe and all(
+        np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True) for u, v in zip(vars(a).values(), vars(b).values())
+    )

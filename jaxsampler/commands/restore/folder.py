@@ -1,0 +1,97 @@
+"""Restore a folder of photos, one file after the other; what is finished stays finished.
+
+A restored photo is written whole (temporary file, then renamed), so a file that exists is complete and a run that was killed goes on where
+it stopped. A hidden file (`MARK`) tells by what the photos were restored; a run by anything else does not take them for its own. Outputs
+are PNG: lossless, so known pixels stay exact. A photo that cannot be read is reported and the others go on.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from tqdm import tqdm
+
+from ... import checkpoint
+from ...data import load_image, save_image
+from ...data.photos import SUFFIXES
+from ...files import write
+from .photo import Restorer, expect_mask
+
+MARK = ".restored.json"
+
+
+@dataclass
+class Outcome:
+    """What became of a folder's photos; `failed` has one line each."""
+
+    done: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
+    """A mask image as booleans: white is known (True), black is to be filled."""
+    image, _ = load_image(path)
+    return image.mean(-1) > 0.5
+
+
+def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """(photo, where its restored version goes): `name.png`, or `name.jpg.png` where two photos share a name."""
+    if not source.is_dir():
+        raise ValueError(f"{source} is not a folder; --batch takes a folder of photos")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"--out must be another folder than {source}, whose photos would be taken for finished ones")
+    photos = sorted(f for f in source.iterdir() if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
+    if not photos:
+        raise ValueError(f"no photos in {source}: looked for {', '.join(SUFFIXES)}")
+    names = Counter(f.stem for f in photos)
+    for f in photos:
+        yield f, target / f"{f.stem if names[f.stem] == 1 else f.name}.png"
+
+
+def restore_folder(restorer: Restorer, source: Path, target: Path, task: str, mask: Path | None = None) -> Outcome:
+    """Restore every photo of `source` into `target`. `mask`: one for all, or a folder with a mask of each photo's name.
+
+    Raises OSError if `target` cannot be written, ValueError if it holds photos that were restored by something else; photos and masks that
+    do not fit are in the outcome.
+    """
+    task, outcome = expect_mask(task, mask is not None), Outcome()
+    target.mkdir(parents=True, exist_ok=True)
+    photos, mark, settings = list(outputs(source, target)), target / MARK, {"task": task, **restorer.settings}
+    if mark.exists():
+        checkpoint.expect(mark, settings)
+    elif there := next((out for _, out in photos if out.exists()), None):
+        raise ValueError(f"{there} is there already, from no run that is known: choose another --out, or delete it")
+    for photo, out in tqdm(photos, unit="photo", desc=task):
+        if out.exists():
+            outcome.skipped.append(out)
+            continue
+        for name in (MARK, out.name):
+            for stale in target.glob(f".{escape(name)}.*.part"):  # of a run that was killed
+                stale.unlink(missing_ok=True)
+        try:
+            image, form = load_image(photo)
+            known = None if mask is None else load_mask(_mask_of(photo, mask))
+            restored = restorer(image, task, known)
+        except ValueError as error:
+            outcome.failed.append(f"{photo.name}: {error}")
+            continue
+        if not mark.exists():  # once there is something to keep
+            write(mark, (json.dumps(settings, indent=2) + "\n").encode())
+        save_image(out, restored, form)
+        outcome.done.append(out)
+    return outcome
+
+
+def _mask_of(photo: Path, mask: Path) -> Path:
+    if not mask.is_dir():
+        return mask
+    found = sorted(f for f in mask.iterdir() if f.stem == photo.stem and f.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"no mask named {photo.stem}.png in {mask}")
+    return found[0]

@@ -1,0 +1,1 @@
+"""`jaxsampler search CONFIG`: search for better samplers of one problem, and say how much better they are."""

@@ -1,0 +1,188 @@
+r"""AdjointDPM: gradients through sampling by a second ODE, in memory that does not grow with the number of steps [Pan et al. 2024].
+
+In y = x/alpha and rho = sigma/alpha the probability flow is dy/drho = eps, without a stiff linear term, and so is its adjoint. With a =
+dL/dy the augmented system, integrated from data back to noise,
+
+    dy/drho = eps(y),      da/drho = -a^T d eps/dy,      da_w/drho = -a^T d eps/dw        (a_w = 0 at the data end)
+
+ends in the gradients with respect to x_T (a/alpha_T) and everything w that the network depends on: weights, conditioning, entries per step.
+It is of the form of the flow itself, so a noise-kind table of ours integrates it: the whole state is (y, a, a_w) times alpha. Nothing is
+stored on the way forward but the sample. The gradient is that of the continuous flow: it differs from that of the discrete
+sampler by the errors of both solvers, and converges at the lower of their two orders.
+
+At sigma = 0 a network that predicts data says nothing of the noise: there the backward solver's first step is Euler's with the slope at its
+noisy end, whose error is of second order in the rho of the last positive time.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..numerics import cast, is_traced, on_host, wide
+from ..paths.base import Path
+from ..scan.adjoints import Direct, as_arrays, explicit, floats
+from ..tables.steps import Step, schedule, step
+from ..tables.table import Table
+from ..tables.tabulation import assemble
+
+
+@step(kind="noise", order=1)
+def _out_of_clean_data(path, ts, x, past, model, z):
+    """Euler in rho from sigma = 0, with the slope at the end."""
+    t, s = ts[-2:]
+    x = path.alpha(s) / path.alpha(t) * x
+    return x + path.sigma(s) * model(x, s)
+
+
+class AdjointDPM(eqx.Module):
+    """The continuous adjoint of the probability flow [Pan et al. 2024, eq. 9-11], for any deterministic table on one path.
+
+    solver: a noise-kind step for the backward system (default Heun in rho), on the times of the forward grid. The table must be concrete
+    (closed over, not an argument of `jit`) and gets no gradient itself; hooks have none either, so they are refused.
+    """
+
+    solver: Step | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.solver is not None and (not isinstance(self.solver, Step) or self.solver.kind != "noise" or self.solver.stochastic):
+            raise ValueError(
+                f"the backward solver must be a deterministic noise-kind step, such as js.solvers.rk_rho(); got {self.solver!r}"
+            )
+
+    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+        """One scan; backwards, the augmented system on the reversed grid."""
+        path, table = _checked(step, rows)
+        grid = np.concatenate([np.asarray(table.t, np.float64)[:1], np.asarray(table.end, np.float64)[rows.is_end]])
+        back = rising_table(self._step(), path, grid, step.centre.kind)
+        starts = np.concatenate([[0], np.flatnonzero(rows.is_end)[:-1] + 1])  # first row of each interval
+        slots = np.asarray(rows.slot)[rows.is_end]
+        rows = as_arrays(rows)
+        entries = jax.tree.map(lambda a: a[starts], rows.entry)
+
+        leaves, static = eqx.partition(step, eqx.is_array)
+        first = jax.tree.map(lambda a: a[0], rows)
+        hoisted, forward = explicit(lambda v, c, row: eqx.combine(v, static)(c, row), leaves, carry, first)
+
+        def noise(leaves, x, t, entry):
+            extra = () if entry is None else (entry,)
+            return eqx.combine(leaves, static).model(x, t, jnp.asarray([0.0, 1.0], t.dtype), *extra)
+
+        more, noise = explicit(noise, leaves, carry[0][0], first.row.t, first.entry)
+
+        @jax.custom_vjp
+        def fold(values, carry, entries, rows):
+            leaves, hoisted, _ = values
+            return jax.lax.scan(lambda c, row: (forward(leaves, c, row, *hoisted), None), carry, rows)[0]
+
+        def save(values, carry, entries, rows):
+            out = fold(values, carry, entries, rows)
+            return out, (values, out[0][0], entries)
+
+        def pull(residual, cotangent):
+            values, x, entries = residual
+            (ct_state, ct_saved, _), ct_x = cotangent, cotangent[0][0]
+            moving, fixed = floats(values)
+            high, low = (jax.tree.map(lambda a, t=t: cast(path.alpha(t), a), x) for t in (grid[0], grid[-1]))
+
+            def field(state, t, form, entry):
+                entry, i = entry
+                scale = jax.tree.map(lambda a: cast(path.alpha(t), a), x)
+                a = jax.tree.map(jnp.divide, state["a"], scale)
+
+                def eps(moving, y, entry):
+                    leaves, _, more = eqx.combine(moving, fixed)
+                    return noise(leaves, y, t, entry, *more)
+
+                m, pull_back = jax.vjp(eps, moving, state["x"], entry)
+                by_values, by_x, by_entry = pull_back(a)
+                return {
+                    "x": m,
+                    "a": jax.tree.map(lambda g, s: -s * g, by_x, scale),
+                    "w": jax.tree.map(lambda total, g: (-g).astype(total.dtype), state["w"], by_values),
+                    "c": jax.tree.map(lambda total, g: jnp.zeros_like(total).at[i].set(-g.astype(total.dtype)), state["c"], by_entry),
+                }
+
+            def inject(end):  # cotangents of saved states enter where these were
+                scale = jax.tree.map(lambda a: cast(path.alpha(end.t), a), x)
+                slot = jnp.asarray(slots)[::-1][jnp.searchsorted(jnp.asarray(grid[1:][::-1], end.t.dtype), end.t)]
+                inside = end.t < grid[0] * (1 - 1e-6)  # the start of the grid is not the end of an interval
+                add = lambda a, s, ct: a + jnp.where(inside, s**2 * ct[slot], 0)
+                return end.x | {"a": jax.tree.map(add, end.x["a"], scale, ct_saved)}
+
+            total = jax.tree.map(lambda a: jnp.zeros(a.shape, wide(a)), (moving, entries))
+            begin = jax.tree.map(lambda s, c: s**2 * c, low, ct_x)
+            if ct_saved is not None:
+                begin = jax.tree.map(lambda b, s, c: b + s**2 * c[slots[-1]], begin, low, ct_saved)
+            state = {"x": x, "a": begin, "w": total[0], "c": total[1]}
+            numbers = np.arange(len(starts), dtype=np.int32)[::-1]
+            per_step = (jax.tree.map(lambda a: a[::-1], entries), numbers)
+            out = _integrate(back, field, state, per_step, None if ct_saved is None else inject)
+            top = cast(path.alpha(grid[0]), jnp.zeros((), jax.tree.leaves(out["a"])[0].dtype))
+            by_values, by_entries = jax.tree.map(lambda g, v: (g / cast(top, g)).astype(v.dtype), (out["w"], out["c"]), (moving, entries))
+            by_x = jax.tree.map(lambda g, s: g / s**2, out["a"], high)
+            by_saved = jax.tree.map(lambda c: c.at[np.unique(slots)].set(0), ct_saved)  # written over; a saved start passes through
+            return by_values, ((by_x, jax.tree.map(jnp.zeros_like, ct_state[1])), by_saved, None), by_entries, None
+
+        fold.defvjp(save, pull)
+        return fold((leaves, hoisted, more), carry, entries, rows)
+
+    def _step(self) -> Step:
+        if self.solver is None:
+            from ..solvers.edm_heun import rk_rho
+
+            return rk_rho()
+        return self.solver
+
+
+def _checked(step: Any, rows: Any) -> tuple[Path, Table]:
+    """The path and the table; ValueError where the adjoint ODE does not apply."""
+    from ..scan.table_solver import TableSolver
+
+    other = "; use RecursiveCheckpoint()"
+    if not isinstance(step.solver, TableSolver):
+        raise ValueError(f"AdjointDPM needs a table, not {type(step.solver).__name__}{other}")
+    if step.centre is None:
+        raise ValueError("AdjointDPM integrates in (x/alpha, sigma/alpha): a plain callable has no path; give js.Denoiser(net, path, kind)")
+    if not isinstance(step.centre.path, Path):
+        raise ValueError(f"AdjointDPM works on one path, not on a system{other}")
+    if step.hook is not None:
+        raise ValueError(f"AdjointDPM would lose the gradient through a hook{other}")
+    (table,) = rows.row.tables
+    if is_traced(table):
+        raise ValueError("AdjointDPM builds its backward table from the grid: the table must be concrete (close over it), not traced")
+    start = step.solver.starts[0]
+    if np.any(np.asarray(table.C) != 0) or is_traced(start) or start[1] != 0:
+        raise ValueError(f"AdjointDPM follows the probability flow: the solver must be deterministic{other}")
+    if start[0] != 1:
+        raise ValueError(f"AdjointDPM follows x_T from the first time of the grid, and this table scales it{other}")
+    if float(step.centre.path.alpha(float(table.t[0]))) == 0:
+        raise ValueError(
+            "AdjointDPM integrates to rho = sigma/alpha of the first time, which is infinite where alpha = 0: start the grid below it"
+        )
+    return step.centre.path, table
+
+
+def rising_table(solver: Step, path: Path, grid: np.ndarray, kind: str) -> Table:
+    """The table of `solver` from the last time of the grid to the first, for a network of this kind."""
+    rising = grid[::-1]
+    steps = schedule(solver, len(grid) - 1, to_zero=False, from_noise=False)
+    with on_host():
+        clean = bool(np.asarray(path.sigma(rising[0])) == 0)
+    if clean and "data" in (kind, solver.kind):  # the data say nothing of the noise there
+        steps[0] = _out_of_clean_data
+    return assemble(path, rising, steps)
+
+
+def _integrate(table: Table, field: Any, state: PyTree, per_step: PyTree, hook: Any) -> PyTree:
+    """Run the backward table; the state is a pytree on one path."""
+    from ..scan.driver import drive
+    from ..scan.table_solver import Rows, TableSolver
+
+    dtype = wide(state["x"])
+    rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
+    solver = TableSolver([rows.start], None, None, jax.tree.structure(0))
+    return drive(solver, Rows(rows, None), field, state, per_step=per_step, hook=hook, adjoint=Direct())

@@ -1,0 +1,210 @@
+r"""Gaussian probability paths: x_t = mu + alpha(t) (x_0 - mu) + sigma(t) eps, with eps ~ N(0, I).
+
+t = 0 is data, t = t_max is noise. Notation: lam = log(alpha/sigma) (half log-SNR, falls with t), rho = sigma/alpha = exp(-lam).
+mu = 0 on every path but `MeanReverting`. A schedule is static data (floats, hashable tuples), so it is never traced; formulas are
+written against `namespace(t)`: numbers give exact float64 on the host, tracers give a differentiable schedule.
+
+A path of your own is a subclass with `alpha` and `sigma` only:
+
+    class Cubic(js.Path):
+        def alpha(self, t):
+            return 1 - t**3
+
+        def sigma(self, t):
+            return t
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..numerics import axpy, cast, namespace, normal, on_host
+
+KINDS = ("data", "noise", "score", "velocity", "v")
+
+
+def derivative(f: Callable, t: Any) -> Any:
+    """df/dt of a scalar schedule: a complex step on the host (exact in float64), one jvp when t is a jax array or f is written in jax."""
+    if namespace(t) is np:
+        t = np.asarray(t, np.float64)
+        if namespace(f(t)) is np:
+            return _complex_step(f, t)
+        t = jnp.asarray(t)
+    return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
+
+
+def _complex_step(f: Callable, t: np.ndarray) -> Any:
+    """Im f(t + ih)/h, infinite where it grows as h shrinks (sqrt(t) at 0)."""
+    try:
+        slope, finer = (np.imag(np.asarray(f(t + 1j * h))) / h for h in (1e-20, 1e-24))
+    except TypeError:  # interp, floor and python's math refuse complex numbers
+        slope = finer = np.nan
+    # A formula that drops the imaginary part (abs, real) would give a silent zero: hold it against a difference quotient.
+    h = 1e-6 * np.maximum(np.abs(t), 1e-3)
+    with np.errstate(all="ignore"):
+        coarse = (np.asarray(f(t + h)) - np.asarray(f(t - h))) / (2 * h)
+    wrong = ~(np.abs(slope - coarse) <= 1e-2 * (np.abs(slope) + np.abs(coarse)) + 1e-3)
+    if np.any(wrong & np.isfinite(coarse)):
+        raise ValueError(
+            f"the complex-step derivative of {getattr(f, '__qualname__', f)} is wrong: its formula is not analytic (abs, floor or "
+            "interp?). Define alpha_dot(t) and sigma_dot(t) on the path."
+        )
+    return np.where(np.abs(finer) > 2 * np.abs(slope), np.copysign(np.inf, slope), slope)[()]
+
+
+class Path(eqx.Module):
+    """x_t = alpha(t) x_0 + sigma(t) eps on t in [0, t_max]; subclass with `alpha` and `sigma`, all else follows.
+
+    `t_min` is only where default grids stop; any decreasing grid within [0, t_max] is legal.
+    """
+
+    t_min: ClassVar[float] = 1e-3
+    t_max: ClassVar[float] = 1.0
+    gaussian: ClassVar[bool] = True  # whether eps is: what solvers that draw noise take for granted
+
+    @abstractmethod
+    def alpha(self, t: Any) -> Any:
+        """Signal scale at time t."""
+
+    @abstractmethod
+    def sigma(self, t: Any) -> Any:
+        """Noise standard deviation at time t."""
+
+    def alpha_dot(self, t: Any) -> Any:
+        """d alpha/dt."""
+        return derivative(self.alpha, t)
+
+    def sigma_dot(self, t: Any) -> Any:
+        """d sigma/dt."""
+        return derivative(self.sigma, t)
+
+    def lam(self, t: Any) -> Any:
+        """Half log-SNR log(alpha/sigma): +inf where sigma = 0, -inf where alpha = 0."""
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        xp = namespace(alpha, sigma)
+        with np.errstate(divide="ignore"):
+            return xp.log(alpha) - xp.log(sigma)
+
+    def rho(self, t: Any) -> Any:
+        """Noise-to-signal ratio sigma/alpha, the sigma of EDM: inf where alpha = 0."""
+        return divide(self.sigma(t), self.alpha(t))
+
+    def time(self, lam: Any) -> Any:
+        """The t with lam(t) = lam: 64 bisections, then one Newton step, which carries the gradient."""
+        if namespace(lam) is np:
+            lam = np.asarray(lam, np.float64)
+            low, high = np.zeros_like(lam), np.full_like(lam, self.t_max)
+            for _ in range(64):
+                mid = 0.5 * (low + high)
+                high_snr = self.lam(mid) > lam
+                low, high = np.where(high_snr, mid, low), np.where(high_snr, high, mid)
+            return 0.5 * (low + high)
+
+        def halve(_, bracket):
+            low, high = bracket
+            mid = 0.5 * (low + high)
+            high_snr = self.lam(mid) > lam
+            return jnp.where(high_snr, mid, low), jnp.where(high_snr, high, mid)
+
+        bracket = jnp.zeros_like(lam), jnp.full_like(lam, self.t_max)
+        low, high = jax.lax.fori_loop(0, 64, halve, jax.lax.stop_gradient(bracket))
+        t = jax.lax.stop_gradient(0.5 * (low + high))
+        newton = (self.lam(t) - lam) / jax.lax.stop_gradient(derivative(self.lam, t))
+        return t - jnp.where(jnp.isfinite(newton), newton, 0.0)  # lam = +-inf is an end of the bracket
+
+    @property
+    def centre(self) -> PyTree | None:
+        """mu, the mean that the path reverts to; None means zero."""
+        return None
+
+    def form(self, kind: str, t: Any) -> tuple[Any, Any]:
+        """(a, b) with prediction = a (x_0 - mu) + b eps; see `predictions`."""
+        if kind == "data":
+            return 1.0, 0.0
+        if kind == "noise":
+            return 0.0, 1.0
+        if kind == "score":
+            return 0.0, divide(-1.0, self.sigma(t))
+        if kind == "velocity":
+            return self.alpha_dot(t), self.sigma_dot(t)
+        if kind == "v":
+            return -self.sigma(t), self.alpha(t)
+        raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
+
+    @property
+    def knots(self) -> Any:
+        """Rising times at which the speed of the schedule jumps (tables): quadrature over t splits there. None by default."""
+        return np.empty(0)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of x at t_max - mu, as samplers draw it."""
+        with on_host():
+            return float(self.sigma(self.t_max))
+
+    def prior(self, key: Any, like: PyTree) -> PyTree:
+        """x_T = mu + prior_std z, shaped like `like` (array, ShapeDtypeStruct or a pytree of them)."""
+        return self.uncentred(jax.tree.map(lambda a: cast(self.prior_std, a) * a, self.noise(key, like)))
+
+    def noise(self, key: Any, like: PyTree) -> PyTree:
+        """eps of x_t = mu + alpha (x_0 - mu) + sigma eps, shaped like `like`: standard normal but on `PFGMpp`."""
+        return normal(key, like)
+
+    def perturb(self, x0: PyTree, t: Any, eps: PyTree) -> PyTree:
+        """x_t = mu + alpha (x_0 - mu) + sigma eps at scalar time t."""
+        return self.uncentred(axpy(self.alpha(t), self.centred(x0), self.sigma(t), eps))
+
+    def centred(self, x: PyTree) -> PyTree:
+        """x - mu."""
+        return x if self.centre is None else _shift(x, self.centre, -1)
+
+    def uncentred(self, y: PyTree) -> PyTree:
+        """y + mu."""
+        return y if self.centre is None else _shift(y, self.centre, 1)
+
+
+def _shift(x: PyTree, mu: PyTree, sign: int) -> PyTree:
+    """x + sign * mu; mu is a pytree like x, or one array or number for every leaf."""
+    if jax.tree.structure(mu) != jax.tree.structure(x):
+        if not jax.tree_util.treedef_is_leaf(jax.tree.structure(mu)):
+            raise ValueError(f"mu is a {jax.tree.structure(mu)}, the state is a {jax.tree.structure(x)}; they must be alike")
+        mu = jax.tree.map(lambda _: mu, x)
+
+    def leaf(a, m):
+        try:
+            return a + sign * jnp.broadcast_to(cast(m, a), a.shape)
+        except ValueError:
+            raise ValueError(f"mu of shape {jnp.shape(m)} does not fit a state of shape {a.shape}") from None
+
+    return jax.tree.map(leaf, x, mu)
+
+
+def divide(a: Any, b: Any) -> Any:
+    """a/b, infinite where b = 0, python floats included."""
+    with np.errstate(divide="ignore"):
+        return namespace(a, b).divide(a, b)
+
+
+class VariancePreserving(Path):
+    r"""alpha^2 + sigma^2 = 1, from log alpha: expm1 keeps sigma exact where alpha is near 1. The prior is N(0, I)."""
+
+    @abstractmethod
+    def log_alpha(self, t: Any) -> Any:
+        """log alpha at time t, <= 0."""
+
+    def alpha(self, t):
+        return namespace(t).exp(self.log_alpha(t))
+
+    def sigma(self, t):
+        xp = namespace(t)
+        return xp.sqrt(-xp.expm1(2 * self.log_alpha(t)))
+
+    @property
+    def prior_std(self):
+        return 1.0

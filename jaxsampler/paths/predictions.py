@@ -1,0 +1,153 @@
+r"""What a network predicts, and how any prediction becomes any other.
+
+Every prediction at (x, t) is a linear form a (x_0 - mu) + b eps in the unknown data and noise; so is the state itself:
+
+    x - mu    (alpha, sigma)          data      (1, 0)  (+ mu)        noise   (0, 1)
+    score     (0, -1/sigma)           velocity  (alpha', sigma') = dx/dt
+    v         (-sigma, alpha)         (MeanReverting: (-sigma/std, alpha std), in units of x)
+
+Two of these determine (x_0, eps), hence any third: one 2x2 solve converts any kind to any other, conditional means included. Because a
+kind is two numbers, the kind a solver wants from a row is data, not code.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..numerics import axpy, is_traced, namespace
+from .base import KINDS, Path
+
+Kind = str | tuple[Any, Any] | Callable[[Path, Any], tuple[Any, Any]]
+
+
+def linear_form(path: Any, t: Any, kind: Kind) -> tuple[Any, Any]:
+    """(a, b) of a kind: its name, the two numbers themselves, or a function (path, t) -> (a, b)."""
+    if isinstance(kind, str):
+        return path.form(kind, t)
+    return kind(path, t) if callable(kind) else kind
+
+
+def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
+    """(u, w) with target = u (x - mu) + w source, both predictions as linear forms in (x_0 - mu, eps)."""
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    scaled = source == "score" and target != "score"  # noise = -sigma score is finite where sigma = 0
+    known = "noise" if scaled else source
+    (sa, sb), (ta, tb) = (linear_form(path, t, k) for k in (known, target))
+    xp = namespace(t, alpha, sigma, sa, sb, ta, tb)
+    with np.errstate(all="ignore"):
+        det = alpha * sb - sigma * sa
+        cross = ta * sb - tb * sa
+        same = cross == 0  # target is a multiple of source: exact, also where the state alone tells nothing (sigma = 0)
+        det = xp.where(same, 1.0, det)
+        u = xp.where(same, 0.0, cross / det)
+        w = xp.where(same, (ta * sa + tb * sb) / (sa**2 + sb**2), (alpha * tb - sigma * ta) / det)
+        w = -sigma * w if scaled else w
+    if not is_traced(u, w) and not np.all(np.isfinite(u) & np.isfinite(w)):
+        raise ValueError(
+            f"a {source!r} prediction does not determine {target!r} at t={t} (alpha={alpha}, sigma={sigma}); "
+            "keep the grid away from that end or use a network of another kind"
+        )
+    return u, w
+
+
+def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: Kind) -> PyTree:
+    """The prediction `m` of kind `source`, made at state x and scalar time t, as one of kind `target`.
+
+    Kinds are names ("data", "noise", "score", "velocity", "v") or, for a target, two numbers (a, b) of the centred linear form, or a
+    function (path, t) that gives them.
+    """
+    for kind in (source, target):
+        if isinstance(kind, str) and kind not in KINDS:
+            raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
+    if isinstance(source, str) and source == target:
+        return m
+    u, w = weights(path, t, source, target)
+    m = path.centred(m) if source == "data" else m
+    out = axpy(u, path.centred(x), w, m)
+    return path.uncentred(out) if isinstance(target, str) and target == "data" else out
+
+
+def _opened(net: Callable) -> Callable:
+    """functools.partial as a pytree of its arguments: weights and conditioning bound by it are leaves, which gradients reach."""
+    return eqx.Partial(_opened(net.func), *net.args, **net.keywords) if type(net) is functools.partial else net
+
+
+class Denoiser(eqx.Module):
+    """A network with the path it was trained on and the kind of prediction that it makes.
+
+    `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x (float32 at least). Weights and conditioning are leaves of the
+    network (a pytree, as equinox and Flax NNX modules are), bound by `functools.partial(apply, params)`, or closed over; what differs
+    from step to step comes as a third argument (`per_step` of `run`). The network may compute in another float precision; its output
+    is cast to the dtype of x.
+
+    A system of diffusions is one network with a path per part: x is a dict, `path` a dict of paths with the same names, and `net` gets a
+    dict of times.
+    """
+
+    net: Callable = eqx.field(converter=_opened)
+    path: Path | dict[str, Path]
+    kind: str = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
+        for path in self.path.values() if isinstance(self.path, dict) else [self.path]:
+            if not isinstance(path, Path):
+                raise TypeError(f"path must be a js.Path (or a dict of them, one for each part of the state), got {type(path).__name__}")
+
+    def __call__(self, x: PyTree, t: Any, kind: Kind = "data", *extra: PyTree) -> PyTree:
+        """The prediction of the wanted kind at state x and scalar time t; `extra` is passed on to the network."""
+        m = match(self.net(x, t, *extra), x)
+        return self.each(lambda path, m, x, t: convert(m, x, t, path, source=self.kind, target=kind), m, x, t)
+
+    def bind(self, **conditions: Any) -> "Denoiser":
+        """The same denoiser under conditions, which its network takes as keywords: `denoiser.bind(label=7)`; bound again, they change."""
+        net = self.net if isinstance(self.net, eqx.Partial) else eqx.Partial(self.net)
+        return Denoiser(eqx.Partial(net.func, *net.args, **{**net.keywords, **conditions}), self.path, self.kind)
+
+    def each(self, f: Callable, *trees: PyTree) -> PyTree:
+        """f(path, tree, ..) for each part of a system; a plain denoiser has one part."""
+        if not isinstance(self.path, dict):
+            return f(self.path, *trees)
+        for tree in trees:
+            if not isinstance(tree, dict) or tree.keys() != self.path.keys():
+                names = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
+                raise ValueError(f"the denoiser has paths for {sorted(self.path)}: give a dict with these names, not {names}")
+        return {name: f(path, *(tree[name] for tree in trees)) for name, path in self.path.items()}
+
+    def centred(self, x: PyTree) -> PyTree:
+        """x - mu."""
+        return self.each(lambda path, x: path.centred(x), x)
+
+    def uncentred(self, y: PyTree) -> PyTree:
+        """y + mu."""
+        return self.each(lambda path, y: path.uncentred(y), y)
+
+    def prior(self, key: Any, like: PyTree) -> PyTree:
+        """x_T, shaped like `like`."""
+        if not isinstance(self.path, dict):
+            return self.path.prior(key, like)
+        keys = dict(zip(sorted(self.path), jax.random.split(key, len(self.path)), strict=True))
+        return self.each(lambda path, key, like: path.prior(key, like), keys, like)
+
+
+def match(m: PyTree, x: PyTree) -> PyTree:
+    """A model output in the dtype of the state; a clear error if its structure, shape or type cannot be the state's."""
+    if jax.tree.structure(m) != jax.tree.structure(x):
+        raise TypeError(f"the network returned a {jax.tree.structure(m)}, the state is a {jax.tree.structure(x)}")
+
+    def leaf(a, b):
+        if jnp.shape(a) != jnp.shape(b):
+            raise ValueError(f"the network returned shape {jnp.shape(a)} for a state of shape {jnp.shape(b)}; they must be equal")
+        a = jnp.asarray(a)
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            raise TypeError(f"the network returned dtype {a.dtype} for a state of {jnp.asarray(b).dtype}; return floats")
+        return a.astype(jnp.asarray(b).dtype)
+
+    return jax.tree.map(leaf, m, x)

@@ -1,0 +1,11 @@
+"""The scan: numbers become a sample, and gradients flow back through it."""
+
+from .adjoints import Adjoint as Adjoint
+from .adjoints import Direct as Direct
+from .adjoints import LastK as LastK
+from .adjoints import RecursiveCheckpoint as RecursiveCheckpoint
+from .adjoints import Reversible as Reversible
+from .protocol import Solver as Solver
+from .protocol import StepEnd as StepEnd
+from .protocol import Trajectory as Trajectory
+from .table_solver import run as run

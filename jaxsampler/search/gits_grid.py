@@ -1,0 +1,107 @@
+r"""GITS: the grid on which first-order steps leave the trajectories of a fine teacher least.
+
+Trajectories of the probability flow bend little, and all alike, so a few of them tell where long steps are harmless. With y = x/alpha
+and rho = sigma/alpha, a teacher on K+1 candidate times gives states y_i and noise predictions eps_i. One Euler step jumps from i to j,
+
+    y_ij = y_i + (rho_j - rho_i) eps_i        and costs c_ij, the mean over trajectories of one of
+
+    "deviation"   d(y_ij) - d(y_j), where d is the distance from the straight line through y_0 and y_K
+    "l1", "l2"    |y_ij - y_j|
+
+and `nodes.cheapest` picks the n steps of least total cost. Nothing is trained, nothing is differentiated.
+
+Unlike the publication: the jump is a DDIM step in x, so that alpha = 0 and sigma = 0 are candidates like any other; the teacher is
+DPM-Solver++(2M) and the denoiser is called once more at each of its states, where a first-order teacher would share its calls; the
+first output is not replaced by an analytic one.
+
+Reference: Chen et al. 2024 (On the trajectory regularity of ODE-based diffusion sampling), sec. 4, and its released code.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..numerics import Real
+from ..paths.predictions import Denoiser
+from ..scan.table_solver import run
+from ..solvers.exponential import dpmpp_2m
+from ..spelling import nearest
+from ..tables.table import Table
+from ..tables.tabulation import tabulate
+from .nodes import candidates, cheapest, levels, path_of
+
+COSTS = ("deviation", "l1", "l2")
+
+
+def gits(
+    denoiser: Denoiser,
+    n: int,
+    like: Any,
+    *,
+    key: Any,
+    cost: str = "l2",
+    gamma: Real = 1.0,
+    samples: int = 256,
+    among: Any = 60,
+    batch: int = 64,
+    t_max: Real | None = None,
+    t_min: Real | None = None,
+) -> Float[np.ndarray, " points"]:
+    """A grid of n intervals for a first-order solver, and a good one for higher orders [Chen et al. 2024].
+
+    like: one sample [*shape] or its `jax.ShapeDtypeStruct`; the denoiser is called on single samples, `batch` at a time under vmap.
+    cost, gamma: what a step costs and how the steps add up, see `cheapest`; published are "deviation" and 1.15, but the defaults gave
+    smaller errors of the samples on every mixture we tried. samples: trajectories, of 2 K calls each. among: K, the number of candidate
+    intervals, or the candidate times themselves; t_max, t_min: their ends, by default those of the path's default grid.
+    """
+    path = path_of(denoiser)
+    if cost not in COSTS:
+        raise ValueError(f"unknown cost {cost!r}; {nearest(cost, COSTS)}")
+    times = candidates(path, among, t_max=t_max, t_min=t_min)
+    table, schedule = tabulate(path, times, dpmpp_2m), (times, *levels(path, times))
+    like = jax.ShapeDtypeStruct(like.shape, like.dtype)
+    mean = _mean_costs(denoiser, table, schedule, like, jax.random.split(key, samples), cost, batch)
+    return times[cheapest(np.asarray(mean, np.float64), n, float(gamma))]
+
+
+@eqx.filter_jit
+def _mean_costs(denoiser: Denoiser, table: Table, schedule: tuple, like: Any, keys: Any, cost: str, batch: int) -> Array:
+    path = path_of(denoiser)
+
+    def one(key):
+        x = run(denoiser, table, path.prior(key, like), save=range(table.nfe + 1)).xs
+        t, alpha, sigma = (v.astype(x.dtype) for v in schedule)
+        m = jax.lax.map(lambda at: path.centred(denoiser(*at)), (x, t))
+        flat = lambda a: a.reshape(len(t), -1)
+        return jump_costs(flat(path.centred(x)), flat(m), alpha, sigma, cost)
+
+    return jax.lax.map(one, keys, batch_size=batch).mean(0)
+
+
+def jump_costs(
+    x: Float[Array, "points d"], data: Float[Array, "points d"], alpha: Float[Array, " points"], sigma: Float[Array, " points"], cost: str
+) -> Float[Array, "points points"]:
+    """c_ij of one trajectory x with data predictions `data`; entries j <= i mean nothing."""
+    there = jnp.where(alpha > 0, alpha, 1.0)[:, None]  # no jump arrives at the start, the only place where alpha may be 0
+    y = x / there
+    chord = alpha[0] * x[-1] - alpha[-1] * x[0]  # alpha_0 alpha_K (y_K - y_0)
+    chord = chord / jnp.linalg.norm(chord)
+
+    def distance(y):
+        off = y - y_end
+        return jnp.linalg.norm(off - jnp.outer(off @ chord, chord), axis=1)
+
+    y_end = y[-1:]
+
+    def row(i):
+        ratio = (sigma / sigma[i])[:, None]
+        jump = (ratio * x[i][None] + (alpha[:, None] - ratio * alpha[i]) * data[i][None]) / there
+        if cost == "deviation":
+            return distance(jump) - distance(y)
+        return jnp.linalg.norm(jump - y, ord=int(cost[1]), axis=1)
+
+    return jax.lax.map(row, jnp.arange(len(x)))

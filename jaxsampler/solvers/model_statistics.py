@@ -1,0 +1,259 @@
+r"""Statistics of a network for DPM-Solver-v3: per dimension and lam, the parameterisation that leaves least to extrapolate.
+
+With y = x/alpha and the network's data prediction D, the probability flow is dy/dlam = -(y - D). For any function l(lam) write it as
+
+    dy/dlam = -(l y + f),        f = (1 - l) y - D    (f = -D at l = 1, f = (sigma/alpha) eps at l = 0)
+
+and model the change of f along the flow as linear, df/dlam = s f + b + (rest). The empirical model statistics (EMS) are the l that makes
+f least sensitive to x and the s, b that make the rest smallest, in the mean over noisy data:
+
+    l = 1 - alpha E[diag dD/dx]        s = Cov(f, f')/Var(f)        b = E[f'] - s E[f]
+    f' = df/dlam = -(1 - l)(y - D) - l' y - D',      D' along the flow
+
+f and f' are linear in (y, D, D'), so one pass over samples gathers the moments of these three, whatever l turns out to be.
+
+Reference: Zheng et al. 2023 (DPM-Solver-v3), sec. 3.1 and app. C.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path as FilePath
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..files import write
+from ..numerics import Arr, Real, on_host, wide
+from ..paths.base import Path
+from ..paths.predictions import Denoiser
+from ..scan.progress import Bar, begin, tick
+
+
+class Statistics(eqx.Module):
+    """l, s, b [n+1, *shape] on n+1 equidistant rising lam; `shape` is that of one sample, or broadcasts to it.
+
+    `of` makes them from arrays, `ems` estimates them, `load` reads a file. about: where they come from, as (name, value) pairs.
+    """
+
+    l: Float[np.ndarray, "points ..."]
+    s: Float[np.ndarray, "points ..."]
+    b: Float[np.ndarray, "points ..."]
+    ends: tuple[float, float] = eqx.field(static=True)
+    mark: tuple[float, ...] = eqx.field(static=True)  # alpha and t of the path at five lam: what it must agree with
+    about: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
+
+    @staticmethod
+    def of(path: Path, lam: Any, l: Any, s: Any, b: Any, about: tuple[tuple[str, Any], ...] = ()) -> "Statistics":
+        """From tables on `lam` [n+1], equidistant and rising, n >= 3; l, s, b [n+1, *shape] (or [n+1] for all dimensions)."""
+        lam = np.asarray(lam, np.float64)
+        tables = [np.asarray(a) for a in (l, s, b)]
+        tables = [a if np.issubdtype(a.dtype, np.floating) else a.astype(np.float64) for a in tables]
+        if lam.ndim != 1 or len(lam) < 4 or not np.all(np.isfinite(lam)):
+            raise ValueError(f"lam must be a vector of at least 4 finite numbers, got shape {lam.shape}")
+        if not (lam[-1] > lam[0] and np.allclose(lam, np.linspace(lam[0], lam[-1], len(lam)), rtol=0, atol=1e-6 * np.ptp(lam))):
+            raise ValueError("lam must rise in equal steps: np.linspace(path.lam(path.t_max), path.lam(t_min), n + 1)")
+        for name, a in zip("lsb", tables, strict=True):
+            if a.shape[:1] != lam.shape or a.shape != tables[0].shape:
+                raise ValueError(f"{name} has shape {a.shape}; l, s, b must be alike, with one entry for each of the {len(lam)} lam")
+            if not np.all(np.isfinite(a)):
+                raise ValueError(f"{name} is not finite at lam = {lam[np.argmin(np.isfinite(a).reshape(len(lam), -1).all(1))]:g}")
+        ends = float(lam[0]), float(lam[-1])
+        l, s, b = tables
+        return Statistics(l, s, b, ends, _mark(path, ends), (("path", " ".join(str(path).split())), *about))
+
+    @property
+    def lam(self) -> Float[np.ndarray, " points"]:
+        """The n+1 rising lam."""
+        return np.linspace(self.ends[0], self.ends[1], len(self.l))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of l, s, b at one lam."""
+        return self.l.shape[1:]
+
+    def check(self, path: Path) -> None:
+        """ValueError unless `path` is the one that the statistics were made on."""
+        if not np.allclose(_mark(path, self.ends), self.mark, rtol=1e-6, atol=1e-12):
+            made, given = (" ".join(str(p).split())[:80] for p in (dict(self.about).get("path", "another path"), path))
+            raise ValueError(f"these statistics belong to the path {made}, not to {given}: estimate them with js.solvers.ems")
+
+    def at(self, lam: Float[np.ndarray, " k"]) -> tuple[Any, Any, Any]:
+        """l, s, b [k, *shape] in float64 at any lam of the table, by cubics through the four nearest points."""
+        u = (lam - self.ends[0]) / (self.ends[1] - self.ends[0]) * (len(self.l) - 1)
+        first = np.clip(np.floor(u).astype(int) - 1, 0, len(self.l) - 4)
+        near = np.arange(4)
+        lagrange = [np.prod([(u - first - j) / (i - j) for j in near if j != i], axis=0) for i in near]
+        column = (-1, *[1] * len(self.shape))
+        l, s, b = (sum(w.reshape(column) * a[first + i] for i, w in enumerate(lagrange)) for a in (self.l, self.s, self.b))
+        return l, s, b
+
+    def save(self, path: str | FilePath) -> None:
+        """To one safetensors file, whole or not at all; its card (path, lam, how they were estimated) is JSON in the file's metadata."""
+        from safetensors.numpy import save
+
+        card = {"lam": self.ends, "mark": self.mark, "about": self.about}
+        write(path, save({name: np.ascontiguousarray(getattr(self, name)) for name in "lsb"}, metadata={"statistics": json.dumps(card)}))
+
+    @staticmethod
+    def load(path: str | FilePath) -> "Statistics":
+        """What `save` wrote; ValueError in one line if the file is missing, corrupt or something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                card = (file.metadata() or {}).get("statistics")
+                if card is None:
+                    raise ValueError(f"{path} holds no statistics: Statistics.save writes them")
+                card, tables = json.loads(card), [file.get_tensor(name) for name in "lsb"]
+        except OSError as e:
+            raise ValueError(f"cannot read {path}: {e.strerror or e}") from None
+        except SafetensorError as e:
+            raise ValueError(f"{path} is corrupt ({str(e).splitlines()[0]}): estimate the statistics again") from None
+        l, s, b = tables
+        return Statistics(l, s, b, tuple(card["lam"]), tuple(card["mark"]), _frozen(card["about"]))
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _mark(path: Path, ends: tuple[float, float]) -> tuple[float, ...]:
+    with on_host():
+        t = np.asarray(path.time(np.linspace(ends[0], ends[1], 5)), np.float64)
+        return tuple(np.concatenate([t, np.broadcast_to(np.asarray(path.alpha(t), np.float64), t.shape)]).tolist())
+
+
+def ems(
+    denoiser: Denoiser,
+    data: Float[Arr, "k ..."] | Callable[[Any], Any],
+    *,
+    key: Any,
+    samples: int = 1024,
+    n: int = 120,
+    batch: int = 128,
+    t_max: Real | None = None,
+    t_min: Real | None = None,
+    progress: bool = True,
+) -> Statistics:
+    """Statistics of `denoiser` at n+1 lam from noisy data; costs (n+1) samples network calls with two tangents each.
+
+    data: samples x_0 [k, *shape] (at most `samples` of them are used, drawn without replacement), or a function key -> x_0 of shape
+    [*shape]. The denoiser is called on single samples, `batch` at a time under vmap. t_max, t_min: ends of the table; a grid must lie
+    within, but for a start at alpha = 0 and an end at sigma = 0. By default those of the path's default grid where alpha and sigma are
+    positive, else 0.99 t_max and t_min (0.01 t_max where that is 0).
+    The same samples and noise serve at every lam, so the tables are smooth in lam.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}")
+    if samples < 2 or n < 3 or batch < 1:
+        raise ValueError(f"statistics need samples >= 2, n >= 3 and batch >= 1; got {samples}, {n}, {batch}")
+    if isinstance(denoiser.path, dict):
+        raise TypeError("statistics are of one array on one path; this denoiser's system has a path per part")
+    path, (pick, draw) = denoiser.path, jax.random.split(key)
+    x0 = draw_data(data, pick, samples)
+    with on_host():
+        t_max, t_min = finite_ends(path, t_max, t_min)
+        ends = float(path.lam(t_max)), float(path.lam(t_min))
+        if not (np.all(np.isfinite(ends)) and ends[0] < ends[1]):
+            raise ValueError(f"statistics need finite lam rising from t_max to t_min, got {ends[0]:g} and {ends[1]:g}: pass t_max, t_min")
+        lam = np.linspace(ends[0], ends[1], n + 1)
+        t = np.asarray(path.time(lam), np.float64)
+        alpha, sigma = path.alpha(t) + 0 * t, path.sigma(t) + 0 * t
+        log_alpha_dot = path.alpha_dot(t) / alpha
+        dt = 1 / (log_alpha_dot - path.sigma_dot(t) / sigma)  # dt/dlam
+    schedule = [np.asarray(v, np.float64) for v in (t, alpha, sigma, log_alpha_dot * dt, dt)]
+    mean, cov = (np.asarray(m, np.float64) for m in _moments(denoiser, path, x0, draw, schedule, batch, progress))
+
+    def per_lam(v):
+        return v.reshape(-1, *[1] * (x0.ndim - 1))
+
+    l = 1 - per_lam(alpha) * mean[:, 3]
+    l_dot = np.gradient(l, lam, axis=0, edge_order=2)
+    one, zero = np.ones_like(l), np.zeros_like(l)
+    f, f_dot = np.stack([1 - l, -one, zero], 1), np.stack([l - 1 - l_dot, 1 - l, -one], 1)  # weights of (y, D, D')
+    var, scale = np.einsum("ni...,nij...,nj...->n...", f, cov, f), np.einsum("ni...,nij...,nj...->n...", abs(f), abs(cov), abs(f))
+    known = var > 1e3 * float(jnp.finfo(x0.dtype).eps) * scale  # else f is constant to rounding (a Gaussian's is): no slope to fit
+    s = np.where(known, np.einsum("ni...,nij...,nj...->n...", f, cov, f_dot) / np.where(known, var, 1.0), 0.0)
+    b = (f_dot * mean[:, :3]).sum(1) - s * (f * mean[:, :3]).sum(1)
+    seed = key if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.key_data(key)
+    about = (
+        ("kind", denoiser.kind),
+        ("samples", len(x0)),
+        ("key", tuple(np.asarray(seed).tolist())),
+        ("t_max", float(t[0])),
+        ("t_min", float(t[-1])),
+    )
+    l, s, b = (a.astype(x0.dtype) for a in (l, s, b))
+    return Statistics.of(path, lam, l, s, b, about)
+
+
+def finite_ends(path: Path, t_max: Real | None, t_min: Real | None) -> tuple[float, float]:
+    """These ends, or those of the path's default grid moved to where alpha and sigma are positive."""
+    if t_max is None:
+        t_max = path.t_max if path.alpha(path.t_max) > 0 else 0.99 * path.t_max
+    if t_min is None:
+        t_min = 0.0 if path.sigma(0.0) > 0 else path.t_min or 0.01 * path.t_max
+    return float(t_max), float(t_min)
+
+
+def draw_data(data: Any, key: Any, samples: int) -> Float[Array, "k ..."]:
+    """At most `samples` samples, single precision at least."""
+    if callable(data):
+        x0 = jax.vmap(data)(jax.random.split(key, samples))
+    else:
+        x0 = jnp.asarray(data)
+        x0 = x0[jax.random.permutation(key, len(x0))[:samples]] if x0.ndim else x0
+    if not isinstance(x0, jax.Array) or not jnp.issubdtype(x0.dtype, jnp.floating) or x0.ndim < 1 or len(x0) < 2:
+        raise ValueError("data must be an array of at least two samples [k, *shape] of floats, or a function key -> sample")
+    return x0.astype(wide(x0))
+
+
+def _moments(denoiser: Denoiser, path: Path, x0: Any, key: Any, schedule: list, batch: int, progress: bool) -> tuple[Any, Any]:
+    """For each lam the mean [n+1, 4, *shape] of (y, D, D', v dD/dx v) and the covariance [n+1, 3, 3, *shape] of the first three."""
+    k, batch = len(x0), min(batch, len(x0))
+    chunks = np.arange(-(-k // batch) * batch).reshape(-1, batch)  # the last chunk is filled up with copies of no weight
+    bar = Bar(len(schedule[0]), "statistics")
+
+    def predict(x, t):
+        return path.centred(denoiser(path.uncentred(x), t, kind="data"))
+
+    def one(x0, i, at):
+        t, alpha, sigma, log_alpha_slope, dt = at
+        noise, tangent = jax.random.split(jax.random.fold_in(key, i))
+        v = jax.random.rademacher(tangent, x0.shape, x0.dtype)
+        x = alpha * path.centred(x0) + sigma * jax.random.normal(noise, x0.shape, x0.dtype)
+        D, push = jax.linearize(predict, x, t)
+        flow = log_alpha_slope * x - (x - alpha * D)  # dx/dlam
+        return jnp.stack([x / alpha, D, push(flow, dt), v * push(v, jnp.zeros_like(t))])
+
+    def merged(moments, chunk, at):  # Chan et al. 1979: no cancellation of large means
+        count, mean, spread = moments
+        weight = jnp.asarray(chunk < k, x0.dtype)
+        new = jax.vmap(one, (0, 0, None))(x0[chunk % k], chunk, at)
+        mean_new = jnp.tensordot(weight, new, 1) / weight.sum()
+        away = (new - mean_new[None])[:, :3]
+        spread_new = jnp.einsum("k,ki...,kj...->ij...", weight, away, away)
+        total, apart = count + weight.sum(), mean_new - mean
+        outer = apart[:3, None] * apart[None, :3]
+        return total, mean + weight.sum() / total * apart, spread + spread_new + count * weight.sum() / total * outer
+
+    def at_lam(_, row):
+        i, at = row
+        shape = x0.shape[1:]
+        empty = jnp.zeros((), x0.dtype), jnp.zeros((4, *shape), x0.dtype), jnp.zeros((3, 3, *shape), x0.dtype)
+        (count, mean, spread), _ = jax.lax.scan(lambda m, chunk: (merged(m, chunk, at), None), empty, chunks)
+        if progress:
+            tick(i, bar)
+        return None, (mean, spread / count)
+
+    @jax.jit
+    def run(x0, schedule):
+        index = begin(bar, bar.total) if progress else jnp.arange(bar.total, dtype=jnp.int32)
+        return jax.lax.scan(at_lam, None, (index, schedule))[1]
+
+    return run(x0, tuple(jnp.asarray(v, x0.dtype) for v in schedule))

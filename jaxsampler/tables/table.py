@@ -1,0 +1,149 @@
+r"""A sampler is data: a table of numbers that one scan runs.
+
+Almost every fixed-grid sampler is one linear recurrence with one network call per row,
+
+    m_n = model(x_n, t_n);   mem[keep_n] <- x_n;   mem[slot_n] <- m_n
+    x_{n+1} = A_n x_n + sum_r B_{n,r} mem_r + C_n z_n,
+
+so a solver is known by its coefficients (`tabulate` finds them). Heun, single-step solvers, churn, mixed orders and special last steps are
+all rows; order, kind and length change as data, so the network is traced once and nothing recompiles. A table is also a small file.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..files import write
+from ..numerics import Arr, namespace
+
+
+class Table(eqx.Module):
+    """The coefficients of a sampler; a pytree of host float64 arrays (jax arrays if made from a traced grid).
+
+    `nfe = len(table.t)` network calls. `form`: the prediction that a row wants as two numbers (a, b) of a (x0 - mu) + b eps. `draw`:
+    which standard normal draw the row adds. `end`: the grid time that the row arrives at, NaN inside an interval.
+    `start`: x_T is scaled by start[0] and gets start[1] times draw 0 before the first call.
+    """
+
+    t: Float[Arr, "*b nfe"]
+    A: Float[Arr, "*b nfe"]
+    B: Float[Arr, "*b nfe regs"]
+    C: Float[Arr, "*b nfe"]
+    form: Float[Arr, "*b nfe 2"]
+    end: Float[Arr, "*b nfe"]
+    slot: Int[Arr, "*b nfe"]
+    keep: Int[Arr, "*b nfe"]
+    draw: Int[Arr, "*b nfe"]
+    start: Float[Arr, "*b 2"]
+
+    @property
+    def nfe(self) -> int:
+        """Number of network calls."""
+        return self.t.shape[-1]
+
+    @property
+    def regs(self) -> int:
+        """Number of registers."""
+        return self.B.shape[-1]
+
+    @property
+    def draws(self) -> int:
+        """Number of noise draws that the table may use (concrete tables only)."""
+        used = np.asarray(self.draw)[np.asarray(self.C) != 0]
+        return max(int(used.max()) + 1 if used.size else 0, int(np.any(np.asarray(self.start)[..., 1] != 0)))
+
+    def save(self, path: str | Path, /, **about: Any) -> None:
+        """The table, bit for bit, as a safetensors file; `about`, anything that JSON can hold, goes into its header as a card.
+
+        Raises TypeError if a value of `about` is nothing for JSON, OSError if the file cannot be written (there is none then).
+        """
+        from safetensors.numpy import save
+
+        for name, value in about.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as e:
+                raise TypeError(f"cannot save {name}={value!r} about a table: {e}; give strings, numbers, lists or dicts") from None
+        arrays = {f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}
+        write(path, save(arrays, {"about": json.dumps(about)}))
+
+    @staticmethod
+    def load(path: str | Path) -> "Table":
+        """The table that `save` wrote. ValueError in one line if the file is missing, corrupt or no table."""
+        return _read(path)[0]
+
+    @staticmethod
+    def about(path: str | Path) -> dict[str, Any]:
+        """The card of a saved table; ValueError as `load`."""
+        return _read(path)[1]
+
+
+def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
+    """Table and card, with every shape and dtype checked: the file may be anyone's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+    except OSError as e:
+        raise ValueError(f"cannot read the table {path}: {e.strerror or 'there is no such file'}") from None
+    except (SafetensorError, ValueError, TypeError) as e:
+        raise ValueError(f"the table {path} is corrupt ({str(e).splitlines()[0]}): save or fetch it again") from None
+    names = [f.name for f in fields(Table)]
+    if set(arrays) != set(names) or arrays["t"].ndim < 1 or not isinstance(about, dict):
+        raise ValueError(f"{path} is no table: it holds {', '.join(sorted(arrays)[:4]) or 'nothing'}, ..; `table.save(path)` makes one")
+    *many, nfe = arrays["t"].shape
+    for name in names:
+        array, kind = arrays[name], "i" if name in ("slot", "keep", "draw") else "f"
+        want = {"B": (*many, nfe, *arrays["B"].shape[-1:]), "form": (*many, nfe, 2), "start": (*many, 2)}.get(name, (*many, nfe))
+        if array.dtype.kind != kind or array.shape != want:
+            raise ValueError(f"{path} is no table: its {name} is {array.dtype}{list(array.shape)}, not {kind} of shape {list(want)}")
+    return Table(**arrays), about
+
+
+def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Table:
+    """The same sampler as a larger table: rows that change nothing (but do call the network) at the end, unused registers.
+
+    Tables of one shape share one compilation, and stack.
+    """
+    if table.t.ndim != 1:
+        raise ValueError("pad tables before stacking them: js.stack pads to a common shape by itself")
+    nfe, regs = table.nfe if nfe is None else nfe, table.regs if regs is None else regs
+    if nfe < table.nfe or regs < table.regs:
+        raise ValueError(f"cannot pad a table of nfe={table.nfe}, regs={table.regs} to the smaller nfe={nfe}, regs={regs}")
+    more, xp = nfe - table.nfe, namespace(table.t)
+
+    def rows(column, fill=None):
+        """`more` copies of the last row, or of `fill`."""
+        tail = column[-1:] if fill is None else xp.full_like(column[-1:], fill)
+        return xp.concatenate([column, xp.repeat(tail, more, 0)])
+
+    B = xp.pad(rows(table.B, 0.0), [(0, 0), (0, regs - table.regs)])
+    return Table(
+        t=rows(table.t),
+        A=rows(table.A, 1.0),
+        B=B,
+        C=rows(table.C, 0.0),
+        form=rows(table.form),
+        end=rows(table.end, np.nan),
+        slot=rows(table.slot),
+        keep=rows(table.keep),
+        draw=rows(table.draw),
+        start=table.start,
+    )
+
+
+def stack(tables: Sequence[Table]) -> Table:
+    """Tables padded to a common shape and stacked along a new leading axis, for `vmap`."""
+    if not tables:
+        raise ValueError("no tables to stack")
+    nfe, regs = max(t.nfe for t in tables), max(t.regs for t in tables)
+    return jax.tree.map(lambda *a: namespace(*a).stack(a), *[pad(t, nfe=nfe, regs=regs) for t in tables])

@@ -1,0 +1,206 @@
+r"""The training loop: a pure step, batches that are functions of the step, and state that fits in one file.
+
+Nothing depends on history but the state (model, average, optimiser, step): step k uses the batch `data(k)` and the key
+`fold_in(key(seed), k)`. A run that is killed and started again therefore ends with the same bits as one that was not.
+
+The weights to use are the running average, ema <- d ema + (1-d) model. For a `decay` of 0.999 or so, d = min(decay, (1+k)/(10+k)): the
+warm-up forgets the random start, which a fixed 0.999 remembers for thousands of steps. `power` gives the profile whose memory is always
+the same fraction of what has been trained [Karras et al. 2024, section 3.1].
+
+With several devices every batch is spread over them by its leading axis, if they divide it; weights are on all. The loss is that of
+the whole batch either way.
+"""
+
+import csv
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from tqdm import tqdm
+
+from .. import checkpoint
+from ..files import write
+
+M = TypeVar("M")
+Loss = Callable[[Any, Any, PRNGKeyArray], Float[Array, ""]]
+Profile = Callable[[Float[Array, ""]], Float[Array, ""]]  # step k -> d
+
+
+class State(eqx.Module, Generic[M]):
+    """All that a run carries from step to step. `step` counts the updates made."""
+
+    model: M
+    ema: M
+    optimiser: Any
+    step: Int[Array, ""]
+
+
+def start(model: M, optimiser: optax.GradientTransformation) -> State[M]:
+    """The state before the first step; the average begins as the model. `update` eats its arrays, so both are copies."""
+    model, average = (jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model) for _ in range(2))
+    return State(model, average, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32))
+
+
+def warmed(decay: float) -> Profile:
+    """d = min(decay, (1+k)/(10+k))."""
+    return lambda k: jnp.minimum(decay, (1 + k) / (10 + k))
+
+
+def power(width: float) -> Profile:
+    r"""d = (1 - 1/(k+1))^{gamma+1}: the weights of step i are averaged in proportion to i^gamma.
+
+    `width` is the standard deviation of that profile as a fraction of the training so far, 0.05 to 0.2 say (at most 0.288, gamma = 0):
+    width^2 = (gamma+1)/((gamma+2)^2 (gamma+3)) [Karras et al. 2024, eq. 3 and 126].
+    """
+    if not 0 < width < 12**-0.5:
+        raise ValueError(f"the width of a power-function average must be between 0 and 0.288 of the training, got {width}")
+    roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
+    gamma = float(roots.real[np.abs(roots.imag) < 1e-9].max())
+    return lambda k: (k / (k + 1)) ** jnp.asarray(gamma + 1, k.dtype)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def update(
+    fixed: tuple[Loss, optax.GradientTransformation, Profile, PRNGKeyArray, int], state: State[M], batch: Any
+) -> tuple[State[M], dict[str, Float[Array, ""]]]:
+    """One optimiser step; `fixed`: loss, optimiser, ema profile, key of the run, parts of a batch. Also returns loss and gradient norm."""
+    loss, optimiser, profile, key, parts = fixed
+    key = jax.random.fold_in(key, state.step)
+    value, grad = gradient(loss, state.model, batch, key, parts)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises its rates of decay to an integer power
+        change, memory = optimiser.update(grad, state.optimiser, eqx.filter(state.model, eqx.is_inexact_array))
+    model = eqx.apply_updates(state.model, change)
+    keep = profile(state.step.astype(value.dtype))
+    average = jax.tree.map(
+        lambda e, m: (keep.astype(e.dtype) * e + (1 - keep).astype(e.dtype) * m) if eqx.is_inexact_array(e) else e,
+        state.ema,
+        model,
+    )
+    return State(model, average, memory, state.step + 1), {"loss": value, "gradient": optax.tree.norm(grad)}
+
+
+def gradient(loss: Loss, model: Any, batch: Any, key: PRNGKeyArray, parts: int) -> tuple[Float[Array, ""], Any]:
+    """Loss and gradient; with `parts` > 1 the mean over that many parts of the batch, one after another in less memory."""
+    both = eqx.filter_value_and_grad(loss)
+    if parts == 1:
+        return both(model, batch, key)
+    if any(size % parts for size in (x.shape[0] for x in jax.tree.leaves(batch))):
+        raise ValueError(f"accumulate={parts} does not divide a batch of {jax.tree.leaves(batch)[0].shape[0]}: its parts must be alike")
+    pieces = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+    def add(total: Any, piece: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, both(model, *piece)), None
+
+    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
+    total, _ = jax.lax.scan(add, zero, (pieces, jax.random.split(key, parts)))
+    return jax.tree.map(lambda x: x / parts, total)
+
+
+def fit(
+    model: M,
+    loss: Loss,
+    data: Callable[[int], Any],
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    seed: int,
+    decay: float | Profile = 0.999,
+    accumulate: int = 1,
+    folder: str | Path | None = None,
+    card: dict[str, Any] | None = None,
+    minutes: float = 5.0,
+    log_every: int = 50,
+    progress: bool = True,
+) -> State[M]:
+    """Trains until `steps` updates are made; returns the final state (use its `ema`).
+
+    `loss(model, batch, key)` is a scalar; `data(k)` the batch of step k, prepared in a background thread. With a `folder` the state
+    is saved there every `minutes` (0: after every step) and at the end, losses (means over `log_every` steps) go to `log.csv`, and a
+    state found there is continued. `card` describes the run: continuing one with another card is refused. `accumulate` computes the
+    gradient in that many parts of the batch; `decay` is a number or a profile (`power`).
+    """
+    state = start(model, optimiser)
+    file = None if folder is None else Path(folder) / "state.safetensors"
+    settings = card or {}
+    state = state if file is None else checkpoint.resume(file, state, settings)
+    first = int(state.step)
+    log = None if folder is None else Log(Path(folder) / "log.csv", first)
+    fixed = (loss, optimiser, decay if callable(decay) else warmed(decay), jax.random.key(seed), accumulate)
+    state, place = spread(state)
+    saved, sums, count = time.monotonic(), None, 0
+    bar = tqdm(prefetch(data, first, steps), total=steps, initial=first, disable=not progress, unit="step", mininterval=1)
+    for k, batch in bar:
+        state, numbers = update(fixed, state, place(batch))
+        sums = numbers if sums is None else jax.tree.map(jnp.add, sums, numbers)
+        count += 1
+        if (k + 1) % log_every == 0 or k + 1 == steps:
+            means = {name: float(x) / count for name, x in sums.items()}
+            sums, count = None, 0
+            bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+            if log is not None:
+                log.add(k + 1, means)
+        if file is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps):
+            checkpoint.save(file, state, settings)
+            saved = time.monotonic()
+    return state
+
+
+def spread(state: State[M]) -> tuple[State[M], Callable[[Any], Any]]:
+    """The state on all local devices, and the function that spreads a batch over them."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return state, lambda batch: batch
+    mesh = Mesh(np.array(devices), ("batch",))
+    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+
+    def place(batch: Any) -> Any:
+        def one(x: Any) -> Any:
+            even = np.ndim(x) > 0 and np.shape(x)[0] % len(devices) == 0
+            return jax.device_put(x, split if even else everywhere)
+
+        return jax.tree.map(one, batch)
+
+    return jax.tree.map(lambda x: jax.device_put(x, everywhere) if eqx.is_array(x) else x, state), place
+
+
+def prefetch(data: Callable[[int], Any], first: int, stop: int, ahead: int = 3) -> Iterator[tuple[int, Any]]:
+    """(k, data(k)) for k in [first, stop), computed in order by one thread up to `ahead` batches early."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(data, k) for k in range(first, min(first + ahead, stop))]
+        try:
+            for k in range(first, stop):
+                batch = waiting.pop(0).result()
+                if k + ahead < stop:
+                    waiting.append(pool.submit(data, k + ahead))
+                yield k, batch
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Log:
+    """Loss log: one CSV row per interval. A continued run first drops the rows past its checkpoint."""
+
+    def __init__(self, path: Path, step: int):
+        self.path, self.began = path, time.monotonic()
+        rows = [r for r in csv.DictReader(path.open()) if int(r["step"]) <= step] if path.exists() else []
+        self.spent = float(rows[-1]["seconds"]) if rows else 0.0
+        write(path, "".join(self._line(r) for r in [None, *rows]).encode())
+
+    @staticmethod
+    def _line(row: dict[str, Any] | None) -> str:
+        names = ("step", "seconds", "loss", "gradient")
+        return ",".join(names if row is None else [str(row[n]) for n in names]) + "\n"
+
+    def add(self, step: int, means: dict[str, float]) -> None:
+        row = {"step": step, "seconds": f"{self.spent + time.monotonic() - self.began:.1f}"}
+        with open(self.path, "a") as f:
+            f.write(self._line(row | {name: f"{x:.6g}" for name, x in means.items()}))

@@ -1,0 +1,210 @@
+"""The training loop: a killed run ends with the bits of one that was not, and the average is the one the docstring gives."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from places import ROOT
+
+from jaxsampler import checkpoint
+from jaxsampler.training.fitting import fit, gradient, power, prefetch
+
+# A tiny restoration network with the optimiser of the real one, trained in a process of its own. argv: folder, step to hang at (or -1).
+RUN = textwrap.dedent(
+    """
+    import sys, time
+    import jax, jax.numpy as jnp, numpy as np
+    from jaxsampler.training import restore
+    from jaxsampler.training.fitting import fit
+
+    folder, hang = sys.argv[1], int(sys.argv[2])
+    c = restore.Restore(photos=(), seed=3, steps=6, batch=2, crop=16, std=0.3, T=100, eps=0.005, widths=(6,), depth=1,
+                        embedding=8, lr=1e-2, warmup=2, weight_decay=1e-2, clip=1.0, decay=0.9)
+
+    def data(step):
+        while step == hang:
+            time.sleep(1)
+        clean = np.random.default_rng(step).random((2, 16, 16, 3), np.float32)
+        return {"clean": clean, "degraded": clean**2, "task": np.array([0, step % 2], np.int32)}
+
+    fit(restore.network(c, (0.2, 0.3)), restore.loss, data, restore.optimiser(c), steps=6, seed=3, decay=c.decay, folder=folder,
+        card={"sizes": c.widths}, minutes=0, log_every=2, progress=False)
+    """
+)
+
+
+def run(folder: Path, hang: int = -1) -> subprocess.Popen:
+    root = ROOT
+    env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(hang)], env=env, cwd=folder.parent)
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+    """Three processes, one after another, import JAX and train a network: this takes some ten seconds."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    first = run(killed, hang=3)
+    file = killed / "state.safetensors"
+    try:
+        deadline = time.monotonic() + 200
+        while not (file.exists() and checkpoint.read(file)["step"] == 3):
+            assert time.monotonic() < deadline
+            assert first.poll() is None
+            time.sleep(0.1)
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert run(killed).wait() == 0
+    assert run(whole).wait() == 0
+
+    a, b = checkpoint.read(whole / "state.safetensors"), checkpoint.read(file)
+    assert a["step"] == 6
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+    moved = [n for n in a if n.startswith("model.") and np.any(a[n] != a["ema" + n[5:]])]
+    assert len(moved) == sum(n.startswith("model.") for n in a)  # every weight was trained, and averaged
+
+    logs = [list(csv.DictReader((f / "log.csv").open())) for f in (whole, killed)]
+    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]] == ["2", "4", "6"]
+    for k in (0, 2):  # the middle row of the killed run lacks the step before the kill
+        assert logs[0][k]["loss"] == logs[1][k]["loss"]
+    assert sorted(os.listdir(killed)) == ["log.csv", "state.json", "state.safetensors"]
+
+
+def square(model, batch, key):
+    return 0.5 * jnp.square(model - batch) + 0 * jax.random.normal(key)
+
+
+def test_model_and_average_follow_their_recurrences():
+    state = fit(jnp.float32(5.0), square, lambda k: np.float32(k % 3), optax.sgd(0.1), steps=60, seed=0, decay=0.7, progress=False)
+    w = ema = 5.0
+    for k in range(60):
+        w -= 0.1 * (w - k % 3)
+        d = min(0.7, (1 + k) / (10 + k))
+        ema = d * ema + (1 - d) * w
+    assert float(state.model) == pytest.approx(w, rel=1e-5)
+    assert float(state.ema) == pytest.approx(ema, rel=1e-5)
+    assert int(state.step) == 60
+
+
+def test_each_step_has_its_own_key_and_the_seed_counts():
+    def walk(model, batch, key):  # gradient: the noise itself
+        return model * jax.random.normal(key)
+
+    def end(steps, seed):
+        return float(fit(jnp.float32(0.0), walk, lambda k: k, optax.sgd(1.0), steps=steps, seed=seed, progress=False).model)
+
+    draws = np.diff([0.0, *(-end(n, 0) for n in (1, 2, 3))])
+    expected = [jax.random.normal(jax.random.fold_in(jax.random.key(0), k)) for k in range(3)]
+    np.testing.assert_allclose(draws, expected, atol=1e-6)
+    assert end(1, 1) != end(1, 0)
+
+
+def test_another_run_is_not_continued_and_a_finished_one_is_left_alone(tmp_path):
+    def go(card, data=lambda k: np.float32(1.0)):
+        model = jnp.float32(5.0)
+        return fit(model, square, data, optax.sgd(0.1), steps=4, seed=0, folder=tmp_path, card=card, progress=False)
+
+    done = go({"lr": 0.1, "sizes": (1, 2)})
+
+    def never(k):
+        raise AssertionError("a finished run needs no data")
+
+    assert float(go({"lr": 0.1, "sizes": (1, 2)}, never).model) == float(done.model)
+    with pytest.raises(ValueError, match="another lr: use another folder"):
+        go({"lr": 0.2, "sizes": (1, 2)})
+
+
+def test_batches_come_in_order_and_their_errors_arrive():
+    assert list(prefetch(lambda k: k * k, 2, 9)) == [(k, k * k) for k in range(2, 9)]
+
+    def broken(k):
+        if k == 3:
+            raise ValueError("no photo")
+        return k
+
+    with pytest.raises(ValueError, match="no photo"):
+        list(prefetch(broken, 0, 9))
+
+
+@pytest.mark.parametrize("width", [0.05, 0.15, 0.25])
+def test_a_power_average_remembers_the_same_fraction_of_any_run(width):
+    """The weight of each step in the average: its standard deviation is `width` of the run, however long, and it grows like a power."""
+    profile = power(width)
+    for n in (1000, 4000):
+        keep = np.array([float(d) for d in jax.vmap(profile)(jnp.arange(n, dtype=jnp.float32))])
+        weight = (1 - keep) * np.append(np.cumprod(keep[:0:-1])[::-1], 1)
+        assert weight.sum() == pytest.approx(1, abs=1e-3)
+        k = (np.arange(n) + 1) / n
+        mean = (weight * k).sum()
+        assert np.sqrt((weight * (k - mean) ** 2).sum()) == pytest.approx(width, rel=0.02)
+        powers = np.diff(np.log(weight[[n // 4, n // 2, n - 1]])) / np.log([2.0, 2.0])
+        assert powers[0] == pytest.approx(powers[1], rel=0.02)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.3])
+def test_an_impossible_width_is_refused(width):
+    with pytest.raises(ValueError, match=r"between 0 and 0\.288"):
+        power(width)
+
+
+def test_a_batch_in_parts_gives_the_same_gradient():
+    def distance(model, batch, key):
+        return jnp.square(model["w"][None] - batch["x"]).mean() + model["b"] ** 2
+
+    def go(parts):
+        model = {"w": jnp.zeros(3), "b": jnp.float32(2.0)}
+        x = lambda k: {"x": np.random.default_rng(k).normal(size=(8, 3)).astype(np.float32)}
+        return fit(model, distance, x, optax.adam(0.1), steps=5, seed=0, accumulate=parts, progress=False).model
+
+    for a, b in zip(jax.tree.leaves(go(1)), jax.tree.leaves(go(4)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_parts_must_divide_the_batch():
+    with pytest.raises(ValueError, match="accumulate=3 does not divide a batch of 8: its parts must be alike"):
+        gradient(lambda model, batch, key: (model * batch).mean(), jnp.ones(()), jnp.ones((8,)), jax.random.key(0), 3)
+
+
+SPREAD = textwrap.dedent(
+    """
+    import sys
+    import jax, jax.numpy as jnp, numpy as np, optax
+    from jaxsampler.training.fitting import fit
+
+    seen = []
+
+    def loss(model, batch, key):
+        noise = jax.random.normal(key, batch["x"].shape)
+        jax.debug.inspect_array_sharding(batch["x"], callback=lambda s: seen.append(len(s.device_set)))
+        return jnp.square(batch["x"] @ model + 0.1 * noise).mean() + batch["odd"].sum() * model.sum()
+
+    data = lambda k: {"x": np.random.default_rng(k).normal(size=(8, 4)).astype(np.float32), "odd": np.ones(3, np.float32)}
+    state = fit(jnp.ones((4, 4)), loss, data, optax.adam(0.1), steps=4, seed=0, progress=False)
+    print(jax.device_count(), max(seen), *np.asarray(state.model).ravel().tolist())
+    """
+)
+
+
+def test_a_batch_spread_over_devices_trains_the_same():
+    """Four devices of this machine's one CPU against one: two processes that import JAX, some seconds each."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    ends = []
+    for n in (1, 4):
+        flags = env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
+        done = subprocess.run([sys.executable, "-c", SPREAD], env=flags, capture_output=True, text=True, check=True)
+        count, used, *model = done.stdout.split()
+        assert (count, used) == (str(n), str(n))
+        ends.append(np.array(model, float))
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5)
+    assert np.abs(ends[0] - 1).min() > 0.1
