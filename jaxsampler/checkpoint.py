@@ -43,11 +43,17 @@ def load(path: str | Path, like: T) -> T:
             raise ValueError(f"{path} has no array {name!r}: it was saved by another model or version.")
         array = arrays[name]
         if array.shape != want.shape or array.dtype != want.dtype:
-            raise ValueError(f"{path}: array {name!r} is {array.dtype}{list(array.shape)}, the model needs {want.dtype}{list(want.shape)}.")
+            raise ValueError(
+                f"{path}: array {name!r} is {array.dtype}{list(array.shape)}, the model needs {want.dtype}{list(want.shape)}."
+            )
     for name in sorted(arrays):
         if name not in expected:
-            raise ValueError(f"{path} holds an array {name!r} that the model has not: it was saved by another model.")
-    return jax.tree_util.tree_map_with_path(lambda p, x: jnp.asarray(arrays[spell(p)]) if eqx.is_array(x) else x, like)
+            raise ValueError(
+                f"{path} holds an array {name!r} that the model has not: it was saved by another model."
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda p, x: jnp.asarray(arrays[spell(p)]) if eqx.is_array(x) else x, like
+    )
 
 
 def resume(path: str | Path, start: T, card: dict[str, Any]) -> T:
@@ -63,7 +69,9 @@ def expect(path: str | Path, card: dict[str, Any]) -> None:
     settings = json.loads(json.dumps(card))  # as they are read back
     if (old := read_card(path)) != settings:
         changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
-        raise ValueError(f"{Path(path).parent} holds a run with another {', '.join(changed)}: use another folder or delete it.")
+        raise ValueError(
+            f"{Path(path).parent} holds a run with another {', '.join(changed)}: use another folder or delete it."
+        )
 
 
 def digest(tree: Any) -> str:

@@ -43,7 +43,11 @@ def build(values: dict[str, Any], cls: type[C]) -> C:
         if name not in fields:
             raise ValueError(f"unknown key {name!r}; {nearest(name, fields)}")
     for name, f in fields.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+        if (
+            name not in values
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ):
             raise ValueError(f"key {name!r} is missing ({spell(hints[name])}).")
     return cls(**{name: fit(name, value, hints[name]) for name, value in values.items()})
 

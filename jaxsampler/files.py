@@ -37,5 +37,7 @@ def writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"cannot write into {folder}: {error.strerror}; choose another place with --out") from None
+        raise OSError(
+            f"cannot write into {folder}: {error.strerror}; choose another place with --out"
+        ) from None
     return folder

@@ -59,22 +59,43 @@ def sample(
             raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
         x = denoiser.prior(prior_key, like)
     if jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, like):
-        raise ValueError(f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be equal")
+        raise ValueError(
+            f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be equal"
+        )
     if isinstance(solver, type):
         raise TypeError(f"solver is the class {solver.__name__}; call it: {solver.__name__}()")
-    options: dict = dict(adjoint=adjoint, save=save, progress=progress, hook=hook, check=check, per_step=per_step)
+    options: dict = dict(
+        adjoint=adjoint, save=save, progress=progress, hook=hook, check=check, per_step=per_step
+    )
 
-    if isinstance(solver, Table) or (isinstance(solver, dict) and all(isinstance(v, Table) for v in solver.values())):
+    if isinstance(solver, Table) or (
+        isinstance(solver, dict) and all(isinstance(v, Table) for v in solver.values())
+    ):
         if grid is not None:
-            raise ValueError("a Table has its grid already: leave grid out, or give the step that the table was made from")
+            raise ValueError(
+                "a Table has its grid already: leave grid out, or give the step that the table was made from"
+            )
         return run(denoiser, solver, x, key=noise_key, noise=noise, **options)
     if isinstance(path, dict):
         each = lambda a: a if isinstance(a, dict) else dict.fromkeys(path, a)
-        tabulated = lambda path, grid, solver: tabulate(path, grids.default(path, steps) if grid is None else grid, solver)
-        return run(denoiser, denoiser.each(tabulated, each(grid), each(solver)), x, key=noise_key, noise=noise, **options)
+        tabulated = lambda path, grid, solver: tabulate(
+            path, grids.default(path, steps) if grid is None else grid, solver
+        )
+        return run(
+            denoiser,
+            denoiser.each(tabulated, each(grid), each(solver)),
+            x,
+            key=noise_key,
+            noise=noise,
+            **options,
+        )
     grid = grids.default(path, steps) if grid is None else grid
     if isinstance(solver, Solver):
         if noise is not None:
-            raise ValueError("noise= is for tables; give it to this solver itself, as in js.solvers.mr_published(noise=...)")
-        return drive(solver, solver.rows(path, grids.checked(path, grid)), denoiser, x, key=noise_key, **options)
+            raise ValueError(
+                "noise= is for tables; give it to this solver itself, as in js.solvers.mr_published(noise=...)"
+            )
+        return drive(
+            solver, solver.rows(path, grids.checked(path, grid)), denoiser, x, key=noise_key, **options
+        )
     return run(denoiser, tabulate(path, grid, solver), x, key=noise_key, noise=noise, **options)

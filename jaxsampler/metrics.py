@@ -33,7 +33,9 @@ def gaussian(x: Any) -> Gaussian:
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"features must be an array [n, d] of at least two samples; got shape {x.shape}")
     if not np.all(np.isfinite(x)):
-        raise ValueError(f"features are not finite in {int((~np.isfinite(x)).any(1).sum())} of {len(x)} samples")
+        raise ValueError(
+            f"features are not finite in {int((~np.isfinite(x)).any(1).sum())} of {len(x)} samples"
+        )
     mean = x.mean(0)
     return Gaussian(mean, np.asarray(np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r")))
 
@@ -44,7 +46,9 @@ def frechet(a: Any, b: Any) -> float:
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {a.mean.size} and of {b.mean.size} dimensions cannot be compared")
     overlap = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
-    return float(np.square(a.mean - b.mean).sum() + np.square(a.root).sum() + np.square(b.root).sum() - 2 * overlap)
+    return float(
+        np.square(a.mean - b.mean).sum() + np.square(a.root).sum() + np.square(b.root).sum() - 2 * overlap
+    )
 
 
 def project(x: Any, *, directions: int = 128, seed: int = 0) -> Float[np.ndarray, "n k"]:
@@ -81,13 +85,17 @@ def wasserstein(a: Float[np.ndarray, "n k"], b: Any) -> float:
     """
     b = b if isinstance(b, Quantiles) else quantiles(b, len(a))
     if b.mean.shape != a.shape:
-        raise ValueError(f"columns of shape {a.shape} cannot be compared with quantiles of shape {b.mean.shape}")
+        raise ValueError(
+            f"columns of shape {a.shape} cannot be compared with quantiles of shape {b.mean.shape}"
+        )
     return float(np.sqrt((np.square(np.sort(a, 0) - b.mean).mean(0) + b.within).mean()))
 
 
 def sliced_wasserstein(a: Any, b: Any, *, directions: int = 128, seed: int = 0) -> float:
     """Sliced 2-Wasserstein distance of two sets of samples [n, ...] and [m, ...]; of Gaussians N(0, I), N(m, I) about |m|/sqrt(d)."""
-    return wasserstein(project(a, directions=directions, seed=seed), project(b, directions=directions, seed=seed))
+    return wasserstein(
+        project(a, directions=directions, seed=seed), project(b, directions=directions, seed=seed)
+    )
 
 
 def squares(a: Any, b: Any) -> Float[np.ndarray, " n"]:
@@ -104,7 +112,11 @@ def rmse(a: Any, b: Any) -> float:
 
 
 def interval(
-    statistic: Callable[..., float], *samples: np.ndarray, resamples: int = 200, seed: int = 0, level: float = 0.95
+    statistic: Callable[..., float],
+    *samples: np.ndarray,
+    resamples: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Bootstrap interval of statistic(*samples), every set resampled with replacement along its first axis, each on its own.
 
@@ -114,5 +126,7 @@ def interval(
     """
     rng = np.random.default_rng(seed)
     values = [statistic(*(x[rng.integers(0, len(x), len(x))] for x in samples)) for _ in range(resamples)]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) - np.mean(values) + statistic(*samples)
+    low, high = (
+        np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) - np.mean(values) + statistic(*samples)
+    )
     return float(low), float(high)

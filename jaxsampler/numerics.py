@@ -98,7 +98,10 @@ def normal(key: Any, like: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(like)
     return jax.tree.unflatten(
         treedef,
-        [jax.random.normal(jax.random.fold_in(key, i), a.shape, a.dtype, **_beside(a)) for i, a in enumerate(leaves)],
+        [
+            jax.random.normal(jax.random.fold_in(key, i), a.shape, a.dtype, **_beside(a))
+            for i, a in enumerate(leaves)
+        ],
     )
 
 
@@ -107,7 +110,10 @@ def _beside(a: Any) -> dict:
     if not isinstance(a, jax.Array) or jax.sharding.get_abstract_mesh().empty:
         return {}
     sharding = jax.typeof(a).sharding
-    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types and sharding.mesh == jax.sharding.get_abstract_mesh()
+    explicit = (
+        jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+        and sharding.mesh == jax.sharding.get_abstract_mesh()
+    )
     return {"out_sharding": sharding.spec} if explicit else {}
 
 

@@ -11,7 +11,9 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-_cache = os.environ.get("JAXSAMPLER_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "jaxsampler-test-cache"))
+_cache = os.environ.get(
+    "JAXSAMPLER_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "jaxsampler-test-cache")
+)
 jax.config.update("jax_compilation_cache_dir", _cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

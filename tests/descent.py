@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 
-def descend(loss: Callable[[PyTree], Any], start: PyTree, optimiser: Any, iterations: int) -> tuple[PyTree, Float[Array, " iterations"]]:
+def descend(
+    loss: Callable[[PyTree], Any], start: PyTree, optimiser: Any, iterations: int
+) -> tuple[PyTree, Float[Array, " iterations"]]:
     """(where `iterations` steps from `start` lead, the loss before each of them).
 
     loss: of one pytree of float arrays, such as x_T, a conditioning vector or weights; it chooses how gradients flow (`adjoint=`).
@@ -22,5 +24,7 @@ def descend(loss: Callable[[PyTree], Any], start: PyTree, optimiser: Any, iterat
             update, state = optimiser.update(slope, state, at)
         return (jax.tree.map(lambda a, u: a + u.astype(a.dtype), at, update), state), value
 
-    (end, _), values = jax.lax.scan(step, (jax.tree.map(jnp.asarray, start), optimiser.init(start)), length=iterations)
+    (end, _), values = jax.lax.scan(
+        step, (jax.tree.map(jnp.asarray, start), optimiser.init(start)), length=iterations
+    )
     return end, values

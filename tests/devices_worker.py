@@ -59,21 +59,32 @@ def eight_devices():
     def keep(name, compiled, result):
         """A sharded result and its program."""
         assert {s.data.shape for a in jax.tree.leaves(result) for s in a.addressable_shards} == {(4, 6)}
-        out[name + "/moves"], out[name + "/flops"] = np.array(moves(compiled), str), compiled.cost_analysis()["flops"]
+        out[name + "/moves"], out[name + "/flops"] = (
+            np.array(moves(compiled), str),
+            compiled.cost_analysis()["flops"],
+        )
         out.update({f"{name}/{net}": a for net, a in result.items()})
 
     rows = NamedSharding(jax.make_mesh((8,), ("batch",)), PartitionSpec("batch"))
     for name in SAMPLERS:
-        alone, sharded = jax.jit(sampler(name)).lower(key).compile(), jax.jit(sampler(name), out_shardings=rows).lower(key).compile()
+        alone, sharded = (
+            jax.jit(sampler(name)).lower(key).compile(),
+            jax.jit(sampler(name), out_shardings=rows).lower(key).compile(),
+        )
         x = sharded(key)
         keep(f"{name}/sharded", sharded, x)
         out[f"{name}/alone/flops"] = alone.cost_analysis()["flops"]
         out.update({f"{name}/alone/{net}": a for net, a in alone(key).items()})
     whole = rows.update(spec=PartitionSpec())
-    out["a gather is seen"] = np.array(moves(jax.jit(lambda x: x, out_shardings=whole).lower(x["mixing"]).compile()), str)
+    out["a gather is seen"] = np.array(
+        moves(jax.jit(lambda x: x, out_shardings=whole).lower(x["mixing"]).compile()), str
+    )
     x = PATH.prior(jax.random.key(4), LIKE)
     out.update({f"given/alone/{net}": a for net, a in from_state(x, key).x.items()})
-    for axes in (AxisType.Auto, AxisType.Explicit):  # which of them jax.make_mesh makes depends on the version of JAX
+    for axes in (
+        AxisType.Auto,
+        AxisType.Explicit,
+    ):  # which of them jax.make_mesh makes depends on the version of JAX
         mesh = jax.make_mesh((8,), ("batch",), axis_types=(axes,))
         with jax.set_mesh(mesh):
             y = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))

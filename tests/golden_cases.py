@@ -23,7 +23,9 @@ PATHS = {
     "vp_cosine": js.CosineVP(),
     "discrete": js.DiscreteVP(GOLDEN["discrete/alphas_cumprod"]),
     "subvp": js.SubVP(*CONFIG["vp"]),
-    "ve": js.EDM(sigma_min=CONFIG["edm"][0], sigma_max=CONFIG["edm"][1]),  # alpha = 1, sigma = t: also k-diffusion's and EDM's
+    "ve": js.EDM(
+        sigma_min=CONFIG["edm"][0], sigma_max=CONFIG["edm"][1]
+    ),  # alpha = 1, sigma = t: also k-diffusion's and EDM's
     "score_sde_ve": js.VE(*CONFIG["ve"]),
 }
 

@@ -72,7 +72,10 @@ class Cubic(js.Path):
 def random_net(seed=0, width=3):
     """A smooth nonlinear function of (x, t) with no structure to exploit."""
     k = jax.random.split(jax.random.key(seed), 3)
-    w1, w2 = jax.random.normal(k[0], (width, 8), jnp.float64), jax.random.normal(k[1], (8, width), jnp.float64)
+    w1, w2 = (
+        jax.random.normal(k[0], (width, 8), jnp.float64),
+        jax.random.normal(k[1], (8, width), jnp.float64),
+    )
     shift = jax.random.normal(k[2], (8,), jnp.float64)
 
     def net(x, t):

@@ -44,12 +44,18 @@ class Case(NamedTuple):
 def case(function, first, second):
     """Two values and the direction between them, made unequal in its entries."""
     first, second = np.asarray(first, float), np.asarray(second, float)
-    return Case(function, (first, second), (second - first) * (1 + 0.3 * np.cos(np.arange(first.size).reshape(first.shape))))
+    return Case(
+        function,
+        (first, second),
+        (second - first) * (1 + 0.3 * np.cos(np.arange(first.size).reshape(first.shape))),
+    )
 
 
 def run(net, solver, grid=None, **options):
     grid = js.grids.log_snr(VP, 5) if grid is None else grid
-    return js.sample(js.Denoiser(net, VP, "data"), X, key=KEY, x=jnp.asarray(X), solver=solver, grid=grid, **options)
+    return js.sample(
+        js.Denoiser(net, VP, "data"), X, key=KEY, x=jnp.asarray(X), solver=solver, grid=grid, **options
+    )
 
 
 def with_eta(name):
@@ -60,19 +66,32 @@ GRIDS = js.grids.uniform(VP, 5, t_max=0.9, t_min=0.1), js.grids.uniform(VP, 5, t
 CASES = {
     "grid, multistep and stochastic": case(lambda net, grid: run(net, S.dpmpp_2m_sde, grid), *GRIDS),
     "grid, two stages": case(lambda net, grid: run(net, S.dpmpp_2s, grid), *GRIDS),
-    "guidance per step": case(lambda net, w: run(net, S.dpmpp_2s, per_step=w), [0.0, 0.1, 0.2, 0.1, 0.3], [0.4, 0.0, -0.1, 0.2, 0.1]),
+    "guidance per step": case(
+        lambda net, w: run(net, S.dpmpp_2s, per_step=w), [0.0, 0.1, 0.2, 0.1, 0.3], [0.4, 0.0, -0.1, 0.2, 0.1]
+    ),
     "classifier-free weight per step": case(
-        lambda net, w: run(guidance.classifier_free(net, lambda x, t: 0.3 * jnp.sin(x)), S.dpmpp_2m, per_step=w),
+        lambda net, w: run(
+            guidance.classifier_free(net, lambda x, t: 0.3 * jnp.sin(x)), S.dpmpp_2m, per_step=w
+        ),
         [0.0, 0.5, 1.2, 1.0, 2.0],
         [1.4, 0.0, 0.8, 1.5, 0.2],
     ),
     "threshold": case(
-        lambda net, q: run(guidance.dynamic_threshold(js.Denoiser(net, VP, "data"), q[0], q[1], axes=-1).net, S.dpmpp_2m),
+        lambda net, q: run(
+            guidance.dynamic_threshold(js.Denoiser(net, VP, "data"), q[0], q[1], axes=-1).net, S.dpmpp_2m
+        ),
         [0.6, 0.4],  # away from 0.5, where the quantile of three values has a kink
         [0.7, 0.5],
     ),
-    "eta per step": case(lambda net, etas: run(net, [S.ddim(eta=e) for e in etas]), [0.1, 0.9, 0.5, 0.2, 0.7], [0.3, 0.2, 0.6, 1.0, 0.4]),
-    **{f"eta of {name}": with_eta(name) for name in ("ddim", "dpmpp_sde_1", "euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde")},
+    "eta per step": case(
+        lambda net, etas: run(net, [S.ddim(eta=e) for e in etas]),
+        [0.1, 0.9, 0.5, 0.2, 0.7],
+        [0.3, 0.2, 0.6, 1.0, 0.4],
+    ),
+    **{
+        f"eta of {name}": with_eta(name)
+        for name in ("ddim", "dpmpp_sde_1", "euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde")
+    },
 }
 
 
@@ -132,12 +151,16 @@ COUNT = 20_000
 
 def test_increments_of_a_path_add_up(x64):
     """W(a, b) + W(b, c) = W(a, c) for all a < b < c."""
-    W = {(a, b): DRAW(KEY, a, b, jnp.zeros(50)) * jnp.sqrt(b - a) for a, b in itertools.combinations(ANGLES, 2)}
+    W = {
+        (a, b): DRAW(KEY, a, b, jnp.zeros(50)) * jnp.sqrt(b - a) for a, b in itertools.combinations(ANGLES, 2)
+    }
     for a, b, c in itertools.combinations(ANGLES, 3):
         np.testing.assert_allclose(W[a, b] + W[b, c], W[a, c], atol=1e-12)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.001), (0.3, 0.30001), (0.3, 0.9), (1.2, 1.57), (0.0, 1.57)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 0.001), (0.3, 0.30001), (0.3, 0.9), (1.2, 1.57), (0.0, 1.57)]
+)
 def test_each_draw_is_standard_normal(low, high):
     """Moments 1 to 4 within 4 standard errors, in float32 as samplers draw it."""
     z = np.asarray(DRAW(KEY, low, high, jnp.zeros(COUNT, jnp.float32)), np.float64)
@@ -146,7 +169,10 @@ def test_each_draw_is_standard_normal(low, high):
 
 
 def test_draws_of_disjoint_intervals_are_independent():
-    z = [np.asarray(DRAW(KEY, a, b, jnp.zeros(COUNT))) for a, b in ((0.0, 0.001), (0.001, 0.3), (0.3, 0.9), (0.9, 1.57))]
+    z = [
+        np.asarray(DRAW(KEY, a, b, jnp.zeros(COUNT)))
+        for a, b in ((0.0, 0.001), (0.001, 0.3), (0.3, 0.9), (0.9, 1.57))
+    ]
     for a, b in itertools.combinations(z, 2):
         for u, v in ((a, b), (a**2, b), (a, b**2), (a**2, b**2)):
             assert abs(np.corrcoef(u, v)[0, 1]) < 4 / np.sqrt(COUNT)
@@ -164,7 +190,11 @@ def test_the_path_of_a_sample_does_not_depend_on_the_batch():
 def strong():
     """A jitted run of a table: padded to one shape, all solvers share its compilation."""
     net = gaussian(VP)[0]
-    return jax.jit(lambda table, x, noise_key: js.run(net, table, x, key=noise_key, noise="brownian", adjoint=js.Direct()))
+    return jax.jit(
+        lambda table, x, noise_key: js.run(
+            net, table, x, key=noise_key, noise="brownian", adjoint=js.Direct()
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["dpmpp_sde_1", "mr_sde", "dpmpp_2s_ancestral", "dpmpp_sde"])
@@ -174,12 +204,18 @@ def test_refining_the_grid_refines_the_same_sample(name, x64):
     With draws per step, not per path, samples of different grids would be unrelated.
     """
     sizes, x = (16, 32, 64, 128, 256), VP.prior(jax.random.key(1), jnp.zeros(128))
-    outs = [strong()(js.pad(js.tabulate(VP, js.grids.log_snr(VP, n), S.by_name(name)), nfe=512, regs=3), x, KEY) for n in sizes]
+    outs = [
+        strong()(js.pad(js.tabulate(VP, js.grids.log_snr(VP, n), S.by_name(name)), nfe=512, regs=3), x, KEY)
+        for n in sizes
+    ]
     gaps = [float(jnp.sqrt(jnp.mean((a - b) ** 2))) for a, b in itertools.pairwise(outs)]
     order = -np.polyfit(np.log(sizes[1:-1]), np.log(gaps[1:]), 1)[0]
     assert 0.8 < order < 1.3, (order, gaps)
     assert gaps[-1] < 0.02
-    unrelated = [js.run(gaussian(VP)[0], js.tabulate(VP, js.grids.log_snr(VP, n), S.by_name(name)), x, key=KEY) for n in sizes[:2]]
+    unrelated = [
+        js.run(gaussian(VP)[0], js.tabulate(VP, js.grids.log_snr(VP, n), S.by_name(name)), x, key=KEY)
+        for n in sizes[:2]
+    ]
     assert float(jnp.sqrt(jnp.mean((unrelated[0] - unrelated[1]) ** 2))) > 2 * gaps[0]
 
 
@@ -199,10 +235,17 @@ def test_ten_and_a_thousand_steps_see_the_same_noise(x64):
 def test_a_batch_of_step_counts_follows_the_path_too(x64):
     """Angles of a traced table are those of a concrete one."""
     net = gaussian(VP)[0]
-    tables = [js.tabulate(VP, js.grids.log_snr(VP, n), solver) for n, solver in ((5, S.dpmpp_sde_1), (3, S.dpmpp_sde))]
-    many = jax.vmap(lambda table: js.run(net, table, jnp.asarray(X), key=KEY, noise="brownian"))(js.stack(tables))
+    tables = [
+        js.tabulate(VP, js.grids.log_snr(VP, n), solver)
+        for n, solver in ((5, S.dpmpp_sde_1), (3, S.dpmpp_sde))
+    ]
+    many = jax.vmap(lambda table: js.run(net, table, jnp.asarray(X), key=KEY, noise="brownian"))(
+        js.stack(tables)
+    )
     for table, got in zip(tables, many, strict=True):
-        np.testing.assert_allclose(got, js.run(net, table, jnp.asarray(X), key=KEY, noise="brownian"), rtol=1e-7)
+        np.testing.assert_allclose(
+            got, js.run(net, table, jnp.asarray(X), key=KEY, noise="brownian"), rtol=1e-7
+        )
 
 
 def test_gradients_with_respect_to_a_grid_hold_the_draws_fixed(x64):
@@ -213,7 +256,9 @@ def test_gradients_with_respect_to_a_grid_hold_the_draws_fixed(x64):
         return jnp.sum(jnp.sin(js.run(net, js.tabulate(VP, grid, S.dpmpp_sde_1), x, **noise)))
 
     angles = np.arctan2(VP.alpha(GRIDS[0]), VP.sigma(GRIDS[0]))
-    draws = jnp.stack([Brownian(jax.random.fold_in(KEY, 0)).draw(span, x) for span in itertools.pairwise(angles)])
+    draws = jnp.stack(
+        [Brownian(jax.random.fold_in(KEY, 0)).draw(span, x) for span in itertools.pairwise(angles)]
+    )
     value, slope = jax.value_and_grad(lambda g: loss(g, key=KEY, noise="brownian"))(grid)
     want, slope_at_draws = jax.value_and_grad(lambda g: loss(g, noise=draws))(grid)
     np.testing.assert_allclose(value, want, rtol=1e-6)
@@ -224,14 +269,19 @@ def test_gradients_with_respect_to_a_grid_hold_the_draws_fixed(x64):
 def test_what_a_path_cannot_serve_is_refused():
     net, x = gaussian(VP)[0], jnp.asarray(X)
     grid = js.grids.default(js.EDM(), 5)
-    churned = [js.tabulate(js.EDM(), grid, S.edm(s_churn=10.0, **only)) for only in ({"s_min": 50.0}, {"s_max": 50.0})]
+    churned = [
+        js.tabulate(js.EDM(), grid, S.edm(s_churn=10.0, **only))
+        for only in ({"s_min": 50.0}, {"s_max": 50.0})
+    ]
     still = js.tabulate(js.EDM(), grid, S.edm)
     edm = gaussian(js.EDM())[0]
     for table in churned:  # before the first call only, and after it only
         with pytest.raises(ValueError, match="churn adds noise backwards in time.*s_churn=0"):
             js.run(edm, table, x, key=KEY, noise="brownian")
     table = js.tabulate(VP, [0.9, 0.5, 0.1], S.dpmpp_sde_1)
-    np.testing.assert_array_equal(js.run(edm, still, x, key=KEY, noise="brownian"), js.run(edm, still, x, key=KEY))
+    np.testing.assert_array_equal(
+        js.run(edm, still, x, key=KEY, noise="brownian"), js.run(edm, still, x, key=KEY)
+    )
     with pytest.raises(ValueError, match="a Denoiser: its path tells"):
         js.run(net.net, table, x, key=KEY, noise="brownian")
     with pytest.raises(ValueError, match="pass key="):
@@ -262,14 +312,25 @@ def test_parts_that_do_not_interact_are_samples_of_their_own(x64):
     net = lambda x, t: {name: alone(name)(x[name], t[name]) for name in x}
     grids = {name: js.grids.default(path, 6) for name, path in PATHS.items()}
     tables = {name: js.tabulate(path, grids[name], SOLVERS[name]) for name, path in PATHS.items()}
-    x = {name: path.prior(jax.random.key(1), jnp.zeros((i + 1, 3))) for i, (name, path) in enumerate(PATHS.items())}
+    x = {
+        name: path.prior(jax.random.key(1), jnp.zeros((i + 1, 3)))
+        for i, (name, path) in enumerate(PATHS.items())
+    }
     noise = jax.tree.map(lambda a: jax.random.normal(jax.random.key(2), (6, *a.shape)), x)
     together = js.run(js.Denoiser(net, PATHS, "noise"), tables, x, noise=noise, save=[0, 3])
     for name in x:
-        one = js.run(js.Denoiser(alone(name), PATHS[name], "noise"), tables[name], x[name], noise=noise[name], save=[0, 3])
+        one = js.run(
+            js.Denoiser(alone(name), PATHS[name], "noise"),
+            tables[name],
+            x[name],
+            noise=noise[name],
+            save=[0, 3],
+        )
         np.testing.assert_allclose(together.x[name], one.x, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(together.xs[name], one.xs, rtol=1e-12, atol=1e-12)
-    front = js.sample(js.Denoiser(net, PATHS, "noise"), x, key=KEY, x=x, solver=SOLVERS, grid=grids, noise=noise)
+    front = js.sample(
+        js.Denoiser(net, PATHS, "noise"), x, key=KEY, x=x, solver=SOLVERS, grid=grids, noise=noise
+    )
     jax.tree.map(np.testing.assert_array_equal, front, together.x)
 
 
@@ -295,7 +356,8 @@ def coupled(paths):
 
 
 @pytest.mark.parametrize(
-    ("solvers", "order"), [((S.dpmpp_2m, S.dpmpp_2m), 2), ((S.dpmpp_2m, S.dpmpp_2m_sde), 2), ((S.ddpm, S.euler_ancestral), 1)]
+    ("solvers", "order"),
+    [((S.dpmpp_2m, S.dpmpp_2m), 2), ((S.dpmpp_2m, S.dpmpp_2m_sde), 2), ((S.ddpm, S.euler_ancestral), 1)],
 )
 def test_a_coupled_gaussian_system_has_its_exact_joint_law(solvers, order, x64):
     """The sampler is linear here: its matrices give the law of the samples, without drawing any. An ODE part goes with an SDE part."""
@@ -309,14 +371,22 @@ def test_a_coupled_gaussian_system_has_its_exact_joint_law(solvers, order, x64):
         x = dict(zip("ab", scale @ MEAN, strict=True))
         noise = {name: jnp.zeros(len(table.t)) for name, table in tables.items()}
         mean = run(x, noise)
-        matrix = lambda j: jnp.concatenate([jnp.concatenate([j[p][q].reshape(1, -1) for q in "ab"], 1) for p in "ab"])
-        by_x, by_noise = matrix(jax.jacobian(lambda x: run(x, noise))(x)), matrix(jax.jacobian(lambda z: run(x, z))(noise))
+        matrix = lambda j: jnp.concatenate(
+            [jnp.concatenate([j[p][q].reshape(1, -1) for q in "ab"], 1) for p in "ab"]
+        )
+        by_x, by_noise = (
+            matrix(jax.jacobian(lambda x: run(x, noise))(x)),
+            matrix(jax.jacobian(lambda z: run(x, z))(noise)),
+        )
         return jnp.stack([mean["a"], mean["b"]]), by_x @ covariance @ by_x.T + by_noise @ by_noise.T
 
     errors = []
     for n in (40, 80):
         grids = {"a": js.grids.uniform(VP, n, t_min=0.05), "b": js.grids.karras(paths["b"], n)}
-        tables = {name: js.tabulate(paths[name], grids[name], solver) for name, solver in zip("ab", solvers, strict=True)}
+        tables = {
+            name: js.tabulate(paths[name], grids[name], solver)
+            for name, solver in zip("ab", solvers, strict=True)
+        }
         mean, covariance = law(tables, {name: g[0] for name, g in grids.items()})
         scale, want = moments({name: g[-1] for name, g in grids.items()})
         errors.append(float(jnp.abs(covariance - want).max()))
@@ -336,7 +406,13 @@ def test_hooks_of_a_system_see_the_whole_state_and_the_time_of_each_part(x64):
         half = (end.x["a"] - end.x["c"]) / 2  # the parts are held at opposite values
         return {"a": half, "c": -half}
 
-    x = js.sample(js.Denoiser(net, paths, "data"), {"a": jnp.zeros(3), "c": jnp.zeros(3)}, key=KEY, grid=grids, hook=hook)
+    x = js.sample(
+        js.Denoiser(net, paths, "data"),
+        {"a": jnp.zeros(3), "c": jnp.zeros(3)},
+        key=KEY,
+        grid=grids,
+        hook=hook,
+    )
     jax.effects_barrier()
     np.testing.assert_allclose(
         sorted(seen), sorted(zip(grids["a"][1:], grids["c"][1:], strict=True)), rtol=1e-6
@@ -360,21 +436,44 @@ def test_parts_draw_different_noise(noise):
 def test_errors_of_systems_say_what_to_do():
     x = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
     net = js.Denoiser(lambda x, t: x, {"a": VP, "b": js.EDM()}, "data")
-    tables = {"a": js.tabulate(VP, [0.9, 0.5, 0.1], S.dpmpp_2m), "b": js.tabulate(js.EDM(), [5.0, 1.0, 0.1], S.dpmpp_2m)}
+    tables = {
+        "a": js.tabulate(VP, [0.9, 0.5, 0.1], S.dpmpp_2m),
+        "b": js.tabulate(js.EDM(), [5.0, 1.0, 0.1], S.dpmpp_2m),
+    }
     longer = js.tabulate(js.EDM(), [5.0, 1.0, 0.5, 0.1], S.dpmpp_2m)
     staged = js.tabulate(js.EDM(), [5.0, 0.1], S.dpmpp_2s)
     cases = [
-        (ValueError, r"paths for \['a', 'b'\]: give a dict with these names, not \['a'\]", lambda: js.run(net, tables, {"a": x["a"]})),
+        (
+            ValueError,
+            r"paths for \['a', 'b'\]: give a dict with these names, not \['a'\]",
+            lambda: js.run(net, tables, {"a": x["a"]}),
+        ),
         (ValueError, r"not \['a', 'c'\]", lambda: js.run(net, {"a": tables["a"], "c": tables["b"]}, x)),
         (ValueError, "not ArrayImpl", lambda: js.sample(net, x["a"], key=KEY)),
         (ValueError, r"not \['a'\]", lambda: js.sample(net, x, key=KEY, solver={"a": S.ddim})),
-        (ValueError, r"tables of \[2, 3\] rows cannot run together", lambda: js.run(net, tables | {"b": longer}, x)),
+        (
+            ValueError,
+            r"tables of \[2, 3\] rows cannot run together",
+            lambda: js.run(net, tables | {"b": longer}, x),
+        ),
         (ValueError, "end their intervals in the same rows", lambda: js.run(net, tables | {"b": staged}, x)),
-        (ValueError, "give js.Denoiser a dict of paths", lambda: js.run(js.Denoiser(net.net, VP, "data"), tables, x)),
+        (
+            ValueError,
+            "give js.Denoiser a dict of paths",
+            lambda: js.run(js.Denoiser(net.net, VP, "data"), tables, x),
+        ),
         (TypeError, "or a dict of them", lambda: js.Denoiser(net.net, {"a": VP, "b": "edm"}, "data")),
         (ValueError, "not Table", lambda: js.run(net, tables["a"], x)),
-        (TypeError, "the network returned a", lambda: js.run(js.Denoiser(lambda x, t: x["a"], net.path, "data"), tables, x)),
-        (ValueError, "must be 'brownian', or arrays like the state", lambda: js.run(net, tables, x, noise=jnp.zeros((2, 2)))),
+        (
+            TypeError,
+            "the network returned a",
+            lambda: js.run(js.Denoiser(lambda x, t: x["a"], net.path, "data"), tables, x),
+        ),
+        (
+            ValueError,
+            "must be 'brownian', or arrays like the state",
+            lambda: js.run(net, tables, x, noise=jnp.zeros((2, 2))),
+        ),
     ]
     for kind, message, call in cases:
         with pytest.raises(kind, match=message):

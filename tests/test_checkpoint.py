@@ -34,7 +34,10 @@ def test_the_same_bits_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t | {"half": jnp.zeros(5, jnp.float16)}, r"'half' is float16\[4\], the model needs float16\[5\]"),
+        (
+            lambda t: t | {"half": jnp.zeros(5, jnp.float16)},
+            r"'half' is float16\[4\], the model needs float16\[5\]",
+        ),
         (lambda t: t | {"half": jnp.zeros(4)}, r"'half' is float16\[4\], the model needs float32\[4\]"),
         (lambda t: t | {"new": jnp.zeros(1)}, "no array 'new'"),
         (lambda t: {k: v for k, v in t.items() if k != "net"}, "'net.bias' that the model has not"),
@@ -46,7 +49,9 @@ def test_a_mismatch_is_named(tmp_path, change, message):
         checkpoint.load(tmp_path / "x.safetensors", change(tree()))
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b"", lambda b: b"\xff" * 64, lambda b: b[:40] + b"!" + b[41:]])
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:-9], lambda b: b"", lambda b: b"\xff" * 64, lambda b: b[:40] + b"!" + b[41:]]
+)
 def test_a_corrupt_file_is_one_line(tmp_path, spoil):
     file = tmp_path / "x.safetensors"
     checkpoint.save(file, tree())
@@ -88,7 +93,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_a_digest_is_of_all_numbers_and_their_layout():
     a = np.arange(6, dtype=np.float32)
     same = [{"a": a, "b": 1.0}, {"a": jnp.asarray(a), "b": "no array"}]
-    other = [{"a": a + np.float32(1e-6)}, {"a": a.reshape(2, 3)}, {"a": a.view(np.int32)}, {"a": a, "b": a[:0]}, {}]
+    other = [
+        {"a": a + np.float32(1e-6)},
+        {"a": a.reshape(2, 3)},
+        {"a": a.view(np.int32)},
+        {"a": a, "b": a[:0]},
+        {},
+    ]
     first, second, *rest = (checkpoint.digest(tree) for tree in same + other)
     assert first == second
     assert len({first, *rest}) == 1 + len(other)

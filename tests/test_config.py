@@ -33,7 +33,10 @@ def test_values_become_fields_of_their_type(tmp_path):
     ("text", "message"),
     [
         ('solver = "ddim"\nstep = 3', "unknown key 'step'; did you mean 'steps'"),
-        ('solver = "ddim"\nzzz = 3', "unknown key 'zzz'; valid names are fast, lr, mask, sizes, solver, steps"),
+        (
+            'solver = "ddim"\nzzz = 3',
+            "unknown key 'zzz'; valid names are fast, lr, mask, sizes, solver, steps",
+        ),
         ("steps = 3", r"key 'solver' is missing \(a string\)"),
         ('solver = "ddim"\nsteps = 3.5', "key 'steps' must be an integer; got 3.5"),
         ('solver = "ddim"\nsteps = true', "key 'steps' must be an integer; got True"),

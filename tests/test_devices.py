@@ -18,7 +18,10 @@ SAMPLERS = ("multistep", "brownian")
 
 def worker(devices, *arguments):
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     env = os.environ | cache | flags | {"PYTHONPATH": paths}
     command = [sys.executable, str(ROOT / "tests" / "devices_worker.py"), *map(str, arguments)]
@@ -67,7 +70,9 @@ def test_a_sample_is_laid_out_like_its_start(eight, axes):
     for net in ("mixing", "blind"):
         np.testing.assert_allclose(eight[f"given/{axes}/{net}"], eight[f"given/alone/{net}"], atol=1e-5)
     assert eight[f"given/{axes}/moves"].tolist() == []
-    assert eight[f"given/{axes}/flops"] < eight["multistep/alone/flops"] / 3  # a noise that is drawn whole on each would show
+    assert (
+        eight[f"given/{axes}/flops"] < eight["multistep/alone/flops"] / 3
+    )  # a noise that is drawn whole on each would show
 
 
 @pytest.mark.slow
@@ -79,7 +84,11 @@ def test_two_processes_sample_one_batch(eight, tmp_path):
     outs = [tmp_path / f"{i}.npz" for i in range(2)]
     finish(*[worker(2, out, port, i, 2) for i, out in enumerate(outs)])
     for name in SAMPLERS:
-        rows = [{int(k.split("|")[1]): a for k, a in np.load(out).items() if k.startswith(name)} for out in outs]
+        rows = [
+            {int(k.split("|")[1]): a for k, a in np.load(out).items() if k.startswith(name)} for out in outs
+        ]
         assert [sorted(r) for r in rows] == [[0, 8], [16, 24]]
         both = rows[0] | rows[1]
-        np.testing.assert_allclose(np.concatenate([both[i] for i in sorted(both)]), eight[f"{name}/alone/mixing"], atol=1e-5)
+        np.testing.assert_allclose(
+            np.concatenate([both[i] for i in sorted(both)]), eight[f"{name}/alone/mixing"], atol=1e-5
+        )

@@ -25,7 +25,10 @@ def weights():
     """{layer: (matrix [in, out], bias [out])} of an MLP on (x, t)."""
     keys = jax.random.split(jax.random.key(0), 4)
     return {
-        name: (jax.random.normal(keys[2 * i], size, jnp.float32) / 2, jax.random.normal(keys[2 * i + 1], size[1:], jnp.float32))
+        name: (
+            jax.random.normal(keys[2 * i], size, jnp.float32) / 2,
+            jax.random.normal(keys[2 * i + 1], size[1:], jnp.float32),
+        )
         for i, (name, size) in enumerate(SIZES.items())
     }
 
@@ -38,7 +41,9 @@ def apply(params, x, t):
     """The network as a plain function of its weights."""
     Trace.count += 1
     (w1, b1), (w2, b2) = params["hidden"], params["out"]
-    return jnp.tanh(features(x, t) @ w1 + jnp.broadcast_to(b1, (len(x), 8))) @ w2 + jnp.broadcast_to(b2, (len(x), 2))
+    return jnp.tanh(features(x, t) @ w1 + jnp.broadcast_to(b1, (len(x), 8))) @ w2 + jnp.broadcast_to(
+        b2, (len(x), 2)
+    )
 
 
 class Trace:
@@ -64,7 +69,9 @@ class Equinox(eqx.Module):
     out: eqx.nn.Linear
 
     def __init__(self):
-        self.hidden, self.out = (eqx.nn.Linear(*SIZES[name], key=jax.random.key(0)) for name in ("hidden", "out"))
+        self.hidden, self.out = (
+            eqx.nn.Linear(*SIZES[name], key=jax.random.key(0)) for name in ("hidden", "out")
+        )
 
     def __call__(self, x, t):
         Trace.count += 1
@@ -224,7 +231,9 @@ def test_the_gradient_of_a_loss_on_samples_reaches_the_weights(recipe):
     assert Trace.count == 1
     np.testing.assert_allclose(value, want, rtol=1e-5)
     for direction, slope in slopes:
-        along = sum((np.asarray(g) * d).sum() for g, d in zip(jax.tree.leaves(gradient), direction, strict=True))
+        along = sum(
+            (np.asarray(g) * d).sum() for g, d in zip(jax.tree.leaves(gradient), direction, strict=True)
+        )
         np.testing.assert_allclose(along, slope, rtol=2e-4)
 
 
@@ -253,11 +262,17 @@ def test_conditioning_bound_by_partial_is_differentiable():
         return scale * apply(params, x, t) + shift
 
     def bound(shift, scale):
-        return functools.partial(functools.partial(lambda p, s, x, t, scale: net(p, x, t, s, scale=scale), weights()), shift, scale=scale)
+        return functools.partial(
+            functools.partial(lambda p, s, x, t, scale: net(p, x, t, s, scale=scale), weights()),
+            shift,
+            scale=scale,
+        )
 
     shift, scale = jnp.full((4, 2), 0.1, jnp.float32), jnp.float32(0.8)
     slope = eqx.filter_grad(loss)(denoiser(bound(shift, scale))).net
-    want = jax.grad(lambda c: loss(denoiser(lambda x, t: net(weights(), x, t, c[0], scale=c[1]))))((shift, scale))
+    want = jax.grad(lambda c: loss(denoiser(lambda x, t: net(weights(), x, t, c[0], scale=c[1]))))(
+        (shift, scale)
+    )
     np.testing.assert_allclose(slope.args[1], want[0], rtol=1e-5)  # nested partials are one
     np.testing.assert_allclose(slope.keywords["scale"], want[1], rtol=1e-5)
     assert float(jnp.abs(want[0]).min()) > 1e-4

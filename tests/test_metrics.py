@@ -20,7 +20,10 @@ def with_moments(mean, cov, n=50, seed=0):
 
 def test_frechet_of_commuting_covariances():
     """Diagonal in one basis: |m|^2 + sum (s_a - s_b)^2."""
-    a, b = with_moments([0, 1, 2], np.diag([1.0, 4, 9])), with_moments([1, 1, 0], np.diag([4.0, 4, 1]), n=80, seed=1)
+    a, b = (
+        with_moments([0, 1, 2], np.diag([1.0, 4, 9])),
+        with_moments([1, 1, 0], np.diag([4.0, 4, 1]), n=80, seed=1),
+    )
     assert metrics.frechet(a, b) == pytest.approx(5 + 1 + 0 + 4, rel=1e-12)
     assert metrics.frechet(a, metrics.gaussian(b)) == metrics.frechet(a, b)
     assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-12)
@@ -29,7 +32,10 @@ def test_frechet_of_commuting_covariances():
 def test_frechet_of_any_covariances():
     """Against scipy's square root of the product of covariances."""
     rng = np.random.default_rng(2)
-    a, b = rng.standard_normal((40, 5)) @ rng.standard_normal((5, 5)), 1 + rng.standard_normal((60, 5)) @ rng.standard_normal((5, 5))
+    a, b = (
+        rng.standard_normal((40, 5)) @ rng.standard_normal((5, 5)),
+        1 + rng.standard_normal((60, 5)) @ rng.standard_normal((5, 5)),
+    )
     root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T))
     want = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root.real)
     assert metrics.frechet(a, b) == pytest.approx(want, rel=1e-10)
@@ -75,7 +81,9 @@ def test_one_dimension_is_not_sliced():
     """In one dimension every direction is +-1; points on integers make W1 = W2^2 when all moves are 0 or 1."""
     a = np.repeat([0.0, 1.0], [30, 70])[:, None]
     b = np.repeat([0.0, 1.0], [55, 45])[:, None]
-    assert metrics.sliced_wasserstein(a, b) ** 2 == pytest.approx(wasserstein_distance(a[:, 0], b[:, 0]), rel=1e-9)
+    assert metrics.sliced_wasserstein(a, b) ** 2 == pytest.approx(
+        wasserstein_distance(a[:, 0], b[:, 0]), rel=1e-9
+    )
 
 
 def test_rmse():

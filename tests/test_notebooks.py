@@ -31,7 +31,9 @@ def test_runs(path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell["outputs"] = []
-    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
     assert len(figures(notebook)) == 1
 
 
@@ -42,8 +44,12 @@ def test_form(path):
     assert "google.colab" in code(notebook)[0], "the first cell installs on Colab, and only there"
     lines = [line for source in code(notebook)[1:] for line in source.splitlines() if line.strip()]
     assert len(lines) <= 30
-    assert not [line for line in lines if line.lstrip().startswith(("def ", "class "))], "what can be reused belongs in the library"
-    assert sum(map(len, figures(notebook))) < 300_000 * 4 / 3, "committed figures stay small (base64 of 300 kB)"
+    assert not [line for line in lines if line.lstrip().startswith(("def ", "class "))], (
+        "what can be reused belongs in the library"
+    )
+    assert sum(map(len, figures(notebook))) < 300_000 * 4 / 3, (
+        "committed figures stay small (base64 of 300 kB)"
+    )
     assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
 
 

@@ -58,7 +58,9 @@ def test_phi_is_the_exponential_series(k):
 @given(k=st.integers(1, 4), z=st.floats(-8, 8))
 def test_phi_is_its_integral(k, z):
     """The definition, by adaptive quadrature."""
-    want = quad(lambda u: math.exp((1 - u) * z) * u ** (k - 1) / math.factorial(k - 1), 0, 1, epsabs=0, epsrel=1e-13)[0]
+    want = quad(
+        lambda u: math.exp((1 - u) * z) * u ** (k - 1) / math.factorial(k - 1), 0, 1, epsabs=0, epsrel=1e-13
+    )[0]
     np.testing.assert_allclose(phi(k, z), want, rtol=1e-12)
 
 
@@ -162,4 +164,7 @@ def test_noise_follows_shape_and_dtype():
     """One call serves arrays and shapes, in any tree."""
     like = {"image": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16), "flag": jnp.zeros((), jnp.float32)}
     z = normal(jax.random.key(0), like)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), z) == {"image": ((2, 3), jnp.bfloat16), "flag": ((), jnp.float32)}
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), z) == {
+        "image": ((2, 3), jnp.bfloat16),
+        "flag": ((), jnp.float32),
+    }

@@ -19,7 +19,12 @@ FRAGILE = {("CosineVP", "deis")}
 
 @functools.cache
 def measured(name, steps, samples):
-    path = {"VP": js.VP(), "EDM": js.EDM(), "MeanReverting": js.MeanReverting(0.4), "CosineVP": js.CosineVP()}[name]
+    path = {
+        "VP": js.VP(),
+        "EDM": js.EDM(),
+        "MeanReverting": js.MeanReverting(0.4),
+        "CosineVP": js.CosineVP(),
+    }[name]
     return precision.measure(steps, samples, path)
 
 
@@ -45,7 +50,11 @@ def test_error_of_low_precision_on_other_paths(path):
 
 def test_the_markdown_table_states_what_was_measured():
     result = measured("VP", 20, 512)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in precision.markdown(result).splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in precision.markdown(result).splitlines()
+        if line.startswith("|")
+    ]
     assert rows[0] == ["solver", "works on", "float32", "bfloat16, data network", "bfloat16, noise network"]
     assert [row[0] for row in rows[2:]] == [f"`{name}`" for name in S]
     for row, errors in zip(rows[2:], result.errors.values(), strict=True):
@@ -55,7 +64,11 @@ def test_the_markdown_table_states_what_was_measured():
 ENDS = {  # path, grid, which solvers
     "VP into sigma = 0": (js.VP(), [*js.grids.log_snr(js.VP(), 11), 0.0], lambda s: True),
     "EDM from 80 into sigma = 0": (js.EDM(), js.grids.default(js.EDM(), 12), lambda s: True),
-    "CondOT from alpha = 0 into sigma = 0": (js.CondOT(), np.linspace(1, 0, 13), lambda s: s.kind in ("data", "velocity")),
+    "CondOT from alpha = 0 into sigma = 0": (
+        js.CondOT(),
+        np.linspace(1, 0, 13),
+        lambda s: s.kind in ("data", "velocity"),
+    ),
 }
 
 

@@ -67,7 +67,10 @@ def test_quality_is_that_of_the_run():
     c = quality.Quality()
     assert list(dict.fromkeys(cell.problem for cell in cells)) == list(c.problems)
     assert {cell.solver for cell in cells} == {*c.solvers, "real", "converged"}
-    assert all(cell.samples == dict(zip(c.problems, c.samples, strict=True))[cell.problem] and cell.real == c.real for cell in cells)
+    assert all(
+        cell.samples == dict(zip(c.problems, c.samples, strict=True))[cell.problem] and cell.real == c.real
+        for cell in cells
+    )
 
 
 SEARCHES = {
@@ -86,7 +89,9 @@ def test_searches_are_those_of_the_runs(name):
     inside = README.split(f"<!-- search {name} -->\n")[1].split(f"<!-- /search {name} -->")[0]
     assert inside == "\n".join(form(results) for form in SEARCHES[name])
     c = config.load(ROOT / "configs" / "search" / f"{name}.toml", Search)
-    assert {r.calls for r in results} == set(c.calls) and {*c.methods, HANDMADE, HANDMADE_FRECHET} == {r.method for r in results}
+    assert {r.calls for r in results} == set(c.calls) and {*c.methods, HANDMADE, HANDMADE_FRECHET} == {
+        r.method for r in results
+    }
     for best in study_report.winners(results) if name in pretrained.tables() else ():
         assert pretrained.table_card(name, best.calls)["rmse"] == best.rmse
 

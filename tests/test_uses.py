@@ -61,7 +61,10 @@ def margin(x, own):
 
 
 def audit(change, own, route, steps=16):
-    return jnp.maximum(margin(draw(noise(0) + change, route, steps=steps), own) + 0.1, 0.0).mean() + 0.3 * (change**2).mean()
+    return (
+        jnp.maximum(margin(draw(noise(0) + change, route, steps=steps), own) + 0.1, 0.0).mean()
+        + 0.3 * (change**2).mean()
+    )
 
 
 def wish(asked, route, steps=16):
@@ -97,7 +100,8 @@ def test_security_audit(route):
     """
     x_T, change = noise(0), found(route)[0]
     before, after, chance = (
-        logits(draw(x_T + c, route)).argmax(1) for c in (0.0, change, jax.random.permutation(jax.random.key(1), change))
+        logits(draw(x_T + c, route)).argmax(1)
+        for c in (0.0, change, jax.random.permutation(jax.random.key(1), change))
     )
     length = jnp.linalg.norm(x_T, axis=1)
     ahead = jnp.arccos((x_T * jnp.asarray(DIRECTIONS)[before]).sum(1) / length)
@@ -114,7 +118,9 @@ def test_security_audit(route):
 def test_conditioning(route):
     """A vector learned from the classifier alone asks for its second class, on fresh noise too."""
     asked, fresh = found(route)[1], noise(2, 64)
-    before, after = ((logits(draw(fresh, route, asked=a)).argmax(1) == 1).mean() for a in (jnp.zeros(3), asked))
+    before, after = (
+        (logits(draw(fresh, route, asked=a)).argmax(1) == 1).mean() for a in (jnp.zeros(3), asked)
+    )
     assert before < 0.5
     assert after > 0.95
 
@@ -129,14 +135,18 @@ def test_style(route):
     fresh = noise(2, 64)
     before, after = draw(fresh, route), draw(fresh, route, found(route)[2])
     distance = lambda x: ((gram(x) / gram(REFERENCE) - 1) ** 2).mean()
-    assert distance(after) < distance(before) / (2 if route in ("reversible_edict", "reversible_mccallum_foster") else 5)
+    assert distance(after) < distance(before) / (
+        2 if route in ("reversible_edict", "reversible_mccallum_foster") else 5
+    )
     assert (logits(before).argmax(1) == logits(after).argmax(1)).mean() > 0.9
 
 
 @pytest.mark.usefixtures("x64")
 def test_exact_routes_agree():
     """Routes with the gradient of one discrete sampler end alike to rounding; AdjointDPM's gradient is another, and ends nearby."""
-    far = lambda route: max(float(jnp.abs(a - b).max()) for a, b in zip(found(route), found("direct"), strict=True))
+    far = lambda route: max(
+        float(jnp.abs(a - b).max()) for a, b in zip(found(route), found("direct"), strict=True)
+    )
     assert far("remat") < 1e-10
     assert far("checkpoint") < 1e-10
     assert 1e-4 < far("adjoint_dpm") < 1
@@ -145,9 +155,16 @@ def test_exact_routes_agree():
 def temporaries(route, steps):
     """Compiled bytes of the gradients of all three uses."""
     own = jnp.zeros(32, int)
-    total = lambda change, asked, means: audit(change, own, route, steps) + wish(asked, route, steps) + style(means, route, steps)
+    total = lambda change, asked, means: (
+        audit(change, own, route, steps) + wish(asked, route, steps) + style(means, route, steps)
+    )
     gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-    return gradient.lower(jnp.zeros((32, 2)), jnp.zeros(3), jnp.asarray(1.2 * DIRECTIONS)).compile().memory_analysis().temp_size_in_bytes
+    return (
+        gradient.lower(jnp.zeros((32, 2)), jnp.zeros(3), jnp.asarray(1.2 * DIRECTIONS))
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
 
 
 @pytest.mark.usefixtures("x64")

@@ -16,7 +16,9 @@ import jaxsampler as js
 from jaxsampler.data import fashion
 from jaxsampler.nn.unet import fold
 
-pytestmark = pytest.mark.bench  # it compiles a dozen gradients of a U-Net in a sampler; CI sees AdjointDPM's in notebooks/04_optimise
+pytestmark = (
+    pytest.mark.bench
+)  # it compiles a dozen gradients of a U-Net in a sampler; CI sees AdjointDPM's in notebooks/04_optimise
 S = js.solvers
 ROUTES = {  # of the reversible solvers edict, bdia and reversible_heun take more than 32 steps to draw pictures with this network at all
     "direct": (S.dpmpp_2m, js.Direct()),
@@ -44,7 +46,9 @@ def lined():
 
 def gram(x):
     """Of the 2 x 2 pixels, whatever the brightness."""
-    return jnp.einsum("nhwc,nhwd->ncd", fold(x + 1), fold(x + 1)) / ((x + 1) ** 2).sum((1, 2, 3))[:, None, None]
+    return (
+        jnp.einsum("nhwc,nhwd->ncd", fold(x + 1), fold(x + 1)) / ((x + 1) ** 2).sum((1, 2, 3))[:, None, None]
+    )
 
 
 def far(x):
@@ -65,13 +69,20 @@ class Uses:
 
     def sample(self, p, z, label, route, steps=8):
         net, path = self.shipped.net, self.shipped.path
-        net = eqx.tree_at(lambda n: (n.unet.labels, n.unet.unet.head), net, (net.unet.labels.at[10].set(p["word"]), p["style"]))
+        net = eqx.tree_at(
+            lambda n: (n.unet.labels, n.unet.unet.head),
+            net,
+            (net.unet.labels.at[10].set(p["word"]), p["style"]),
+        )
         denoiser = js.Denoiser(net, path, "data").bind(label=label)
         grid = js.grids.karras(path, steps, t_min=0.05)
         return js.sample(denoiser, z, x=80 * z, key=None, solver=route[0], grid=grid, adjoint=route[1])
 
     def loss(self, p, on, label, before, route, steps=8):
-        p = {k: jax.tree.map(lambda a, k=k: on[k] * a + jax.lax.stop_gradient((1 - on[k]) * a), v) for k, v in p.items()}
+        p = {
+            k: jax.tree.map(lambda a, k=k: on[k] * a + jax.lax.stop_gradient((1 - on[k]) * a), v)
+            for k, v in p.items()
+        }
         x = self.sample(p, noise(0) + p["audit"], label, route, steps)
         logits, own = self.judge(x), jax.nn.one_hot(self.name(before), 10)
         lead = (logits * own).sum(1) - jnp.where(own == 1, -jnp.inf, logits).max(1)
@@ -89,10 +100,17 @@ class Uses:
 
         @jax.jit
         def learn(on, rate, label, before):
-            return descend(lambda p: self.loss(p, on, label, before, route), self.start, optax.adam(rate, b1=0.5), ITERATIONS)[0]
+            return descend(
+                lambda p: self.loss(p, on, label, before, route),
+                self.start,
+                optax.adam(rate, b1=0.5),
+                ITERATIONS,
+            )[0]
 
         return {
-            use: learn(self.on(use), jnp.float32(rate), LABELS[use], self.plain(self.start, noise(0), LABELS[use]))
+            use: learn(
+                self.on(use), jnp.float32(rate), LABELS[use], self.plain(self.start, noise(0), LABELS[use])
+            )
             for use, rate in RATES.items()
         }
 
@@ -106,7 +124,9 @@ def uses():
 def test_goals(uses, route):
     """Three of four tops attacked by less than a tenth of their noise; bags from fresh noise; the style on ten classes, which stay."""
     found, plain = uses.found(ROUTES[route]), uses.plain
-    draw = lambda p, z, label: uses.sample(p, z, label, ROUTES[route])  # the route's own sampler: an attack is on it
+    draw = lambda p, z, label: uses.sample(
+        p, z, label, ROUTES[route]
+    )  # the route's own sampler: an attack is on it
     before = jax.jit(draw)(uses.start, noise(0), TOPS)
     change = found["audit"]["audit"]
     size = float(jnp.sqrt((change**2).mean()))
@@ -116,7 +136,10 @@ def test_goals(uses, route):
     assert size < 0.1
 
     fresh = noise(1, 20)
-    bags = [float((uses.name(plain(p, fresh, jnp.full(20, 10))) == BAG).mean()) for p in (uses.start, found["word"])]
+    bags = [
+        float((uses.name(plain(p, fresh, jnp.full(20, 10))) == BAG).mean())
+        for p in (uses.start, found["word"])
+    ]
     assert bags[0] < 0.3
     assert bags[1] > 0.8
 
@@ -129,7 +152,9 @@ def test_memory_does_not_grow(uses):
     """8 and 32 steps: temporaries of the gradient of all three uses."""
 
     def temporaries(route, steps):
-        gradient = jax.jit(jax.grad(lambda p: uses.loss(p, dict.fromkeys(p, 1.0), TOPS, noise(2), ROUTES[route], steps)))
+        gradient = jax.jit(
+            jax.grad(lambda p: uses.loss(p, dict.fromkeys(p, 1.0), TOPS, noise(2), ROUTES[route], steps))
+        )
         return gradient.lower(uses.start).compile().memory_analysis().temp_size_in_bytes
 
     for route in ("adjoint_dpm", "obelm"):
@@ -143,7 +168,11 @@ def test_the_continuous_gradient_needs_steps(uses):
     before = uses.plain(uses.start, noise(0), TOPS)
 
     def gradient(route, steps):
-        return ravel_pytree(jax.jit(jax.grad(lambda p: uses.loss(p, uses.on("style"), TOPS, before, ROUTES[route], steps)))(uses.start))[0]
+        return ravel_pytree(
+            jax.jit(jax.grad(lambda p: uses.loss(p, uses.on("style"), TOPS, before, ROUTES[route], steps)))(
+                uses.start
+            )
+        )[0]
 
     cosines = []
     for steps in (4, 8, 12):

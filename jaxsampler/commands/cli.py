@@ -59,7 +59,9 @@ def restore(
 
     if photo is None and batch is None:
         if any(option is not None for option in (task, mask, solver, steps, order)):
-            raise ValueError("which photo? jaxsampler restore photo.jpg --task ..., or --batch FOLDER --out FOLDER")
+            raise ValueError(
+                "which photo? jaxsampler restore photo.jpg --task ..., or --batch FOLDER --out FOLDER"
+            )
         net, target = command.network(weights), command.writable(out or Path("restored"))
         if choose:
             command.choice(net, seed=seed)
@@ -80,7 +82,9 @@ def restore(
     restorer = command.restorer(command.network(weights), solver, order, steps, seed)
     if photo is not None:
         print(command.one(restorer, photo, task, mask, out or Path(f"{photo.stem}_restored.png")))
-    elif batch is not None and out is not None and (failed := command.folder(restorer, batch, task, mask, out)):
+    elif (
+        batch is not None and out is not None and (failed := command.folder(restorer, batch, task, mask, out))
+    ):
         raise ValueError("; ".join(failed))
 
 
@@ -180,7 +184,9 @@ def bench(
     if what == "quality":
         print(quality_report.main(config, out, data, weights), end="")
     elif config or data or weights:
-        raise ValueError(f"--config, --data and --weights are for bench quality; bench {what} measures on problems of its own")
+        raise ValueError(
+            f"--config, --data and --weights are for bench quality; bench {what} measures on problems of its own"
+        )
     else:
         print(report.write(what, out, rounds), end="")
 
@@ -222,7 +228,11 @@ def explain(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit code."""
     try:
-        app.cli(prog="jaxsampler", description="Sample with diffusion and flow models; restore photographs.", args=argv)
+        app.cli(
+            prog="jaxsampler",
+            description="Sample with diffusion and flow models; restore photographs.",
+            args=argv,
+        )
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"jaxsampler: {explain(error)}", file=sys.stderr)
         return 2

@@ -29,7 +29,9 @@ def main(file: str, out: str | None = None, data: str | None = None) -> Path:
     }[task]
     if data is not None:
         if task == "restore":
-            raise ValueError("--data is for the Fashion-MNIST trainings; the photos of a restoration are named in its config (photos)")
+            raise ValueError(
+                "--data is for the Fashion-MNIST trainings; the photos of a restoration are named in its config (photos)"
+            )
         values["data"] = data
     try:
         c = config.build(values, cls)

@@ -182,12 +182,18 @@ def shadowed(key: Key, image: RgbImage, severity: float | int, view: View = WHOL
     penumbra = rng.uniform(0.01, 0.05)
     depth = (field(*coordinates(image.shape, view)) - level) / penumbra
     shade = 1 / (1 + np.exp(-np.clip(4 * depth, -30, 30)))
-    tint = np.array([-0.1, 0.0, 0.2]) + rng.uniform(-0.05, 0.05, 3)  # of the sky's light, which still reaches it
+    tint = np.array([-0.1, 0.0, 0.2]) + rng.uniform(
+        -0.05, 0.05, 3
+    )  # of the sky's light, which still reaches it
     keep = np.exp(-1.3 * severity * rng.uniform(0.85, 1.15))
-    return np.clip(image * (1 - shade[..., None] * (1 - keep * (1 + severity * tint))), 0, 1).astype(np.float32)
+    return np.clip(image * (1 - shade[..., None] * (1 - keep * (1 + severity * tint))), 0, 1).astype(
+        np.float32
+    )
 
 
-def uncompleted(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE, mask: np.ndarray | None = None) -> RgbImage:
+def uncompleted(
+    key: Key, image: RgbImage, severity: float | int, view: View = WHOLE, mask: np.ndarray | None = None
+) -> RgbImage:
     """Black where `mask` is dark; without a mask, strokes and boxes over 0.4 severity of the image.
 
     `mask` (H, W) is bool, uint8 or float in [0, 1]: white is known, black is cut out.
@@ -249,7 +255,9 @@ def task_name(name: str) -> str:
     raise ValueError(f"unknown task {name!r}; did you mean {near[0]!r}? Tasks: {', '.join(VERBS)}")
 
 
-def degrade(task: str, key: Key, image: np.ndarray, severity: float | int | None = None, view: View = WHOLE) -> RgbImage:
+def degrade(
+    task: str, key: Key, image: np.ndarray, severity: float | int | None = None, view: View = WHOLE
+) -> RgbImage:
     """Damage an image (float32 RGB in [0, 1]); severity None draws one from [0.2, 0.8]."""
     task, image = task_name(task), np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

@@ -77,10 +77,14 @@ def load(split: str = "train", folder: str | Path | None = None, *, source: Sour
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
-    images, labels = (_content(f"{SPLITS[split]}-{what}-ubyte", folder, source) for what in ("images-idx3", "labels-idx1"))
+    images, labels = (
+        _content(f"{SPLITS[split]}-{what}-ubyte", folder, source) for what in ("images-idx3", "labels-idx1")
+    )
     pixels, classes = _parse(*images, 3), _parse(*labels, 1)
     if pixels.shape[1:] != (28, 28):
-        raise ValueError(f"{images[0]} holds images of {pixels.shape[1]} x {pixels.shape[2]} pixels; they must be 28 x 28")
+        raise ValueError(
+            f"{images[0]} holds images of {pixels.shape[1]} x {pixels.shape[2]} pixels; they must be 28 x 28"
+        )
     if len(pixels) != len(classes):
         raise ValueError(f"{images[0]} holds {len(pixels)} images, but {labels[0]} {len(classes)} labels")
     if classes.max(initial=0) >= len(CLASSES):
@@ -101,7 +105,9 @@ def label(name: str | int, classes: Sequence[str] = CLASSES) -> int:
     if isinstance(name, str) and not name.isdecimal():
         raise ValueError(f"unknown class {name!r}; {nearest(name, classes)}")
     if not 0 <= int(name) < len(classes):
-        raise ValueError(f"there is no class {name}: they are 0 to {len(classes) - 1}, or {', '.join(classes)}")
+        raise ValueError(
+            f"there is no class {name}: they are 0 to {len(classes) - 1}, or {', '.join(classes)}"
+        )
     return int(name)
 
 
@@ -123,7 +129,9 @@ def _content(name: str, folder: str | Path | None, source: Source) -> tuple[str,
     else:
         path = _find(name, Path(folder))
         if path is None:
-            raise ValueError(f"{folder} has neither {name} nor {name}.gz: it is not a folder with the files of {source.name}")
+            raise ValueError(
+                f"{folder} has neither {name} nor {name}.gz: it is not a folder with the files of {source.name}"
+            )
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -143,7 +151,9 @@ def _checked(data: bytes, name: str, where: str, source: Source) -> bytes:
         except (OSError, EOFError, zlib.error) as e:
             raise ValueError(f"{where} is corrupt ({e}): fetch it again") from None
     if hashlib.sha256(data).hexdigest() != source.sums[name]:
-        raise ValueError(f"{where} is corrupt, or not the {name} of {source.name}: its SHA-256 sum is another; fetch it again")
+        raise ValueError(
+            f"{where} is corrupt, or not the {name} of {source.name}: its SHA-256 sum is another; fetch it again"
+        )
     return data
 
 
@@ -172,8 +182,12 @@ def _parse(where: str, data: bytes, dimensions: int) -> np.ndarray:
     """The array of bytes in an IDX file."""
     start = 4 * (1 + dimensions)
     if data[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(f"{where} is no IDX file of bytes in {dimensions} dimensions: it begins with {data[:4].hex(' ')}")
+        raise ValueError(
+            f"{where} is no IDX file of bytes in {dimensions} dimensions: it begins with {data[:4].hex(' ')}"
+        )
     shape = np.frombuffer(data[:start], ">u4")[1:].astype(int)
     if len(data) != start + shape.prod():
-        raise ValueError(f"{where} announces {' x '.join(map(str, shape))} bytes, but holds {len(data) - start}")
+        raise ValueError(
+            f"{where} announces {' x '.join(map(str, shape))} bytes, but holds {len(data) - start}"
+        )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

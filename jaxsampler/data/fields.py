@@ -45,7 +45,9 @@ def flake(radius: float, soft: float, stretch: float = 1.0, angle: float = 0.0) 
     return 1 / (1 + np.exp(np.clip((np.hypot(along / stretch, across) - radius) / (0.35 * soft), -30, 30)))
 
 
-def scatter(rng: np.random.Generator, shape: Sequence[int], kernel: Sequence[int], density: float) -> np.ndarray:
+def scatter(
+    rng: np.random.Generator, shape: Sequence[int], kernel: Sequence[int], density: float
+) -> np.ndarray:
     """Sparse amplitudes in [0.4, 1] on a field so large that its valid convolution has `shape`."""
     size = (shape[0] + kernel[0] - 1, shape[1] + kernel[1] - 1)
     place = rng.random(size, np.float32)

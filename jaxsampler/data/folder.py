@@ -60,9 +60,14 @@ def load(split: str, folder: str | Path, size: int = 32, channels: int = 1) -> I
     classes = files(Path(folder))
     every = [(file, label) for label, found in enumerate(classes.values()) for file in found]
     if len(every) < HELD_OUT:
-        raise ValueError(f"only {len(every)} images in {folder}: at least {HELD_OUT} are needed, one of which is kept out of training")
+        raise ValueError(
+            f"only {len(every)} images in {folder}: at least {HELD_OUT} are needed, one of which is kept out of training"
+        )
     mine = [pair for i, pair in enumerate(every) if (i % HELD_OUT == HELD_OUT - 1) == (split == "test")]
-    pixels = [square(file, size, channels) for file, _ in tqdm(mine, desc=f"{folder}, {split}", unit="image", disable=None)]
+    pixels = [
+        square(file, size, channels)
+        for file, _ in tqdm(mine, desc=f"{folder}, {split}", unit="image", disable=None)
+    ]
     return Images(np.stack(pixels), np.array([label for _, label in mine], np.int32), tuple(classes))
 
 
@@ -72,9 +77,13 @@ def files(folder: Path) -> dict[str, list[Path]]:
         raise ValueError(f"{folder} is not a folder of images")
     seen = lambda at: sorted(f for f in at if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
     beside = seen(folder.iterdir())
-    classes = {f.name: seen(f.rglob("*")) for f in sorted(folder.iterdir()) if f.is_dir() and f.name[0] != "."}
+    classes = {
+        f.name: seen(f.rglob("*")) for f in sorted(folder.iterdir()) if f.is_dir() and f.name[0] != "."
+    }
     if classes and beside:
-        raise ValueError(f"{folder} has images in subfolders, which are classes, and {beside[0].name} beside them: move it into a class")
+        raise ValueError(
+            f"{folder} has images in subfolders, which are classes, and {beside[0].name} beside them: move it into a class"
+        )
     for name, found in classes.items():
         if not found:
             raise ValueError(f"the class {folder / name} has no images: looked for {', '.join(SUFFIXES)}")

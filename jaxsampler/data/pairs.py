@@ -55,7 +55,9 @@ def _window(rng: np.random.Generator, photo: Photo, side: int) -> tuple[np.ndarr
     height, width, _ = photo.pixels.shape
     window = min(round(side / rng.uniform(0.5, 1.0)), height, width)
     if window < side:
-        raise ValueError(f"the photo {photo.name!r} is {height} x {width} pixels; training needs {side} at least")
+        raise ValueError(
+            f"the photo {photo.name!r} is {height} x {width} pixels; training needs {side} at least"
+        )
     top, left = int(rng.integers(height - window + 1)), int(rng.integers(width - window + 1))
     view = (top / height, left / width, (top + window) / height, (left + window) / width)
     return photo.pixels[top : top + window, left : left + window], view

@@ -141,17 +141,23 @@ def _from_wheel(name: str) -> Photo:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         wheel = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package)
-        raise ValueError(f"the photo {name!r} comes with {wheel}, which is not installed: pip install {wheel}")
+        raise ValueError(
+            f"the photo {name!r} comes with {wheel}, which is not installed: pip install {wheel}"
+        )
     return Photo(name, scene, _reduced(Path(spec.submodule_search_locations[0], file)), package, licence)
 
 
 def _desktop() -> list[Photo]:
     missing = sorted({package for package, file, *_ in DESKTOP if not os.path.exists(file)})
     if missing:
-        raise ValueError(f"the desktop photos are not all installed: sudo apt-get install {' '.join(missing)}")
+        raise ValueError(
+            f"the desktop photos are not all installed: sudo apt-get install {' '.join(missing)}"
+        )
     photos = []
     for package, file, author, licence in DESKTOP:
-        name = file.split("/")[4] if file.startswith(_KDE) else Path(file).stem  # KDE's files are all 2560x1600.jpg
+        name = (
+            file.split("/")[4] if file.startswith(_KDE) else Path(file).stem
+        )  # KDE's files are all 2560x1600.jpg
         photos.append(Photo(name, f"desktop/{name}", _reduced(Path(file)), package, f"{author}, {licence}"))
     return photos
 
@@ -237,7 +243,9 @@ def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form |
     Image.init()
     kind = Image.EXTENSION.get(path.suffix.lower())
     if kind not in Image.SAVE:
-        raise ValueError(f"cannot write {path}: unknown image suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"cannot write {path}: unknown image suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}"
+        )
     if form.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
         raise ValueError(f"cannot write {path}: {kind} holds no transparency; use .png")
     picture = _picture(np.asarray(image, np.float64), form, deep=kind in ("PNG", "TIFF"))

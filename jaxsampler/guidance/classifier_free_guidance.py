@@ -29,7 +29,9 @@ class _Guided(eqx.Module):
         w = self.w
         if w is None:
             if not entry:
-                raise TypeError("classifier_free(w=None) takes its weight per grid interval: pass per_step=weights to js.sample or js.run")
+                raise TypeError(
+                    "classifier_free(w=None) takes its weight per grid interval: pass per_step=weights to js.sample or js.run"
+                )
             *entry, w = entry
         of = lambda net: net(x, t, *entry) if self.kind is None else net(x, t, self.kind, *entry)
         blend = lambda u, c: u + cast(w, u) * (c - u)
@@ -44,7 +46,9 @@ def classifier_free(cond: Callable, uncond: Callable, w: Any = None) -> Callable
     entries are passed on to both networks.
     """
     if isinstance(cond, Denoiser) != isinstance(uncond, Denoiser):
-        raise TypeError("give two Denoisers, or two callables: a callable alone does not say what it predicts")
+        raise TypeError(
+            "give two Denoisers, or two callables: a callable alone does not say what it predicts"
+        )
     if not (isinstance(cond, Denoiser) and isinstance(uncond, Denoiser)):
         return _Guided(cond, uncond, w, None)
     same = eqx.tree_equal(cond.path, uncond.path)

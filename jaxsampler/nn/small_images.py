@@ -35,7 +35,16 @@ class ClassUNet(eqx.Module):
     time_out: Linear
     classes: int = eqx.field(static=True)
 
-    def __init__(self, channels: int, classes: int, *, widths: tuple[int, ...], depth: int, embedding: int, key: PRNGKeyArray):
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        widths: tuple[int, ...],
+        depth: int,
+        embedding: int,
+        key: PRNGKeyArray,
+    ):
         k1, k2, k3, k4 = jax.random.split(key, 4)
         self.unet = UNet(channels, channels, tuple(widths), depth, embedding, key=k1)
         self.labels = jax.random.normal(k2, (classes + 1, embedding))
@@ -43,7 +52,9 @@ class ClassUNet(eqx.Module):
         self.time_out = Linear(embedding, embedding, key=k4)
         self.classes = classes
 
-    def __call__(self, x: Float[Array, "n h w c"], level: Float[Array, " n"], label: Int[Array, " n"]) -> Float[Array, "n h w c"]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], level: Float[Array, " n"], label: Int[Array, " n"]
+    ) -> Float[Array, "n h w c"]:
         e = self.time_out(jax.nn.silu(self.time_in(waves(level, 64)))) + self.labels[label]
         return self.unet(x, jax.nn.silu(e))
 
@@ -54,11 +65,17 @@ class EDMNet(eqx.Module):
     unet: ClassUNet
     sigma_data: float = eqx.field(static=True)
 
-    def __call__(self, x: Float[Array, "..."], t: Float[Array, "..."] | float, label: Label = None) -> Float[Array, "..."]:
+    def __call__(
+        self, x: Float[Array, "..."], t: Float[Array, "..."] | float, label: Label = None
+    ) -> Float[Array, "..."]:
         """x is an image (h, w, c) or a batch; a batch may share one `t` and one `label` or bring one per image. None: any class."""
         xs, s, label = batched(self.unet, x, t, label)
         variance = s**2 + self.sigma_data**2
-        c_skip, c_out, c_in = self.sigma_data**2 / variance, s * self.sigma_data * jax.lax.rsqrt(variance), jax.lax.rsqrt(variance)
+        c_skip, c_out, c_in = (
+            self.sigma_data**2 / variance,
+            s * self.sigma_data * jax.lax.rsqrt(variance),
+            jax.lax.rsqrt(variance),
+        )
         wide = lambda c: c[:, None, None, None]
         f = self.unet(wide(c_in) * xs, noise_level(s), label)
         return jnp.reshape(wide(c_skip) * xs + wide(c_out) * f, x.shape)
@@ -69,7 +86,9 @@ class FlowNet(eqx.Module):
 
     unet: ClassUNet
 
-    def __call__(self, x: Float[Array, "..."], t: Float[Array, "..."] | float, label: Label = None) -> Float[Array, "..."]:
+    def __call__(
+        self, x: Float[Array, "..."], t: Float[Array, "..."] | float, label: Label = None
+    ) -> Float[Array, "..."]:
         """x is an image (h, w, c) or a batch; a batch may share one `t` and one `label` or bring one per image. None: any class."""
         xs, t, label = batched(self.unet, x, t, label)
         return jnp.reshape(self.unet(xs, 100 * t, label), x.shape)
@@ -86,7 +105,15 @@ class Classifier(eqx.Module):
     head: Linear
 
     def __init__(
-        self, channels: int, classes: int, *, widths: tuple[int, ...], depth: int, embedding: int, features: int, key: PRNGKeyArray
+        self,
+        channels: int,
+        classes: int,
+        *,
+        widths: tuple[int, ...],
+        depth: int,
+        embedding: int,
+        features: int,
+        key: PRNGKeyArray,
     ):
         keys = iter(jax.random.split(key, 4 + len(widths) * (depth + 1)))
         self.stem = Conv(4 * channels, widths[0], key=next(keys))
@@ -96,9 +123,13 @@ class Classifier(eqx.Module):
         self.last = Linear(widths[-1], features, key=next(keys))
         self.head = Linear(features, classes, key=next(keys))
 
-    def features(self, x: Float[Array, "n h w c"], s: Float[Array, "..."] | float = 0.0) -> Float[Array, "n d"]:
+    def features(
+        self, x: Float[Array, "n h w c"], s: Float[Array, "..."] | float = 0.0
+    ) -> Float[Array, "n d"]:
         """The penultimate layer, for images with noise of standard deviation `s` (one for all, or one each)."""
-        e = jax.nn.silu(self.time(waves(noise_level(jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape[:1])), 64)))
+        e = jax.nn.silu(
+            self.time(waves(noise_level(jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape[:1])), 64))
+        )
         h = self.stem(fold(x * jax.lax.rsqrt(1 + jnp.square(jnp.asarray(s, x.dtype)).reshape(-1, 1, 1, 1))))
         for level, blocks in enumerate(self.blocks):
             if level:
@@ -107,7 +138,9 @@ class Classifier(eqx.Module):
                 h = block(h, e)
         return jax.nn.silu(self.last(normalise(h).mean((1, 2))))
 
-    def __call__(self, x: Float[Array, "n h w c"], s: Float[Array, "..."] | float = 0.0) -> Float[Array, "n classes"]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], s: Float[Array, "..."] | float = 0.0
+    ) -> Float[Array, "n classes"]:
         """Logits of the classes."""
         return self.head(self.features(x, s))
 
@@ -124,11 +157,17 @@ def batched(
     cell, channels = 2 ** len(net.unet.encoder), net.unet.head.bias.shape[0] // 4
     if x.ndim not in (3, 4) or x.shape[-1] != channels or x.shape[-3] % cell or x.shape[-2] % cell:
         image = f"(h, w, {channels})"
-        raise ValueError(f"x must be an image {image} or a batch of them, with sides that are multiples of {cell}; got {x.shape}.")
+        raise ValueError(
+            f"x must be an image {image} or a batch of them, with sides that are multiples of {cell}; got {x.shape}."
+        )
     xs = jnp.reshape(x, (-1, *x.shape[-3:]))
     try:
         t = jnp.broadcast_to(jnp.asarray(t, xs.dtype), xs.shape[:1])
-        label = jnp.broadcast_to(jnp.asarray(net.classes if label is None else label, jnp.int32), xs.shape[:1])
+        label = jnp.broadcast_to(
+            jnp.asarray(net.classes if label is None else label, jnp.int32), xs.shape[:1]
+        )
     except ValueError:
-        raise ValueError(f"{xs.shape[0]} images need one time and one label for all, or one for each") from None
+        raise ValueError(
+            f"{xs.shape[0]} images need one time and one label for all, or one for each"
+        ) from None
     return xs, t, label

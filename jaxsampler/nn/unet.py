@@ -35,7 +35,9 @@ class Conv(eqx.Module):
     bias: Float[Array, " cout"]
     stride: int = eqx.field(static=True)
 
-    def __init__(self, cin: int, cout: int, size: int = 3, *, stride: int = 1, gain: float = 1.0, key: PRNGKeyArray):
+    def __init__(
+        self, cin: int, cout: int, size: int = 3, *, stride: int = 1, gain: float = 1.0, key: PRNGKeyArray
+    ):
         scale = gain * (size * size * cin) ** -0.5
         self.weight = scale * jax.random.normal(key, (size, size, cin, cout))
         self.bias = jnp.zeros(cout)
@@ -43,7 +45,9 @@ class Conv(eqx.Module):
 
     def __call__(self, x: Float[Array, "n h w cin"]) -> Float[Array, "n h2 w2 cout"]:
         strides = (self.stride, self.stride)
-        y = lax.conv_general_dilated(x, self.weight, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = lax.conv_general_dilated(
+            x, self.weight, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         return y + self.bias[None, None, None]
 
 
@@ -111,7 +115,9 @@ class UNet(eqx.Module):
     decoder: list[list[Block]]
     head: Conv
 
-    def __init__(self, cin: int, cout: int, widths: tuple[int, ...], depth: int, embedding: int, *, key: PRNGKeyArray):
+    def __init__(
+        self, cin: int, cout: int, widths: tuple[int, ...], depth: int, embedding: int, *, key: PRNGKeyArray
+    ):
         levels = len(widths)
         keys = iter(jax.random.split(key, 2 + 2 * (levels - 1) + depth * (2 * levels - 1)))
         self.stem = Conv(4 * cin, widths[0], key=next(keys))
@@ -187,7 +193,11 @@ class RestorationNet(eqx.Module):
         return lax.rsqrt(variance), alpha * r**2 / variance, r * s * lax.rsqrt(variance)
 
     def raw(
-        self, y: Float[Array, "n h w 3"], t: Float[Array, " n"], mu: Float[Array, "n h w 3"], task: Int[Array, " n"]
+        self,
+        y: Float[Array, "n h w 3"],
+        t: Float[Array, " n"],
+        mu: Float[Array, "n h w 3"],
+        task: Int[Array, " n"],
     ) -> Float[Array, "n h w 3"]:
         """F: the U-Net on scaled input, mirrored up to whole cells and cut back."""
         h, w = y.shape[1:3]
@@ -209,7 +219,9 @@ class RestorationNet(eqx.Module):
         A batch may share one `t` and one `task` or bring one per image. Raises ValueError if x and mu are not images of one shape.
         """
         if x.ndim not in (3, 4) or x.shape[-1] != 3 or x.shape != mu.shape:
-            raise ValueError(f"x and mu must be images of one shape (h, w, 3) or (n, h, w, 3); got {x.shape} and {mu.shape}.")
+            raise ValueError(
+                f"x and mu must be images of one shape (h, w, 3) or (n, h, w, 3); got {x.shape} and {mu.shape}."
+            )
         xs, mus = jnp.reshape(x, (-1, *x.shape[-3:])), jnp.reshape(mu, (-1, *x.shape[-3:]))
         t = jnp.broadcast_to(jnp.asarray(t, xs.dtype), xs.shape[:1])
         task = jnp.broadcast_to(jnp.asarray(task, jnp.int32), xs.shape[:1])

@@ -48,7 +48,9 @@ class AdjointDPM(eqx.Module):
     solver: Step | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if self.solver is not None and (not isinstance(self.solver, Step) or self.solver.kind != "noise" or self.solver.stochastic):
+        if self.solver is not None and (
+            not isinstance(self.solver, Step) or self.solver.kind != "noise" or self.solver.stochastic
+        ):
             raise ValueError(
                 f"the backward solver must be a deterministic noise-kind step, such as js.solvers.rk_rho(); got {self.solver!r}"
             )
@@ -56,7 +58,9 @@ class AdjointDPM(eqx.Module):
     def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
         """One scan; backwards, the augmented system on the reversed grid."""
         path, table = _checked(step, rows)
-        grid = np.concatenate([np.asarray(table.t, np.float64)[:1], np.asarray(table.end, np.float64)[rows.is_end]])
+        grid = np.concatenate(
+            [np.asarray(table.t, np.float64)[:1], np.asarray(table.end, np.float64)[rows.is_end]]
+        )
         back = rising_table(self._step(), path, grid, step.centre.kind)
         starts = np.concatenate([[0], np.flatnonzero(rows.is_end)[:-1] + 1])  # first row of each interval
         slots = np.asarray(rows.slot)[rows.is_end]
@@ -103,12 +107,18 @@ class AdjointDPM(eqx.Module):
                     "x": m,
                     "a": jax.tree.map(lambda g, s: -s * g, by_x, scale),
                     "w": jax.tree.map(lambda total, g: (-g).astype(total.dtype), state["w"], by_values),
-                    "c": jax.tree.map(lambda total, g: jnp.zeros_like(total).at[i].set(-g.astype(total.dtype)), state["c"], by_entry),
+                    "c": jax.tree.map(
+                        lambda total, g: jnp.zeros_like(total).at[i].set(-g.astype(total.dtype)),
+                        state["c"],
+                        by_entry,
+                    ),
                 }
 
             def inject(end):  # cotangents of saved states enter where these were
                 scale = jax.tree.map(lambda a: cast(path.alpha(end.t), a), x)
-                slot = jnp.asarray(slots)[::-1][jnp.searchsorted(jnp.asarray(grid[1:][::-1], end.t.dtype), end.t)]
+                slot = jnp.asarray(slots)[::-1][
+                    jnp.searchsorted(jnp.asarray(grid[1:][::-1], end.t.dtype), end.t)
+                ]
                 inside = end.t < grid[0] * (1 - 1e-6)  # the start of the grid is not the end of an interval
                 add = lambda a, s, ct: a + jnp.where(inside, s**2 * ct[slot], 0)
                 return end.x | {"a": jax.tree.map(add, end.x["a"], scale, ct_saved)}
@@ -122,10 +132,19 @@ class AdjointDPM(eqx.Module):
             per_step = (jax.tree.map(lambda a: a[::-1], entries), numbers)
             out = _integrate(back, field, state, per_step, None if ct_saved is None else inject)
             top = cast(path.alpha(grid[0]), jnp.zeros((), jax.tree.leaves(out["a"])[0].dtype))
-            by_values, by_entries = jax.tree.map(lambda g, v: (g / cast(top, g)).astype(v.dtype), (out["w"], out["c"]), (moving, entries))
+            by_values, by_entries = jax.tree.map(
+                lambda g, v: (g / cast(top, g)).astype(v.dtype), (out["w"], out["c"]), (moving, entries)
+            )
             by_x = jax.tree.map(lambda g, s: g / s**2, out["a"], high)
-            by_saved = jax.tree.map(lambda c: c.at[np.unique(slots)].set(0), ct_saved)  # written over; a saved start passes through
-            return by_values, ((by_x, jax.tree.map(jnp.zeros_like, ct_state[1])), by_saved, None), by_entries, None
+            by_saved = jax.tree.map(
+                lambda c: c.at[np.unique(slots)].set(0), ct_saved
+            )  # written over; a saved start passes through
+            return (
+                by_values,
+                ((by_x, jax.tree.map(jnp.zeros_like, ct_state[1])), by_saved, None),
+                by_entries,
+                None,
+            )
 
         fold.defvjp(save, pull)
         return fold((leaves, hoisted, more), carry, entries, rows)
@@ -146,19 +165,25 @@ def _checked(step: Any, rows: Any) -> tuple[Path, Table]:
     if not isinstance(step.solver, TableSolver):
         raise ValueError(f"AdjointDPM needs a table, not {type(step.solver).__name__}{other}")
     if step.centre is None:
-        raise ValueError("AdjointDPM integrates in (x/alpha, sigma/alpha): a plain callable has no path; give js.Denoiser(net, path, kind)")
+        raise ValueError(
+            "AdjointDPM integrates in (x/alpha, sigma/alpha): a plain callable has no path; give js.Denoiser(net, path, kind)"
+        )
     if not isinstance(step.centre.path, Path):
         raise ValueError(f"AdjointDPM works on one path, not on a system{other}")
     if step.hook is not None:
         raise ValueError(f"AdjointDPM would lose the gradient through a hook{other}")
     (table,) = rows.row.tables
     if is_traced(table):
-        raise ValueError("AdjointDPM builds its backward table from the grid: the table must be concrete (close over it), not traced")
+        raise ValueError(
+            "AdjointDPM builds its backward table from the grid: the table must be concrete (close over it), not traced"
+        )
     start = step.solver.starts[0]
     if np.any(np.asarray(table.C) != 0) or is_traced(start) or start[1] != 0:
         raise ValueError(f"AdjointDPM follows the probability flow: the solver must be deterministic{other}")
     if start[0] != 1:
-        raise ValueError(f"AdjointDPM follows x_T from the first time of the grid, and this table scales it{other}")
+        raise ValueError(
+            f"AdjointDPM follows x_T from the first time of the grid, and this table scales it{other}"
+        )
     if float(step.centre.path.alpha(float(table.t[0]))) == 0:
         raise ValueError(
             "AdjointDPM integrates to rho = sigma/alpha of the first time, which is infinite where alpha = 0: start the grid below it"

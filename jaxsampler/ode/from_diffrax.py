@@ -53,17 +53,25 @@ class FromDiffrax(eqx.Module):
 
         name = type(self.solver).__name__
         if not isinstance(self.solver, diffrax.AbstractSolver):
-            raise TypeError(f"FromDiffrax takes a diffrax solver, such as diffrax.Heun(), not {self.solver!r}")
+            raise TypeError(
+                f"FromDiffrax takes a diffrax solver, such as diffrax.Heun(), not {self.solver!r}"
+            )
         if self.eta == 0 and self.solver.term_structure is not diffrax.AbstractTerm:
-            raise ValueError(f"{name} takes several terms: give eta=1 if it is for SDEs; solvers of split fields are not for flows")
+            raise ValueError(
+                f"{name} takes several terms: give eta=1 if it is for SDEs; solvers of split fields are not for flows"
+            )
         if self.variable not in VARIABLES:
             raise ValueError(f"unknown variable {self.variable!r}; valid: {', '.join(VARIABLES)}")
         finder = getattr(self.solver, "root_finder", None)
         if finder is not None and not isinstance(finder.rtol, float | jax.Array):
-            newton = optimistix.Newton(self.tol, self.tol)  # diffrax's chord method counts on retrying with a shorter step
+            newton = optimistix.Newton(
+                self.tol, self.tol
+            )  # diffrax's chord method counts on retrying with a shorter step
             self.solver = eqx.tree_at(lambda s: s.root_finder, self.solver, newton)
         if getattr(self.solver, "scan_kind", "") is None:  # its default cannot be differentiated forwards
-            self.solver = eqx.tree_at(lambda s: s.scan_kind, self.solver, "bounded", is_leaf=lambda a: a is None)
+            self.solver = eqx.tree_at(
+                lambda s: s.scan_kind, self.solver, "bounded", is_leaf=lambda a: a is None
+            )
 
     def rows(self, path: Path, grid: Any) -> Rows:
         """Times and solver times of the intervals."""
@@ -72,7 +80,9 @@ class FromDiffrax(eqx.Module):
         if not is_traced(grid):
             with on_host():
                 if self.variable != "t" and path.alpha(grid[0]) == 0:
-                    raise ValueError(f"alpha = 0 at t={grid[0]:g}, so x/alpha is infinite there: use variable='t', or start the grid below")
+                    raise ValueError(
+                        f"alpha = 0 at t={grid[0]:g}, so x/alpha is infinite there: use variable='t', or start the grid below"
+                    )
                 s = np.asarray(flow_s(grid), np.float64)
                 zero = float(grid[-1]) if path.sigma(grid[-1]) == 0 else None
                 s[-1] = s[-1] if np.isfinite(s[-1]) else s[-2]  # lam: no solver goes there
@@ -90,7 +100,10 @@ class FromDiffrax(eqx.Module):
         y = jax.tree.map(lambda a: a.astype(dtype), x)
 
         def shape():
-            drift, noise = lambda s, y, args: y, lambda s, y, args: lineax.DiagonalLinearOperator(jax.tree.map(jnp.ones_like, y))
+            drift, noise = (
+                lambda s, y, args: y,
+                lambda s, y, args: lineax.DiagonalLinearOperator(jax.tree.map(jnp.ones_like, y)),
+            )
             return self.solver.init(self._terms(drift, noise, jax.random.key(0), y, s0, s1), s0, s1, y, None)
 
         with lenient():
@@ -111,7 +124,9 @@ class FromDiffrax(eqx.Module):
         import diffrax
 
         if not isinstance(model, Denoiser):
-            raise TypeError(f"FromDiffrax needs a js.Denoiser: it solves the flow of its path; got {type(model).__name__}")
+            raise TypeError(
+                f"FromDiffrax needs a js.Denoiser: it solves the flow of its path; got {type(model).__name__}"
+            )
         flow, dtype = Flow(model, self.variable, self.eta), wide(state[0])
         t0, t1, s0, s1 = (jnp.asarray(v, dtype) for v in (row.t, row.end, row.s, row.next))
         narrow = lambda a, like: a.astype(like.dtype)
@@ -121,11 +136,15 @@ class FromDiffrax(eqx.Module):
                 y = flow.enter(jax.tree.map(lambda a: a.astype(dtype), x), t0)
                 terms = self._terms(flow, flow.diffusion, key, y, s0, s1)
                 if jax.tree.leaves(inner):
-                    inner = jax.lax.cond(row.first, lambda: self.solver.init(terms, s0, s1, y, None), lambda: inner)
+                    inner = jax.lax.cond(
+                        row.first, lambda: self.solver.init(terms, s0, s1, y, None), lambda: inner
+                    )
                 fresh = isinstance(self.solver, diffrax.AbstractRungeKutta)
                 y, _, _, inner, result = self.solver.step(terms, s0, s1, y, None, inner, fresh)
                 ok = result == diffrax.RESULTS.successful
-                return jax.tree.map(lambda a, like: narrow(jnp.where(ok, a, jnp.nan), like), flow.leave(y, t1), x), inner
+                return jax.tree.map(
+                    lambda a, like: narrow(jnp.where(ok, a, jnp.nan), like), flow.leave(y, t1), x
+                ), inner
 
         if row.zero is None or determined(flow.denoiser.path, row.zero, model.kind, self.variable, self.eta):
             return move(*state)

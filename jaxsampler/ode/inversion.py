@@ -90,14 +90,20 @@ def invert(
         state = drive(_From(solver, solver.arrive(last, x, rows), True), back, denoiser, x, **options)
         return Inverted(state[0], state, solver, grid)
     if not isinstance(solver, Step):
-        raise TypeError(f"invert takes a step of js.solvers or a reversible solver, not {type(solver).__name__}")
+        raise TypeError(
+            f"invert takes a step of js.solvers or a reversible solver, not {type(solver).__name__}"
+        )
     if solver.stochastic:
-        raise ValueError(f"{solver.name} draws noise, so it has no inverse; take a deterministic solver, such as ddim or obelm()")
+        raise ValueError(
+            f"{solver.name} draws noise, so it has no inverse; take a deterministic solver, such as ddim or obelm()"
+        )
     if refine:
         if solver.order != 1 or solver.kind not in ("data", "noise"):
             raise ValueError(f"refine solves first-order steps: take ddim, or {solver.name} without refine")
         return Inverted(_refined(denoiser, x, grid, refine, options), None, solver, grid)
-    return Inverted(run(denoiser, rising_table(solver, path, grid, denoiser.kind), x, **options), None, solver, grid)
+    return Inverted(
+        run(denoiser, rising_table(solver, path, grid, denoiser.kind), x, **options), None, solver, grid
+    )
 
 
 def regenerate(denoiser: Denoiser, inverted: Inverted, **options: Any) -> PyTree:
@@ -111,7 +117,9 @@ def regenerate(denoiser: Denoiser, inverted: Inverted, **options: Any) -> PyTree
     return solver.final(drive(_From(solver, inverted.state), rows, denoiser, inverted.x, **options))
 
 
-def edit(source: Denoiser, target: Denoiser, x: PyTree, *, per_step: Any = (None, None), **options: Any) -> PyTree:
+def edit(
+    source: Denoiser, target: Denoiser, x: PyTree, *, per_step: Any = (None, None), **options: Any
+) -> PyTree:
     """Invert `x` under `source`, sample under `target`. per_step: entries for the two. Options as in `invert`."""
     inverted = invert(source, x, per_step=per_step[0], **options)
     return regenerate(target, inverted, **({} if per_step[1] is None else {"per_step": per_step[1]}))
@@ -120,9 +128,15 @@ def edit(source: Denoiser, target: Denoiser, x: PyTree, *, per_step: Any = (None
 def _after_start(solver: Any, path: Any, grid: np.ndarray, per_step: PyTree) -> tuple[PyTree, PyTree]:
     """The rows that have an inverse, and their entries: a first row that only starts the second state has none."""
     if per_step is not None and getattr(solver, "carries_slope", False):
-        raise ValueError(f"{type(solver).__name__} carries its slope from interval to interval: it cannot be undone with per_step entries")
+        raise ValueError(
+            f"{type(solver).__name__} carries its slope from interval to interval: it cannot be undone with per_step entries"
+        )
     rows, k = solver.rows(path, grid), solver.starting_rows
-    entries = None if per_step is None else jax.tree.map(lambda a: jnp.asarray(a)[int(np.isfinite(rows.end[:k]).sum()) :], per_step)
+    entries = (
+        None
+        if per_step is None
+        else jax.tree.map(lambda a: jnp.asarray(a)[int(np.isfinite(rows.end[:k]).sum()) :], per_step)
+    )
     return jax.tree.map(lambda a: a[k:], rows), entries
 
 

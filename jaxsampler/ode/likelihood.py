@@ -67,7 +67,9 @@ class _Volume(eqx.Module):
         quadratic = jax.vmap(lambda v: v @ product(v))
         if self.trace == "exact":
             index = jnp.arange(like.size)
-            return jax.lax.map(lambda i: product(jnp.zeros_like(like).at[i].set(1))[i], index, batch_size=min(like.size, 64)).sum()
+            return jax.lax.map(
+                lambda i: product(jnp.zeros_like(like).at[i].set(1))[i], index, batch_size=min(like.size, 64)
+            ).sum()
         if self.trace == "hutchinson":
             return quadratic(self.probes).mean()
         S, z = jnp.split(self.probes, 2)
@@ -85,13 +87,19 @@ def _draw(trace: str, noise: Any, probes: int | None, key: Any, y: PyTree) -> An
     flat, count = ravel_pytree(y)[0], (3 if trace == "hutch++" else 1) if probes is None else probes
     if not isinstance(noise, str):
         if jax.tree.map(lambda z: jnp.shape(z)[1:], noise) != jax.tree.map(jnp.shape, y):
-            raise ValueError(f"probes must be arrays like x with one more leading axis, got shapes {jax.tree.map(jnp.shape, noise)}")
+            raise ValueError(
+                f"probes must be arrays like x with one more leading axis, got shapes {jax.tree.map(jnp.shape, noise)}"
+            )
         drawn = jax.vmap(lambda z: ravel_pytree(z)[0])(noise).astype(flat.dtype)
         if trace == "hutch++" and len(drawn) % 2:
-            raise ValueError(f"probes of hutch++ are S, then as many z: give an even number of them, got {len(drawn)}")
+            raise ValueError(
+                f"probes of hutch++ are S, then as many z: give an even number of them, got {len(drawn)}"
+            )
         count = len(drawn) if trace == "hutchinson" else len(drawn) // 2 * 3
     if count < 1 or (trace == "hutch++" and (count % 3 or count > 3 * flat.size)):
-        raise ValueError(f"hutch++ splits its products with J in three: probes must be 3, 6, .. up to 3 D = {3 * flat.size}, got {count}")
+        raise ValueError(
+            f"hutch++ splits its products with J in three: probes must be 3, 6, .. up to 3 D = {3 * flat.size}, got {count}"
+        )
     if not isinstance(noise, str):
         return drawn
     if key is None:
@@ -136,7 +144,9 @@ def log_prob(
         raise ValueError(f"prior must be 'path' or a function x_T -> log density, got {prior!r}")
     if grid is not None:
         if isinstance(getattr(denoiser, "path", {}), dict) or t_max is not None or t_min is not None:
-            raise ValueError("grid= has its own ends, and is for one path: leave out t_max and t_min; a system takes steps=")
+            raise ValueError(
+                "grid= has its own ends, and is for one path: leave out t_max and t_min; a system takes steps="
+            )
         grid = grids.checked(denoiser.path, grid)
         t_max, t_min = float(grid[0]), float(grid[-1])
     flow, high, low = _between(denoiser, t_max, t_min)
@@ -149,20 +159,32 @@ def log_prob(
         bottom, top = (-float(flow.s(t)) for t in (low, high))
         if grid is None and flow.variable == "rho":
             grid = grids.karras(denoiser.path, steps, t_max=high, t_min=low)
-        levels = np.linspace(bottom, top, steps + 1) if grid is None else -np.asarray(flow.s(grid), np.float64)[::-1]
+        levels = (
+            np.linspace(bottom, top, steps + 1)
+            if grid is None
+            else -np.asarray(flow.s(grid), np.float64)[::-1]
+        )
     if controller is None and (solver is None or isinstance(solver, Step)):
-        table = assemble(EDM(), levels, _schedule(solver, len(levels) - 1))  # with alpha = 1 and sigma = l the table's state is y
+        table = assemble(
+            EDM(), levels, _schedule(solver, len(levels) - 1)
+        )  # with alpha = 1 and sigma = l the table's state is y
         y, volume = run(field, table, (y, jnp.zeros((), dtype)), adjoint=adjoint)
     else:
         y, volume = _adaptive(field, y, (bottom, top), solver, controller, adjoint)
     x_T = flow.leave(y, high)
-    return (prior_log_prob(denoiser, x_T) if isinstance(prior, str) else prior(x_T)) + _stretch(flow, x, high, low) + volume
+    return (
+        (prior_log_prob(denoiser, x_T) if isinstance(prior, str) else prior(x_T))
+        + _stretch(flow, x, high, low)
+        + volume
+    )
 
 
 def _between(denoiser: Any, t_max: Any, t_min: Any) -> tuple[Flow, Any, Any]:
     """The flow, in t where alpha = 0, and its ends."""
     if not isinstance(denoiser, Denoiser):
-        raise TypeError(f"the likelihood belongs to a flow: give a js.Denoiser(net, path, kind), not {type(denoiser).__name__}")
+        raise TypeError(
+            f"the likelihood belongs to a flow: give a js.Denoiser(net, path, kind), not {type(denoiser).__name__}"
+        )
     names = list(denoiser.path) if isinstance(denoiser.path, dict) else []
     system = bool(names)
     tops = t_max if isinstance(t_max, dict) or not system else dict.fromkeys(names, t_max)
@@ -171,7 +193,9 @@ def _between(denoiser: Any, t_max: Any, t_min: Any) -> tuple[Flow, Any, Any]:
     pure = 0 in (alphas.values() if system else [alphas])
     flow, ends = begin(denoiser, "t" if pure else "lam" if system else "rho", 0.0, t_max, t_min)
     if any(e.stop != e.end for e in (ends.values() if system else [ends])):
-        raise ValueError("at sigma = 0 this network does not determine the flow: give t_min > 0, the noise level that the density is of")
+        raise ValueError(
+            "at sigma = 0 this network does not determine the flow: give t_min > 0, the noise level that the density is of"
+        )
     if not system:
         return flow, ends.start, ends.end
     return flow, {k: e.start for k, e in ends.items()}, {k: e.end for k, e in ends.items()}
@@ -182,13 +206,19 @@ def _schedule(solver: Step | None, n: int) -> list[Step]:
     steps = schedule(rk_rho(tableau="4rk") if solver is None else solver, n, to_zero=False, from_noise=False)
     for step in steps:
         if step.noises:
-            raise ValueError(f"{step.name} is stochastic: only the probability flow has a likelihood, so take a deterministic solver")
+            raise ValueError(
+                f"{step.name} is stochastic: only the probability flow has a likelihood, so take a deterministic solver"
+            )
         if step.kind != "noise":
-            raise ValueError(f"{step.name} works on {step.kind!r}: the likelihood integrates dy/drho = eps, by rk_rho, dpm_2, deis_rho, ..")
+            raise ValueError(
+                f"{step.name} works on {step.kind!r}: the likelihood integrates dy/drho = eps, by rk_rho, dpm_2, deis_rho, .."
+            )
     return steps
 
 
-def _adaptive(field: _Volume, y: PyTree, span: tuple, solver: Any, controller: Any, adjoint: Any) -> tuple[PyTree, Array]:
+def _adaptive(
+    field: _Volume, y: PyTree, span: tuple, solver: Any, controller: Any, adjoint: Any
+) -> tuple[PyTree, Array]:
     """(y, L) at the top level by diffrax."""
     import diffrax
 
@@ -196,7 +226,9 @@ def _adaptive(field: _Volume, y: PyTree, span: tuple, solver: Any, controller: A
     if not isinstance(solver, diffrax.AbstractSolver):
         raise TypeError(f"solver must be a noise-kind step of js.solvers or a diffrax solver, got {solver!r}")
     if solver.term_structure is not diffrax.AbstractTerm:
-        raise ValueError(f"{type(solver).__name__} is stochastic (or for split fields): only the probability flow has a likelihood")
+        raise ValueError(
+            f"{type(solver).__name__} is stochastic (or for split fields): only the probability flow has a likelihood"
+        )
     zero = jnp.zeros((), wide(y))
     with lenient():
         solution: Any = diffrax.diffeqsolve(
@@ -206,7 +238,9 @@ def _adaptive(field: _Volume, y: PyTree, span: tuple, solver: Any, controller: A
             jnp.asarray(span[1], zero.dtype),
             0.01 * (span[1] - span[0]),
             (y, zero),
-            stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-5) if controller is None else controller,
+            stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-5)
+            if controller is None
+            else controller,
             adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         )
     return jax.tree.map(lambda a: a[-1], solution.ys)
@@ -255,7 +289,9 @@ def bits_per_dim(
     """
     images = jnp.asarray(images)
     if images.dtype != jnp.uint8 or images.ndim < 2 or not high > low:
-        raise ValueError(f"images must be uint8 [n, ...], and low < high; got {images.dtype}{list(images.shape)}, {low}, {high}")
+        raise ValueError(
+            f"images must be uint8 [n, ...], and low < high; got {images.dtype}{list(images.shape)}, {low}, {high}"
+        )
     density = functools.partial(log_prob, trace="hutchinson") if density is None else density
     size = math.prod(images.shape[1:])
 

@@ -63,7 +63,9 @@ def _slope(path: Path, t: Any, variable: str, eta: float) -> tuple[Any, Any]:
 def _variance(path: Path, t: Any, variable: str, eta: float) -> Any:
     if variable != "t":
         return 2 * eta**2 * path.rho(t) ** (1 if variable == "rho" else 2)
-    return 2 * eta**2 * path.sigma(t) * (path.sigma_dot(t) - path.sigma(t) * path.alpha_dot(t) / path.alpha(t))
+    return (
+        2 * eta**2 * path.sigma(t) * (path.sigma_dot(t) - path.sigma(t) * path.alpha_dot(t) / path.alpha(t))
+    )
 
 
 def determined(path: Path, t: float, kind: str, variable: str, eta: float = 0.0) -> bool:
@@ -89,11 +91,15 @@ class Flow(eqx.Module):
 
     def __check_init__(self):
         if not isinstance(self.denoiser, Denoiser):
-            raise TypeError(f"the flow depends on the path: give a js.Denoiser(net, path, kind), not {type(self.denoiser).__name__}")
+            raise TypeError(
+                f"the flow depends on the path: give a js.Denoiser(net, path, kind), not {type(self.denoiser).__name__}"
+            )
         if self.variable not in VARIABLES:
             raise ValueError(f"unknown variable {self.variable!r}; valid: {', '.join(VARIABLES)}")
         if isinstance(self.denoiser.path, dict) and self.spans is None:
-            raise ValueError("a system needs the range of each of its parts: make its Flow by js.bridge.begin")
+            raise ValueError(
+                "a system needs the range of each of its parts: make its Flow by js.bridge.begin"
+            )
 
     def s(self, t: Any) -> Any:
         """Solver time of the path's time t (of a system: a dict of times, of which it reads the first by name)."""
@@ -104,7 +110,9 @@ class Flow(eqx.Module):
 
     def t(self, s: Any) -> Any:
         """The path's time at solver time s; a dict for a system."""
-        levels = -s if self.spans is None else {name: low - s * (high - low) for name, low, high in self.spans}
+        levels = (
+            -s if self.spans is None else {name: low - s * (high - low) for name, low, high in self.spans}
+        )
         return self.denoiser.each(lambda path, l: _time(path, l, self.variable), levels)
 
     def enter(self, x: PyTree, t: Any) -> PyTree:
@@ -118,11 +126,15 @@ class Flow(eqx.Module):
     def _scaled(self, f: Callable, y: PyTree, t: Any) -> PyTree:
         if self.variable == "t":
             return y
-        return self.denoiser.each(lambda path, y, t: jax.tree.map(lambda a: f(a, cast(path.alpha(t), a)), y), y, t)
+        return self.denoiser.each(
+            lambda path, y, t: jax.tree.map(lambda a: f(a, cast(path.alpha(t), a)), y), y, t
+        )
 
     def denoised(self, x: PyTree, t: Any, end: Any) -> PyTree:
         """The data prediction at (x, t), taken to time `end` where sigma = 0."""
-        to_end = lambda path, data, end: path.uncentred(jax.tree.map(lambda a: cast(path.alpha(end), a) * a, path.centred(data)))
+        to_end = lambda path, data, end: path.uncentred(
+            jax.tree.map(lambda a: cast(path.alpha(end), a) * a, path.centred(data))
+        )
         return self.denoiser.each(to_end, self.denoiser(x, t), end)
 
     @property
@@ -160,12 +172,16 @@ class Ends(NamedTuple):
 
 
 def _ends(path: Path, t_max: Any, t_min: Any, kind: str, variable: str, eta: float) -> Ends:
-    times = grids.checked(path, [path.t_max if t_max is None else t_max, path.t_min if t_min is None else t_min])
+    times = grids.checked(
+        path, [path.t_max if t_max is None else t_max, path.t_min if t_min is None else t_min]
+    )
     start, end = (float(t) for t in times)
     with on_host():
         form = functools.partial(_slope, variable=variable, eta=eta)
         if variable != "t" and path.alpha(start) == 0:
-            raise ValueError(f"alpha = 0 at t={start:g}, so x/alpha is infinite there: use variable='t', or a smaller t_max")
+            raise ValueError(
+                f"alpha = 0 at t={start:g}, so x/alpha is infinite there: use variable='t', or a smaller t_max"
+            )
         weights(path, start, kind, form)
         if determined(path, end, kind, variable, eta):
             return Ends(start, end, end)
@@ -175,7 +191,9 @@ def _ends(path: Path, t_max: Any, t_min: Any, kind: str, variable: str, eta: flo
         return Ends(start, float(path.t_min) if regular else end + 0.01 * (start - end), end)
 
 
-def begin(denoiser: Any, variable: str, eta: float = 0.0, t_max: Any = None, t_min: Any = None) -> tuple[Flow, Any]:
+def begin(
+    denoiser: Any, variable: str, eta: float = 0.0, t_max: Any = None, t_min: Any = None
+) -> tuple[Flow, Any]:
     """The flow between two times (by default the path's; of a system each may be a dict), and the `Ends` of its path or of each part.
 
     At sigma = 0, where data networks do not determine eps, a solver stops at the path's t_min, or at a hundredth of the way.
@@ -184,7 +202,9 @@ def begin(denoiser: Any, variable: str, eta: float = 0.0, t_max: Any = None, t_m
         flow = Flow(denoiser, variable, eta)
         return flow, _ends(denoiser.path, t_max, t_min, denoiser.kind, variable, flow.eta)
     each = lambda a: a if isinstance(a, dict) else dict.fromkeys(denoiser.path, a)
-    ends = denoiser.each(lambda path, high, low: _ends(path, high, low, denoiser.kind, variable, eta), each(t_max), each(t_min))
+    ends = denoiser.each(
+        lambda path, high, low: _ends(path, high, low, denoiser.kind, variable, eta), each(t_max), each(t_min)
+    )
     with on_host():
         at = lambda name, t: float(level(denoiser.path[name], t, variable))
         spans = tuple((name, at(name, ends[name].stop), at(name, ends[name].start)) for name in sorted(ends))

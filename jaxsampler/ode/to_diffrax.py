@@ -67,7 +67,9 @@ class Solution(eqx.Module):
 
     def __call__(self, t: Any) -> PyTree:
         if self.raw.interpolation is None:
-            raise ValueError("for the state at any time solve with dense=True; this solution has its saved states only")
+            raise ValueError(
+                "for the state at any time solve with dense=True; this solution has its saved states only"
+            )
         with lenient():
             y = self.raw.evaluate(jnp.asarray(self.flow.s(t), jnp.result_type(self.raw.t0)))
             return self.flow.leave(y, t)
@@ -114,7 +116,12 @@ def solve(
     if solver is None:
         solver = diffrax.Tsit5() if key is None else diffrax.ShARK()
     if grid is not None:
-        if not isinstance(getattr(denoiser, "path", None), Path) or controller is not None or t_max is not None or t_min is not None:
+        if (
+            not isinstance(getattr(denoiser, "path", None), Path)
+            or controller is not None
+            or t_max is not None
+            or t_min is not None
+        ):
             raise ValueError(
                 "grid= says where all steps end, on one path: leave out controller, t_max and t_min, and a system to js.sample"
             )
@@ -140,12 +147,16 @@ def solve(
         raise ValueError(f"save must be None, 'all' or decreasing times, got {save!r}")
     with lenient():
         raw: Any = diffrax.diffeqsolve(
-            _terms(flow, None if key is None else brownian_tree(solver, key, y0, *span, (s1 - s0) * 2.0**-20)),
+            _terms(
+                flow, None if key is None else brownian_tree(solver, key, y0, *span, (s1 - s0) * 2.0**-20)
+            ),
             solver,
             *span,
             dt0,
             y0,
-            saveat=diffrax.SaveAt(t1=True, ts=times, steps=save == "all" if isinstance(save, str) else False, dense=dense),
+            saveat=diffrax.SaveAt(
+                t1=True, ts=times, steps=save == "all" if isinstance(save, str) else False, dense=dense
+            ),
             stepsize_controller=controller,
             adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
             event=None if event is None else _in_path_time(event, flow),
@@ -180,7 +191,9 @@ def _saved(flow: Flow, save: Any, s0: float, s1: float, span: tuple) -> Any:
         slack = 1e-6 * (s1 - s0)
         if np.ndim(s) != 1 or np.any(np.diff(s) < 0) or np.any((s < s0 - slack) | (s > s1 + slack)):
             first, final = (jax.tree.map(float, flow.t(v)) for v in (s0, s1))
-            raise ValueError(f"save must be times that decrease from {first} to {final}, where the solver stops; got {save}")
+            raise ValueError(
+                f"save must be times that decrease from {first} to {final}, where the solver stops; got {save}"
+            )
     return jnp.clip(jnp.asarray(s, span[0].dtype), *span)
 
 
@@ -195,7 +208,9 @@ def _in_path_time(event: Any, flow: Flow) -> Any:
 
         return wrapped
 
-    return diffrax.Event(jax.tree.map(wrap, event.cond_fn, is_leaf=callable), event.root_finder, event.direction)
+    return diffrax.Event(
+        jax.tree.map(wrap, event.cond_fn, is_leaf=callable), event.root_finder, event.direction
+    )
 
 
 def _finish(flow: Flow, x: PyTree, t: Any, ends: Any, stopped: Any) -> Any:

@@ -173,7 +173,9 @@ def _shift(x: PyTree, mu: PyTree, sign: int) -> PyTree:
     """x + sign * mu; mu is a pytree like x, or one array or number for every leaf."""
     if jax.tree.structure(mu) != jax.tree.structure(x):
         if not jax.tree_util.treedef_is_leaf(jax.tree.structure(mu)):
-            raise ValueError(f"mu is a {jax.tree.structure(mu)}, the state is a {jax.tree.structure(x)}; they must be alike")
+            raise ValueError(
+                f"mu is a {jax.tree.structure(mu)}, the state is a {jax.tree.structure(x)}; they must be alike"
+            )
         mu = jax.tree.map(lambda _: mu, x)
 
     def leaf(a, m):

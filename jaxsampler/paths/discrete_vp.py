@@ -32,7 +32,9 @@ class DiscreteVP(VariancePreserving):
     def __check_init__(self):
         a = np.asarray(self.alphas_cumprod)
         if a.ndim != 1 or len(a) < 2 or not np.all(np.diff(a) < 0) or a[0] >= 1 or a[-1] < 0:
-            raise ValueError("alphas_cumprod must fall strictly from below 1 towards 0 (the running product of 1 - beta)")
+            raise ValueError(
+                "alphas_cumprod must fall strictly from below 1 towards 0 (the running product of 1 - beta)"
+            )
 
     @staticmethod
     def from_betas(betas: Sequence[float] | np.ndarray) -> "DiscreteVP":

@@ -43,7 +43,9 @@ def gaussian_mixture(means: Any, stds: Any, path: Path, weights: Any = None) -> 
     k = means.shape[0]
     for name, value, shapes in (("stds", stds, ((), (k,), means.shape)), ("weights", weights, ((k,),))):
         if value is not None and jnp.shape(value) not in shapes:
-            raise ValueError(f"{name} must have one entry for each of the {k} means; got shape {jnp.shape(value)}")
+            raise ValueError(
+                f"{name} must have one entry for each of the {k} means; got shape {jnp.shape(value)}"
+            )
     stds = jnp.asarray(stds, means.dtype)
     stds = stds if stds.ndim == 2 else jnp.broadcast_to(stds, (k,))[:, None]
     weights = jnp.full((k,), 1 / k, means.dtype) if weights is None else jnp.asarray(weights, means.dtype)
@@ -63,7 +65,9 @@ class _Empirical(eqx.Module):
     def __call__(self, x: Float[Array, "..."], t: Any) -> Float[Array, "..."]:
         shape = self.images.shape[1:]
         if x.shape[x.ndim - len(shape) :] != shape:
-            raise ValueError(f"x must be an image of shape {shape}, as those given, or a batch of them; got {x.shape}")
+            raise ValueError(
+                f"x must be an image of shape {shape}, as those given, or a batch of them; got {x.shape}"
+            )
         data = jax.vmap(self.path.centred)(self.images.astype(x.dtype)).reshape(len(self.images), -1)
         chunk = min(CHUNK, len(data))
         data = jnp.pad(data, ((0, -len(data) % chunk), (0, 0)))
@@ -73,12 +77,16 @@ class _Empirical(eqx.Module):
         spread = alpha * cast(self.std, x)  # x_t - alpha image = alpha std n + sigma eps
         var = spread**2 + sigma**2
         y = jax.vmap(self.path.centred)(x.reshape(-1, *shape)).reshape(-1, data.shape[1])
-        mean = jax.lax.map(lambda one: _posterior_mean(one, chunks, alpha, var), y, batch_size=min(256, len(y)))
+        mean = jax.lax.map(
+            lambda one: _posterior_mean(one, chunks, alpha, var), y, batch_size=min(256, len(y))
+        )
         mean = mean + spread * cast(self.std, x) / jnp.maximum(var, 1e-30) * (y - alpha * mean)
         return jax.vmap(self.path.uncentred)(mean.reshape(-1, *shape)).reshape(x.shape)
 
 
-def _posterior_mean(y: Float[Array, " d"], chunks: Any, alpha: Float[Array, ""], var: Float[Array, ""]) -> Float[Array, " d"]:
+def _posterior_mean(
+    y: Float[Array, " d"], chunks: Any, alpha: Float[Array, ""], var: Float[Array, ""]
+) -> Float[Array, " d"]:
     """sum_i w_i x_i with w = softmax(-|y - alpha x_i|^2 / (2 var)), chunk by chunk with a running maximum."""
 
     def add(carry: Any, part: Any) -> tuple[Any, None]:
@@ -86,9 +94,13 @@ def _posterior_mean(y: Float[Array, " d"], chunks: Any, alpha: Float[Array, ""],
         images, there = part
         # One product gives all the distances, to some 1e-6 of |y|^2: too coarse for small sigma, when only the nearest matter.
         distance = (y * y).sum() - 2 * alpha * (images @ y) + alpha**2 * (images * images).sum(1)
-        _, near = jax.lax.top_k(jax.lax.stop_gradient(jnp.where(there, -distance, -jnp.inf)), min(NEAR, len(there)))
+        _, near = jax.lax.top_k(
+            jax.lax.stop_gradient(jnp.where(there, -distance, -jnp.inf)), min(NEAR, len(there))
+        )
         distance = distance.at[near].set(jnp.square(y[None] - alpha * images[near]).sum(1))
-        logits = jnp.where(there, -distance / (2 * jnp.maximum(var, 1e-30)), -jnp.inf)  # var = 0: the nearest image
+        logits = jnp.where(
+            there, -distance / (2 * jnp.maximum(var, 1e-30)), -jnp.inf
+        )  # var = 0: the nearest image
         new = jax.lax.stop_gradient(jnp.maximum(top, logits.max()))
         w, shrink = jnp.exp(logits - new), jnp.exp(top - new)
         return (new, shrink * total + w.sum(), shrink * mean + w @ images), None
@@ -108,6 +120,8 @@ def empirical(images: Any, path: Path, std: Any = 0.0) -> Denoiser:
     """
     images = jnp.asarray(images)
     if images.ndim < 2 or not len(images):
-        raise ValueError(f"images must be an array [n, ...] with at least one image; got shape {images.shape}")
+        raise ValueError(
+            f"images must be an array [n, ...] with at least one image; got shape {images.shape}"
+        )
     images = images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(float)
     return Denoiser(_Empirical(images, jnp.asarray(std, images.dtype), path), path, "data")

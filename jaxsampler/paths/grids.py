@@ -54,7 +54,9 @@ def _in_lam(path: Path, short: Any, name: str, t_max: Real | None, t_min: Real |
     with on_host():
         lam = np.asarray([path.lam(ends[0]), path.lam(ends[1])], np.float64)
     if not np.all(np.isfinite(lam)):
-        raise ValueError(f"{name} needs finite lam at both ends, got {lam[0]} at t={ends[0]}, {lam[1]} at t={ends[1]}; pass t_max, t_min")
+        raise ValueError(
+            f"{name} needs finite lam at both ends, got {lam[0]} at t={ends[0]}, {lam[1]} at t={ends[1]}; pass t_max, t_min"
+        )
     with on_host():
         return _pinned(path.time(lam[1] - short * (lam[1] - lam[0])), ends)
 
@@ -64,7 +66,9 @@ def log_snr(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None
     return _in_lam(path, np.linspace(1, 0, _count(n) + 1), "log_snr", t_max, t_min)
 
 
-def polyexponential(path: Path, n: int, rho: Real = 1.0, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
+def polyexponential(
+    path: Path, n: int, rho: Real = 1.0, *, t_max: Real | None = None, t_min: Real | None = None
+) -> Grid:
     """lam falls short of its last value by u^rho of the whole range, u from 1 to 0 in equal steps [Crowson 2022, k-diffusion].
 
     rho = 1 is `log_snr`, k-diffusion's "exponential"; a larger one takes shorter steps near the data.
@@ -72,13 +76,17 @@ def polyexponential(path: Path, n: int, rho: Real = 1.0, *, t_max: Real | None =
     return _in_lam(path, np.linspace(1, 0, _count(n) + 1) ** rho, "polyexponential", t_max, t_min)
 
 
-def karras(path: Path, n: int, rho: Real = 7.0, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
+def karras(
+    path: Path, n: int, rho: Real = 7.0, *, t_max: Real | None = None, t_min: Real | None = None
+) -> Grid:
     """Equal steps in (sigma/alpha)^(1/rho) [Karras et al. 2022, eq. 5]; see `append_zero` for its last step to 0."""
     ends = _ends(path, t_max, t_min)
     with on_host():
         level = np.asarray([path.rho(ends[0]), path.rho(ends[1])], np.float64)
     if not (np.all(np.isfinite(level)) and level[1] > 0):
-        raise ValueError(f"karras needs 0 < sigma/alpha < inf at both ends, got {level} at t={ends}; pass t_max, t_min")
+        raise ValueError(
+            f"karras needs 0 < sigma/alpha < inf at both ends, got {level} at t={ends}; pass t_max, t_min"
+        )
     levels = np.linspace(level[0] ** (1 / rho), level[1] ** (1 / rho), _count(n) + 1) ** rho
     with on_host():
         return _pinned(path.time(-np.log(levels)), ends)
@@ -96,7 +104,9 @@ def cosine(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None 
     return _pinned(low + (high - low) * (1 + np.cos(np.linspace(0, np.pi, _count(n) + 1))) / 2, (high, low))
 
 
-def arctan(path: Path, n: int, std: Real = 1.0, *, t_max: Real | None = None, t_min: Real | None = None) -> Grid:
+def arctan(
+    path: Path, n: int, std: Real = 1.0, *, t_max: Real | None = None, t_min: Real | None = None
+) -> Grid:
     """Equal steps in arctan(sigma/(std alpha)), on which `ddim` errs least if the data are N(m, std^2 I) [Sabour et al. 2024, sec. 3.1].
 
     The ends may be those where alpha = 0 or sigma = 0; by default they are those of the default grid. k-diffusion's "kl_optimal" has std 1.
@@ -110,7 +120,9 @@ def arctan(path: Path, n: int, std: Real = 1.0, *, t_max: Real | None = None, t_
 def _discrete(N: int, index: Any, final: str = "zero") -> Grid:
     """Times of training indices, then the end: t = 0 (alpha = 1), which no index has, or the first index."""
     if final not in ("zero", "first"):
-        raise ValueError(f"unknown final {final!r}; valid: zero (t = 0, alpha = 1), first (t = 1/N, the first noise level)")
+        raise ValueError(
+            f"unknown final {final!r}; valid: zero (t = 0, alpha = 1), first (t = 1/N, the first noise level)"
+        )
     times = (np.asarray(index, np.float64) + 1) / N
     end = 0.0 if final == "zero" else 1 / N
     return times if times[-1] == end and len(times) > 1 else np.append(times, end)
@@ -118,7 +130,9 @@ def _discrete(N: int, index: Any, final: str = "zero") -> Grid:
 
 def _training_steps(path: Path, n: int) -> int:
     if not isinstance(path, DiscreteVP):
-        raise TypeError(f"leading, trailing and linspace count training indices: they need a DiscreteVP path, not {type(path).__name__}")
+        raise TypeError(
+            f"leading, trailing and linspace count training indices: they need a DiscreteVP path, not {type(path).__name__}"
+        )
     if _count(n) > len(path.alphas_cumprod):
         raise ValueError(f"{n} steps from {len(path.alphas_cumprod)} training indices: at most one step each")
     return len(path.alphas_cumprod)
@@ -167,7 +181,10 @@ def ays(path: Path, n: int, table: str = "sd15") -> Grid:
     """
     if table not in AYS:
         near = difflib.get_close_matches(table, AYS, 1)
-        raise ValueError(f"unknown table {table!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(AYS)}"))
+        raise ValueError(
+            f"unknown table {table!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(AYS)}")
+        )
     index, levels = AYS[table]
     if index and _count(n) == len(index) and isinstance(path, DiscreteVP):
         times = _discrete(1000, index)
@@ -204,7 +221,11 @@ def default(path: Path, n: int) -> Grid:
         return uniform(path, n)
     if not clean:
         return log_snr(path, n)
-    return np.array([path.t_max, 0.0]) if _count(n) == 1 else append_zero(log_snr(path, n - 1, t_min=0.01 * path.t_max))
+    return (
+        np.array([path.t_max, 0.0])
+        if _count(n) == 1
+        else append_zero(log_snr(path, n - 1, t_min=0.01 * path.t_max))
+    )
 
 
 def optimise(
@@ -233,12 +254,17 @@ def optimise(
     }
     if objective not in given:
         near = difflib.get_close_matches(objective, given, 1)
-        raise ValueError(f"unknown objective {objective!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(given)}"))
+        raise ValueError(
+            f"unknown objective {objective!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(given)}")
+        )
     missing = [name for name, value in given[objective].items() if value is None]
     if missing:
         raise ValueError(f"objective={objective!r} needs {', '.join(f'{name}=' for name in missing)}")
     if denoiser is not None and getattr(denoiser, "path", path) != path:
-        raise ValueError(f"the denoiser is on another path, {denoiser.path}, than the grid, {path}: pass path=denoiser.path")
+        raise ValueError(
+            f"the denoiser is on another path, {denoiser.path}, than the grid, {path}: pass path=denoiser.path"
+        )
     from .. import search  # outside the core
 
     chosen, n = given[objective], _count(n)
@@ -262,8 +288,12 @@ def checked(path: Path, grid: Any) -> Any:
     if not np.all(np.diff(grid) < 0):
         i = int(np.argmax(np.diff(grid) >= 0))
         hint = "Did you mean grid[::-1]?" if np.all(np.diff(grid) > 0) else "Remove repeated or rising times."
-        raise ValueError(f"a grid decreases from noise to data; got grid[{i}]={grid[i]:g} -> grid[{i + 1}]={grid[i + 1]:g}. {hint}")
+        raise ValueError(
+            f"a grid decreases from noise to data; got grid[{i}]={grid[i]:g} -> grid[{i + 1}]={grid[i + 1]:g}. {hint}"
+        )
     slack = 1e-6 * path.t_max  # float32 grids round past the ends
     if grid[0] > path.t_max + slack or grid[-1] < -slack:
-        raise ValueError(f"grid {grid[0]:g} -> {grid[-1]:g} leaves the path, whose times are [0, {path.t_max:g}] ({type(path).__name__})")
+        raise ValueError(
+            f"grid {grid[0]:g} -> {grid[-1]:g} leaves the path, whose times are [0, {path.t_max:g}] ({type(path).__name__})"
+        )
     return np.clip(grid, 0.0, path.t_max)

@@ -38,7 +38,8 @@ def label(t: Any, convention: str = "index", N: int | None = None, scale: Real |
     if convention not in CONVENTIONS:
         near = difflib.get_close_matches(convention, CONVENTIONS, 1)
         raise ValueError(
-            f"unknown convention {convention!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(CONVENTIONS)}")
+            f"unknown convention {convention!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(CONVENTIONS)}")
         )
     if N is None and convention in ("index", "stretched"):
         raise ValueError(
@@ -62,7 +63,13 @@ class Discrete(eqx.Module):
 
 
 def discrete(
-    net: Callable, path: Path, kind: str, convention: str = "index", *, scale: Real | None = None, rounded: bool = False
+    net: Callable,
+    path: Path,
+    kind: str,
+    convention: str = "index",
+    *,
+    scale: Real | None = None,
+    rounded: bool = False,
 ) -> Denoiser:
     """A Denoiser from a network that takes time labels, `net(x, label)`.
 
@@ -72,4 +79,6 @@ def discrete(
     table = getattr(path, "alphas_cumprod", None)  # DiscreteVP
     levels = None if table is None else len(table)
     label(0.5, convention, levels, scale)  # report a wrong convention here
-    return Denoiser(Discrete(net, levels, convention, None if scale is None else float(scale), rounded), path, kind)
+    return Denoiser(
+        Discrete(net, levels, convention, None if scale is None else float(scale), rounded), path, kind
+    )

@@ -40,7 +40,9 @@ class MeanReverting(Path):
         if self.variant not in ("mrs", "irsde"):
             raise ValueError(f"unknown variant {self.variant!r}; valid: mrs, irsde")
         if not (self.std > 0 and 0 < self.eps < 1 and self.T >= 2):
-            raise ValueError(f"need std > 0, 0 < eps < 1, T >= 2; got std={self.std}, eps={self.eps}, T={self.T}")
+            raise ValueError(
+                f"need std > 0, 0 < eps < 1, T >= 2; got std={self.std}, eps={self.eps}, T={self.T}"
+            )
 
     t_min: ClassVar[float] = 0.0
 

@@ -37,9 +37,13 @@ class PFGMpp(EDM):
 
     def __check_init__(self):
         if not self.D > 0:
-            raise ValueError(f"D, the number of extra dimensions, must be positive (inf for diffusion); got {self.D}")
+            raise ValueError(
+                f"D, the number of extra dimensions, must be positive (inf for diffusion); got {self.D}"
+            )
         if self.batch_axes < 0:
-            raise ValueError(f"batch_axes counts the leading axes that enumerate samples, 0 or more; got {self.batch_axes}")
+            raise ValueError(
+                f"batch_axes counts the leading axes that enumerate samples, 0 or more; got {self.batch_axes}"
+            )
 
     @property
     def gaussian(self) -> bool:
@@ -48,7 +52,9 @@ class PFGMpp(EDM):
 
     def form(self, kind: str, t: Any) -> tuple[Any, Any]:
         if kind == "score" and not self.gaussian:
-            raise ValueError("with D < inf the score is not -E[eps | x]/sigma: use data, noise or velocity predictions")
+            raise ValueError(
+                "with D < inf the score is not -E[eps | x]/sigma: use data, noise or velocity predictions"
+            )
         return super().form(kind, t)
 
     def noise(self, key: Any, like: PyTree) -> PyTree:
@@ -64,4 +70,6 @@ class PFGMpp(EDM):
         dtype = np.result_type(np.float32, *[a.dtype for a in jax.tree.leaves(z)])
         half_chi2 = jax.random.gamma(jax.random.fold_in(key, 2**31 - 1), self.D / 2, shapes.pop(), dtype)
         scale = jnp.sqrt(self.D / 2 / half_chi2)
-        return jax.tree.map(lambda a: a * cast(scale, a).reshape(*scale.shape, *[1] * (a.ndim - scale.ndim)), z)
+        return jax.tree.map(
+            lambda a: a * cast(scale, a).reshape(*scale.shape, *[1] * (a.ndim - scale.ndim)), z
+        )

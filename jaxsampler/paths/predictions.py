@@ -43,7 +43,9 @@ def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
     with np.errstate(all="ignore"):
         det = alpha * sb - sigma * sa
         cross = ta * sb - tb * sa
-        same = cross == 0  # target is a multiple of source: exact, also where the state alone tells nothing (sigma = 0)
+        same = (
+            cross == 0
+        )  # target is a multiple of source: exact, also where the state alone tells nothing (sigma = 0)
         det = xp.where(same, 1.0, det)
         u = xp.where(same, 0.0, cross / det)
         w = xp.where(same, (ta * sa + tb * sb) / (sa**2 + sb**2), (alpha * tb - sigma * ta) / det)
@@ -75,7 +77,9 @@ def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: K
 
 def _opened(net: Callable) -> Callable:
     """functools.partial as a pytree of its arguments: weights and conditioning bound by it are leaves, which gradients reach."""
-    return eqx.Partial(_opened(net.func), *net.args, **net.keywords) if type(net) is functools.partial else net
+    return (
+        eqx.Partial(_opened(net.func), *net.args, **net.keywords) if type(net) is functools.partial else net
+    )
 
 
 class Denoiser(eqx.Module):
@@ -99,7 +103,9 @@ class Denoiser(eqx.Module):
             raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
         for path in self.path.values() if isinstance(self.path, dict) else [self.path]:
             if not isinstance(path, Path):
-                raise TypeError(f"path must be a js.Path (or a dict of them, one for each part of the state), got {type(path).__name__}")
+                raise TypeError(
+                    f"path must be a js.Path (or a dict of them, one for each part of the state), got {type(path).__name__}"
+                )
 
     def __call__(self, x: PyTree, t: Any, kind: Kind = "data", *extra: PyTree) -> PyTree:
         """The prediction of the wanted kind at state x and scalar time t; `extra` is passed on to the network."""
@@ -109,7 +115,9 @@ class Denoiser(eqx.Module):
     def bind(self, **conditions: Any) -> "Denoiser":
         """The same denoiser under conditions, which its network takes as keywords: `denoiser.bind(label=7)`; bound again, they change."""
         net = self.net if isinstance(self.net, eqx.Partial) else eqx.Partial(self.net)
-        return Denoiser(eqx.Partial(net.func, *net.args, **{**net.keywords, **conditions}), self.path, self.kind)
+        return Denoiser(
+            eqx.Partial(net.func, *net.args, **{**net.keywords, **conditions}), self.path, self.kind
+        )
 
     def each(self, f: Callable, *trees: PyTree) -> PyTree:
         """f(path, tree, ..) for each part of a system; a plain denoiser has one part."""
@@ -118,7 +126,9 @@ class Denoiser(eqx.Module):
         for tree in trees:
             if not isinstance(tree, dict) or tree.keys() != self.path.keys():
                 names = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
-                raise ValueError(f"the denoiser has paths for {sorted(self.path)}: give a dict with these names, not {names}")
+                raise ValueError(
+                    f"the denoiser has paths for {sorted(self.path)}: give a dict with these names, not {names}"
+                )
         return {name: f(path, *(tree[name] for tree in trees)) for name, path in self.path.items()}
 
     def centred(self, x: PyTree) -> PyTree:
@@ -140,14 +150,20 @@ class Denoiser(eqx.Module):
 def match(m: PyTree, x: PyTree) -> PyTree:
     """A model output in the dtype of the state; a clear error if its structure, shape or type cannot be the state's."""
     if jax.tree.structure(m) != jax.tree.structure(x):
-        raise TypeError(f"the network returned a {jax.tree.structure(m)}, the state is a {jax.tree.structure(x)}")
+        raise TypeError(
+            f"the network returned a {jax.tree.structure(m)}, the state is a {jax.tree.structure(x)}"
+        )
 
     def leaf(a, b):
         if jnp.shape(a) != jnp.shape(b):
-            raise ValueError(f"the network returned shape {jnp.shape(a)} for a state of shape {jnp.shape(b)}; they must be equal")
+            raise ValueError(
+                f"the network returned shape {jnp.shape(a)} for a state of shape {jnp.shape(b)}; they must be equal"
+            )
         a = jnp.asarray(a)
         if not jnp.issubdtype(a.dtype, jnp.floating):
-            raise TypeError(f"the network returned dtype {a.dtype} for a state of {jnp.asarray(b).dtype}; return floats")
+            raise TypeError(
+                f"the network returned dtype {a.dtype} for a state of {jnp.asarray(b).dtype}; return floats"
+            )
         return a.astype(jnp.asarray(b).dtype)
 
     return jax.tree.map(leaf, m, x)

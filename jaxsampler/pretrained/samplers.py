@@ -20,12 +20,18 @@ from ..spelling import nearest
 from ..tables.table import Table
 
 FOLDER = FilePath(__file__).with_name("tables")
-LEARNED, USUAL = "learned", 8  # what `--solver` calls a shipped table, and its network calls where nobody says how many
+LEARNED, USUAL = (
+    "learned",
+    8,
+)  # what `--solver` calls a shipped table, and its network calls where nobody says how many
 
 
 def tables() -> dict[str, list[int]]:
     """Problems with learned tables, and the numbers of network calls of these."""
-    found = sorted((name, int(calls)) for name, calls in (file.stem.rsplit("_", 1) for file in FOLDER.glob("*.safetensors")))
+    found = sorted(
+        (name, int(calls))
+        for name, calls in (file.stem.rsplit("_", 1) for file in FOLDER.glob("*.safetensors"))
+    )
     return {problem: [calls for name, calls in found if name == problem] for problem, _ in found}
 
 
@@ -50,7 +56,9 @@ def shipped(name: str, calls: int | None) -> FilePath:
     if calls is None:
         calls = min(known[name], key=lambda k: abs(k - USUAL))
     if calls not in known[name]:
-        raise ValueError(f"no learned table for {name!r} has {calls} network calls; there are such of {', '.join(map(str, known[name]))}")
+        raise ValueError(
+            f"no learned table for {name!r} has {calls} network calls; there are such of {', '.join(map(str, known[name]))}"
+        )
     return FOLDER / f"{name}_{calls}.safetensors"
 
 
@@ -62,7 +70,9 @@ def option(solver: str | None, path: Path, **beside: Any) -> Table | None:
     if solver is None or FilePath(solver).suffix != ".safetensors":
         return None
     if given := [f"--{name}" for name, value in beside.items() if value is not None]:
-        raise ValueError(f"the table {solver} settles steps, grid and order itself: leave {', '.join(given)} out")
+        raise ValueError(
+            f"the table {solver} settles steps, grid and order itself: leave {', '.join(given)} out"
+        )
     return expect(Table.load(solver), path, f"the table {solver}", Table.about(solver).get("path"))
 
 
@@ -75,13 +85,17 @@ def expect(table: Table, path: Path, called: str = "the table", made_for: Any = 
     first, ends, scale = float(table.t[0]), np.asarray(table.end), float(table.start[0])
     ends = ends[~np.isnan(ends)]
     within = ends.size and np.all((ends >= 0) & (ends < path.t_max)) and 0 < first <= path.t_max * (1 + 1e-6)
-    if within and made_for is None:  # without a card the first time must tell, or what x_T is scaled to for it
+    if (
+        within and made_for is None
+    ):  # without a card the first time must tell, or what x_T is scaled to for it
         with on_host():
             noise = float(path.sigma(first) / path.sigma(path.t_max))
         within = first > 0.5 * path.t_max if scale == 1 else 0.5 < noise / scale < 2
     other = made_for is not None and not tells_of(str(made_for), path)
     if other or not within:
-        theirs, ours = (" ".join(str(text).split()) for text in (made_for if other else "another path", repr(path)))
+        theirs, ours = (
+            " ".join(str(text).split()) for text in (made_for if other else "another path", repr(path))
+        )
         raise ValueError(f"{called} was made for {theirs}; this network is on {ours}: make one with that")
     return table
 
@@ -94,6 +108,12 @@ def tells_of(told: str, path: Path) -> bool:
     name, _, rest = told.partition("(")
     values = dict(re.findall(r"(\w+)=([^\s,()]+)", rest))
     plain = {f: getattr(path, f.name) for f in dataclasses.fields(path)}
-    plain = {f: value for f, value in plain.items() if not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(value))}
-    equal = name == type(path).__name__ and all(values.get(f.name, repr(f.default)) == repr(value) for f, value in plain.items())
+    plain = {
+        f: value
+        for f, value in plain.items()
+        if not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(value))
+    }
+    equal = name == type(path).__name__ and all(
+        values.get(f.name, repr(f.default)) == repr(value) for f, value in plain.items()
+    )
     return equal or told == repr(path)

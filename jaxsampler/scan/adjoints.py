@@ -71,7 +71,9 @@ class RecursiveCheckpoint(eqx.Module):
 
     def __check_init__(self):
         if self.checkpoints is not None and self.checkpoints < 2:
-            raise ValueError(f"checkpoints must be at least 2, got {self.checkpoints}; Direct(remat=True) stores every state")
+            raise ValueError(
+                f"checkpoints must be at least 2, got {self.checkpoints}; Direct(remat=True) stores every state"
+            )
 
     def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
         """Scans nested until a level has at most `checkpoints` rows."""
@@ -127,7 +129,9 @@ class Reversible(eqx.Module):
                 "mccallum_foster of js.solvers; RecursiveCheckpoint() takes any solver"
             )
         if step.hook is not None:
-            raise ValueError("a hook cannot be undone: Reversible() needs hook=None; RecursiveCheckpoint() takes hooks")
+            raise ValueError(
+                "a hook cannot be undone: Reversible() needs hook=None; RecursiveCheckpoint() takes hooks"
+            )
         if rows.entry is not None and getattr(step.solver, "carries_slope", False):
             raise ValueError(
                 f"{type(step.solver).__name__} carries its slope from one interval to the next, where per_step entries differ: it cannot "
@@ -137,7 +141,9 @@ class Reversible(eqx.Module):
         leaves, static = eqx.partition(step, eqx.is_array)
         first = jax.tree.map(lambda a: a[0], rows)
         hoisted, forward = explicit(lambda v, c, row: eqx.combine(v, static)(c, row), leaves, carry, first)
-        more, backward = explicit(lambda v, c, row: eqx.combine(v, static).reverse(c, row), leaves, carry, first)
+        more, backward = explicit(
+            lambda v, c, row: eqx.combine(v, static).reverse(c, row), leaves, carry, first
+        )
 
         @jax.custom_vjp
         def fold(values, carry, rows):
@@ -160,7 +166,9 @@ class Reversible(eqx.Module):
 
                 def redo(moving, before_f, row_f):
                     leaves, hoisted, _ = eqx.combine(moving, fixed)
-                    return floats(forward(leaves, eqx.combine(before_f, before_o), eqx.combine(row_f, row_o), *hoisted))[0]
+                    return floats(
+                        forward(leaves, eqx.combine(before_f, before_o), eqx.combine(row_f, row_o), *hoisted)
+                    )[0]
 
                 by_values, by_carry, by_row = jax.vjp(redo, moving, before_f, row_f)[1](ct)
                 return (before, by_carry, jax.tree.map(jnp.add, total, by_values)), by_row
@@ -191,12 +199,22 @@ class LastK(eqx.Module):
     def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
         """All but the last intervals under stop_gradient, then plain reverse mode."""
         if is_traced(rows.is_end):
-            raise ValueError("LastK counts grid intervals, which a traced table does not show: close over the table")
+            raise ValueError(
+                "LastK counts grid intervals, which a traced table does not show: close over the table"
+            )
         ends = np.flatnonzero(np.asarray(rows.is_end))
         cut = 0 if self.k >= len(ends) else int(ends[-1 - self.k]) + 1
-        head, tail = (jax.tree.map(lambda a, at=at: jnp.asarray(a)[at], rows) for at in (slice(None, cut), slice(cut, None)))
+        head, tail = (
+            jax.tree.map(lambda a, at=at: jnp.asarray(a)[at], rows)
+            for at in (slice(None, cut), slice(cut, None))
+        )
         leaves, static = eqx.partition(step, eqx.is_array)
-        hoisted, body = explicit(lambda v, c, row: eqx.combine(v, static)(c, row), leaves, carry, jax.tree.map(lambda a: a[0], tail))
+        hoisted, body = explicit(
+            lambda v, c, row: eqx.combine(v, static)(c, row),
+            leaves,
+            carry,
+            jax.tree.map(lambda a: a[0], tail),
+        )
 
         def fold(values, carry, rows):
             return jax.lax.scan(lambda c, row: (body(values[0], c, row, *values[1]), None), carry, rows)[0]
@@ -214,7 +232,9 @@ class LastK(eqx.Module):
     def _averaged(self, step: Any, finish: Any, carry: PyTree, out: PyTree, tail: PyTree) -> PyTree:
         """`out`, with the gradient of the mean over re-noised starts of the last interval."""
         if step.key is None or step.centre is None:
-            raise ValueError("variance_reduction draws noise at the path's level: it needs key=, and a Denoiser")
+            raise ValueError(
+                "variance_reduction draws noise at the path's level: it needs key=, and a Denoiser"
+            )
         (state, saved, fault), t = carry, tail.row.t[0]
         x = jax.lax.stop_gradient(out[0][0])
         mean = jax.tree.map(jnp.zeros_like, x)
@@ -222,6 +242,8 @@ class LastK(eqx.Module):
             z = normal(jax.random.fold_in(jax.random.fold_in(step.key, 2**30), i), x)
             noised = step.centre.each(lambda path, x, z: axpy(path.alpha(t), x, path.sigma(t), z), x, z)
             again = finish(((noised, *state[1:]), saved, fault))[0][0]
-            mean = jax.tree.map(lambda m, a: m + (a - jax.lax.stop_gradient(a)) / self.variance_reduction, mean, again)
+            mean = jax.tree.map(
+                lambda m, a: m + (a - jax.lax.stop_gradient(a)) / self.variance_reduction, mean, again
+            )
         x = jax.tree.map(jnp.add, x, mean)
         return ((x, *out[0][1:]), *out[1:])

@@ -38,17 +38,25 @@ def spans(table: Table, path: Path) -> Arr:
     if not is_traced(table):
         back = ended[:-1] & (table.t[1:] > table.end[:-1] * (1 + 1e-9))
         if np.any(back) or table.start[1] != 0:
-            raise ValueError("churn adds noise backwards in time, so it is no increment of a path: noise='brownian' needs s_churn=0")
+            raise ValueError(
+                "churn adds noise backwards in time, so it is no increment of a path: noise='brownian' needs s_churn=0"
+            )
     index = xp.arange(table.nfe)
     first = xp.concatenate([xp.ones(1, bool), ended[:-1]])  # rows that begin an interval
-    begins = np.maximum.accumulate(xp.where(first, index, 0)) if xp is np else jax.lax.cummax(jnp.where(first, index, 0))
+    begins = (
+        np.maximum.accumulate(xp.where(first, index, 0))
+        if xp is np
+        else jax.lax.cummax(jnp.where(first, index, 0))
+    )
     since = table.t[xp.where(table.A == 0, begins, index)]
     until = xp.where(ended, xp.nan_to_num(table.end), following)
     if is_traced(table):
         angles = xp.stack([jnp.arctan2(path.alpha(t), path.sigma(t)) for t in (since, until)], -1)
     else:
         with on_host():
-            angles = np.stack([np.arctan2(path.alpha(t), path.sigma(t)) for t in (since, until)], -1).astype(np.float64)
+            angles = np.stack([np.arctan2(path.alpha(t), path.sigma(t)) for t in (since, until)], -1).astype(
+                np.float64
+            )
         idle = (angles[:, 1] - angles[:, 0] <= 2 * RESOLUTION) & (table.C != 0)
         if np.any(idle):
             raise ValueError(

@@ -36,13 +36,17 @@ class _Body(eqx.Module):
         row, i, slot, is_end, entry = scanned
         key, hook_key = None, None
         if self.key is not None:  # the hooks' keys come from a branch of their own
-            key, hook_key = (jax.random.fold_in(k, i) for k in (self.key, jax.random.fold_in(self.key, 2**31 - 1)))
+            key, hook_key = (
+                jax.random.fold_in(k, i) for k in (self.key, jax.random.fold_in(self.key, 2**31 - 1))
+            )
         outputs_finite: list = []
         model = self.model if entry is None else with_entry(self.model, entry)
         model = _observed(model, outputs_finite) if self.check and self.observe else model
         state = self.solver.step(model, state, row, key)
         if self.check:
-            code = jnp.where(jnp.stack(outputs_finite).all(), 2 * i + 1, 2 * i) if outputs_finite else 2 * i + 1
+            code = (
+                jnp.where(jnp.stack(outputs_finite).all(), 2 * i + 1, 2 * i) if outputs_finite else 2 * i + 1
+            )
             healthy = _all_finite(state[0]) & (jnp.stack(outputs_finite).all() if outputs_finite else True)
             fault = jnp.minimum(fault, jnp.where(healthy, fault, code))
         if self.hook is not None:
@@ -50,7 +54,9 @@ class _Body(eqx.Module):
             x = jax.lax.cond(is_end, hooked, lambda x: x, state[0])
             state = (x, *state[1:])
         if saved is not None:
-            saved = jax.tree.map(lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, x, slot, 0), saved, state[0])
+            saved = jax.tree.map(
+                lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, x, slot, 0), saved, state[0]
+            )
         if self.bar is not None:
             tick(i, self.bar)
         return state, saved, fault
@@ -101,8 +107,12 @@ def _entries(per_step: PyTree, end: Any) -> PyTree:
     n = None if is_traced(end) else int((~np.isnan(end)).sum())
     for leaf in jax.tree.leaves(per_step):
         if jnp.ndim(leaf) == 0 or (n is not None and len(leaf) != n):
-            raise ValueError(f"per_step needs one entry for each of the {n} grid intervals as leading axis; got shape {jnp.shape(leaf)}")
-    return jax.tree.map(lambda a: jnp.asarray(a).at[where].get(mode="clip"), per_step)  # rows of padding come after the last
+            raise ValueError(
+                f"per_step needs one entry for each of the {n} grid intervals as leading axis; got shape {jnp.shape(leaf)}"
+            )
+    return jax.tree.map(
+        lambda a: jnp.asarray(a).at[where].get(mode="clip"), per_step
+    )  # rows of padding come after the last
 
 
 def _all_finite(x: PyTree) -> Any:
@@ -118,13 +128,17 @@ def _saved_points(save: Any, end: Any) -> tuple[np.ndarray, Any]:
     count = xp.cumsum(is_end)  # index of the grid point that a row's interval ends at
     if xp is jnp:
         if isinstance(save, str) or any(i < 0 for i in save):
-            raise ValueError("save='all' and negative indices need the number of intervals: a concrete table, or give indices >= 0")
+            raise ValueError(
+                "save='all' and negative indices need the number of intervals: a concrete table, or give indices >= 0"
+            )
         points = np.asarray(save)
     else:
         n = int(is_end.sum())
         if isinstance(save, str) and save != "all":
             raise ValueError(f"save must be None, 'all' or indices of grid points, got {save!r}")
-        points = np.arange(n + 1) if isinstance(save, str) else np.array([i + n + 1 if i < 0 else i for i in save])
+        points = (
+            np.arange(n + 1) if isinstance(save, str) else np.array([i + n + 1 if i < 0 else i for i in save])
+        )
         if np.any((points < 0) | (points > n)):
             raise ValueError(f"save indices must lie in [{-n - 1}, {n}]: the grid has {n + 1} points")
     if len(set(points.tolist())) != len(points):
@@ -163,14 +177,18 @@ def drive(
         saved = jax.tree.map(blank, state[0])
         if 0 in points:
             k = int(np.argmax(points == 0))
-            saved = jax.tree.map(lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, k, 0), saved, state[0])
+            saved = jax.tree.map(
+                lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, k, 0), saved, state[0]
+            )
     bar = Bar(n) if progress else None
     index = np.arange(n, dtype=np.int32) if bar is None else begin(bar, n)
     body = _Body(solver, model, key, centre, hook, bar, check, observe)
     fault = jnp.asarray(2 * n, jnp.int32)
     entries = None if per_step is None else _entries(per_step, rows.end)
     xs = Scanned(rows, index, slot, ~namespace(rows.end).isnan(rows.end), entries)
-    state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(body, (state, saved, fault), xs)
+    state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(
+        body, (state, saved, fault), xs
+    )
     out = solver.final(state)
     if centre is not None:
         out = centre.uncentred(out)
@@ -187,6 +205,14 @@ def drive(
 def _fault_messages(rows: Any) -> list[str]:
     n = rows.end.shape[0]
     times = getattr(rows, "t", None)
-    when = [""] * n if times is None or is_traced(times) else [f" (model call at t={float(t):.6g})" for t in times]
+    when = (
+        [""] * n
+        if times is None or is_traced(times)
+        else [f" (model call at t={float(t):.6g})" for t in times]
+    )
     where = [f"row {i} of {n}{w}" for i, w in enumerate(when)]
-    return [f"{w}: {what}" for w in where for what in ("the network returned a non-finite value", "the state became non-finite")]
+    return [
+        f"{w}: {what}"
+        for w in where
+        for what in ("the network returned a non-finite value", "the state became non-finite")
+    ]

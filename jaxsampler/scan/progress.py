@@ -34,7 +34,9 @@ class Bar:
         filled = 30 * self.done // self.total
         rate = self.done / max(time.monotonic() - self.began, 1e-9)
         end = "\n" if self.done == self.total else ""
-        sys.stderr.write(f"\r{self.label} |{'#' * filled}{'-' * (30 - filled)}| {self.done}/{self.total} {rate:8.1f} rows/s{end}")
+        sys.stderr.write(
+            f"\r{self.label} |{'#' * filled}{'-' * (30 - filled)}| {self.done}/{self.total} {rate:8.1f} rows/s{end}"
+        )
         sys.stderr.flush()
 
 

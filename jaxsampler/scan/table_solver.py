@@ -39,7 +39,10 @@ class Rows(eqx.Module):
         self.t, self.end = parts[0].t, parts[0].end
         self.when = structure.unflatten([part.end for part in parts])
         # what is scanned has one leading axis, which `start` has not
-        self.tables, self.spans = [eqx.tree_at(lambda table: table.start, part, None) for part in parts], spans
+        self.tables, self.spans = (
+            [eqx.tree_at(lambda table: table.start, part, None) for part in parts],
+            spans,
+        )
 
 
 class TableSolver(eqx.Module):
@@ -59,7 +62,11 @@ class TableSolver(eqx.Module):
             return self.noise[part].draw(span, like)
         if self.noise is not None:  # a draw that is not there is NaN, unless its weight is zero
             noise = self.structure.flatten_up_to(self.noise)[part]
-            return jax.tree.map(lambda z, a: jnp.asarray(z).at[i].get(mode="fill", fill_value=jnp.nan).astype(a.dtype), noise, like)
+            return jax.tree.map(
+                lambda z, a: jnp.asarray(z).at[i].get(mode="fill", fill_value=jnp.nan).astype(a.dtype),
+                noise,
+                like,
+            )
         key = self.key if self.key is None or len(self.starts) == 1 else jax.random.fold_in(self.key, part)
         return None if key is None else normal(jax.random.fold_in(key, i), like)
 
@@ -67,7 +74,9 @@ class TableSolver(eqx.Module):
         """Start scale and noise, empty registers."""
         parts, memory = self.structure.flatten_up_to(x), []
         for p, (start, table) in enumerate(zip(self.starts, rows.tables, strict=True)):
-            memory.append(jax.tree.map(lambda a, regs=table.regs: jnp.stack([jnp.zeros_like(a)] * regs), parts[p]))
+            memory.append(
+                jax.tree.map(lambda a, regs=table.regs: jnp.stack([jnp.zeros_like(a)] * regs), parts[p])
+            )
             scaled = axpy(start[0], parts[p], 0.0, parts[p])
             z = None if rows.spans is not None else self.draw(p, 0, None, parts[p])
             parts[p] = _add_noise(scaled, start[1], z)
@@ -155,11 +164,22 @@ def run(
     spans = None
     if brownian:
         if denoiser is None or key is None:
-            raise ValueError("noise='brownian' needs key=, and a Denoiser: its path tells how noise runs with time")
-        paths = [denoiser.path] if isinstance(denoiser.path, Path) else [denoiser.path[name] for name in sorted(denoiser.path)]
+            raise ValueError(
+                "noise='brownian' needs key=, and a Denoiser: its path tells how noise runs with time"
+            )
+        paths = (
+            [denoiser.path]
+            if isinstance(denoiser.path, Path)
+            else [denoiser.path[name] for name in sorted(denoiser.path)]
+        )
         spans = [brownian_spans(part, path).astype(dtype) for part, path in zip(parts, paths, strict=True)]
         noise = [Brownian(jax.random.fold_in(key, p)) for p in range(len(parts))]
-    elif not (is_traced(table) or any(part.draws for part in parts) or hook is not None or getattr(adjoint, "variance_reduction", 0)):
+    elif not (
+        is_traced(table)
+        or any(part.draws for part in parts)
+        or hook is not None
+        or getattr(adjoint, "variance_reduction", 0)
+    ):
         key = None  # nothing to draw
     parts = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, parts)
     x = x if denoiser is None else denoiser.centred(x)
@@ -184,17 +204,25 @@ def run(
 
 
 def _check_tables(tables: PyTree) -> None:
-    if not isinstance(tables, Table) and not (isinstance(tables, dict) and all(isinstance(v, Table) for v in tables.values())):
-        raise TypeError(f"run takes a Table (js.tabulate makes one), got {type(tables).__name__}; js.sample runs other solvers")
+    if not isinstance(tables, Table) and not (
+        isinstance(tables, dict) and all(isinstance(v, Table) for v in tables.values())
+    ):
+        raise TypeError(
+            f"run takes a Table (js.tabulate makes one), got {type(tables).__name__}; js.sample runs other solvers"
+        )
     parts = _parts(tables)[0]
     if any(part.t.ndim != 1 for part in parts):
-        raise ValueError("a stack of tables runs under vmap: jax.vmap(lambda table, x: js.run(model, table, x))(tables, xs)")
+        raise ValueError(
+            "a stack of tables runs under vmap: jax.vmap(lambda table, x: js.run(model, table, x))(tables, xs)"
+        )
     if len({part.nfe for part in parts}) > 1:
         raise ValueError(
             f"the parts of a system share their network calls: tables of {[part.nfe for part in parts]} rows cannot run together"
         )
     if not is_traced(parts) and len({np.isnan(part.end).tobytes() for part in parts}) > 1:
-        raise ValueError("the tables of a system must end their intervals in the same rows: use solvers of equal calls per step")
+        raise ValueError(
+            "the tables of a system must end their intervals in the same rows: use solvers of equal calls per step"
+        )
 
 
 def _check_kind(kind: str, path: Path, table: Table) -> None:
@@ -208,7 +236,9 @@ def _add_noise(x: PyTree, weight: Any, z: Any) -> PyTree:
     """x + weight z; a draw that is missing (NaN) counts only if its weight is not zero."""
     if z is None:
         return x
-    return jax.tree.map(lambda a, b: a + cast(weight, a) * jnp.where(jnp.isnan(b) & (weight == 0), 0, b), x, z)
+    return jax.tree.map(
+        lambda a, b: a + cast(weight, a) * jnp.where(jnp.isnan(b) & (weight == 0), 0, b), x, z
+    )
 
 
 def _predict(model: Any, y: PyTree, t: Any, form: Any, *extra: PyTree) -> PyTree:
@@ -224,10 +254,14 @@ def _predict(model: Any, y: PyTree, t: Any, form: Any, *extra: PyTree) -> PyTree
 def _float_state(x: PyTree) -> PyTree:
     x = jax.tree.map(jnp.asarray, x)
     if not jax.tree.leaves(x):
-        raise TypeError("the state x is empty: give x, or an array (or pytree of arrays) shaped like a sample")
+        raise TypeError(
+            "the state x is empty: give x, or an array (or pytree of arrays) shaped like a sample"
+        )
     for leaf in jax.tree.leaves(x):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(f"the state must be floating point, got {leaf.dtype}; cast x with x.astype(jnp.float32)")
+            raise TypeError(
+                f"the state must be floating point, got {leaf.dtype}; cast x with x.astype(jnp.float32)"
+            )
     return x
 
 
@@ -235,10 +269,16 @@ def _check_noise(table: PyTree, key: Any, noise: PyTree | None, x: PyTree) -> No
     draws = 0 if is_traced(table) else max(part.draws for part in _parts(table)[0])
     if noise is None:
         if key is None and draws:
-            raise ValueError("this solver draws noise: pass key=jax.random.key(seed), or noise=array of shape [draws, *x.shape]")
+            raise ValueError(
+                "this solver draws noise: pass key=jax.random.key(seed), or noise=array of shape [draws, *x.shape]"
+            )
         return
     if isinstance(noise, str) or jax.tree.structure(noise) != jax.tree.structure(x):
-        raise ValueError(f"noise must be 'brownian', or arrays like the state, {jax.tree.structure(x)}, each with a leading axis of draws")
+        raise ValueError(
+            f"noise must be 'brownian', or arrays like the state, {jax.tree.structure(x)}, each with a leading axis of draws"
+        )
     for z, a in zip(jax.tree.leaves(noise), jax.tree.leaves(x), strict=True):
         if jnp.shape(z)[1:] != a.shape or len(z) < draws:
-            raise ValueError(f"noise must have shape [{draws} or more, {', '.join(map(str, a.shape))}], got {list(jnp.shape(z))}")
+            raise ValueError(
+                f"noise must have shape [{draws} or more, {', '.join(map(str, a.shape))}], got {list(jnp.shape(z))}"
+            )

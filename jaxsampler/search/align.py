@@ -61,7 +61,9 @@ def ays(
     """
     path = path_of(denoiser)
     if not path.gaussian:
-        raise ValueError(f"the bound is that of Gaussian noise, which that of {type(path).__name__} is not; use objective='gits'")
+        raise ValueError(
+            f"the bound is that of Gaussian noise, which that of {type(path).__name__} is not; use objective='gits'"
+        )
     if sweeps is not None and sweeps < 0:
         raise ValueError(f"sweeps must be a whole number from 0, or None for the least bound; got {sweeps}")
     times = candidates(path, among, t_max=t_max, t_min=t_min)
@@ -87,7 +89,9 @@ def changes(
     # in x/alpha the noise is a Brownian motion in rho^2: its correlation between neighbouring times is rho_{i+1}/rho_i, 0 from alpha = 0
     kept = np.append(alpha[:-1] * sigma[1:] / (sigma[:-1] * alpha[1:]), 0.0)
     rows = times, alpha, sigma, kept, np.sqrt((1 - kept) * (1 + kept))
-    return _changes(denoiser, x0, jax.random.split(key, len(x0)), tuple(jnp.asarray(v, x0.dtype) for v in rows), batch)
+    return _changes(
+        denoiser, x0, jax.random.split(key, len(x0)), tuple(jnp.asarray(v, x0.dtype) for v in rows), batch
+    )
 
 
 @eqx.filter_jit
@@ -97,7 +101,9 @@ def _changes(denoiser: Denoiser, x0: Any, keys: Any, rows: tuple, batch: int) ->
     def noisier(x0, eps, row):
         (t, alpha, sigma, kept, fresh), key = row
         eps = kept * eps + fresh * jax.random.normal(key, eps.shape, eps.dtype)
-        return eps, path.centred(denoiser(path.uncentred(alpha * path.centred(x0) + sigma * eps), t)).reshape(-1)
+        return eps, path.centred(denoiser(path.uncentred(alpha * path.centred(x0) + sigma * eps), t)).reshape(
+            -1
+        )
 
     def one(pair):
         x0, key = pair
@@ -108,14 +114,18 @@ def _changes(denoiser: Denoiser, x0: Any, keys: Any, rows: tuple, batch: int) ->
     return jax.lax.map(one, (x0, keys), batch_size=batch).mean(0)
 
 
-def bound(change: Float[np.ndarray, "points points"], snr: Float[np.ndarray, " points"]) -> Float[np.ndarray, "points points"]:
+def bound(
+    change: Float[np.ndarray, "points points"], snr: Float[np.ndarray, " points"]
+) -> Float[np.ndarray, "points points"]:
     """The KLUB of every step i -> j > i: int change_i ds/2 over the rising s by the trapezoidal rule; entries j < i mean nothing."""
     panels = np.diff(snr) / 4 * (change[:, 1:] + change[:, :-1])
     total = np.pad(np.cumsum(panels, 1), ((0, 0), (1, 0)))
     return total - np.diag(total)[:, None]
 
 
-def swept(cost: Float[np.ndarray, "points points"], nodes: Int[np.ndarray, " nodes"], sweeps: int) -> Int[np.ndarray, " nodes"]:
+def swept(
+    cost: Float[np.ndarray, "points points"], nodes: Int[np.ndarray, " nodes"], sweeps: int
+) -> Int[np.ndarray, " nodes"]:
     """The nodes after at most that many rounds, in which one after the other moves to the cheapest within reach between its neighbours."""
     nodes = nodes.copy()
     for _ in range(sweeps):

@@ -26,7 +26,9 @@ from .schedules import Schedule
 from .score import Score
 from .space import Space
 
-Proposal = tuple[Schedule, Float[np.ndarray, " b"]]  # schedules and what was predicted of them, NaN if nothing was
+Proposal = tuple[
+    Schedule, Float[np.ndarray, " b"]
+]  # schedules and what was predicted of them, NaN if nothing was
 
 
 class Archive(eqx.Module):
@@ -99,23 +101,41 @@ def restore(file: Path, settings: dict, like: Archive) -> tuple[Archive, float]:
     old = card.get("settings", {})
     if old != settings:
         changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
-        raise ValueError(f"{file.parent} holds a search with another {', '.join(changed)}: use another folder or delete it.")
+        raise ValueError(
+            f"{file.parent} holds a search with another {', '.join(changed)}: use another folder or delete it."
+        )
     arrays, names = checkpoint.read(file), checkpoint.named(like)
     if arrays.keys() != names.keys():
-        raise ValueError(f"{file} is not the state of a search by this version: use another folder or delete it.")
-    return jax.tree_util.tree_map_with_path(lambda p, _: arrays[checkpoint.spell(p)], like), float(card["seconds"])
+        raise ValueError(
+            f"{file} is not the state of a search by this version: use another folder or delete it."
+        )
+    return jax.tree_util.tree_map_with_path(lambda p, _: arrays[checkpoint.spell(p)], like), float(
+        card["seconds"]
+    )
 
 
 def fingerprint(space: Space, start: Schedule | None) -> dict[str, Any]:
     """What must be the same for a search to go on: choices in their order, and digests of arrays."""
-    choices = {f.name: getattr(space, f.name) for f in dataclasses.fields(space) if f.name not in ("path", "grids", "statistics")}
+    choices = {
+        f.name: getattr(space, f.name)
+        for f in dataclasses.fields(space)
+        if f.name not in ("path", "grids", "statistics")
+    }
     choices = {name: list(v.items()) if isinstance(v, Mapping) else v for name, v in choices.items()}
     times = [g for base in space.bases.values() for g in base]
     with on_host():
-        levels = [np.asarray(f(np.linspace(0.01, 1, 33) * space.path.t_max)) for f in (space.path.alpha, space.path.sigma)]
-    statistics = () if space.statistics is None else (space.statistics.lam, *space.statistics.l, *space.statistics.s)
+        levels = [
+            np.asarray(f(np.linspace(0.01, 1, 33) * space.path.t_max))
+            for f in (space.path.alpha, space.path.sigma)
+        ]
+    statistics = (
+        () if space.statistics is None else (space.statistics.lam, *space.statistics.l, *space.statistics.s)
+    )
     arrays = {"path": levels, "grids": times, "statistics": statistics, "start": jax.tree.leaves(start)}
-    return choices | {name: hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in group)).hexdigest() for name, group in arrays.items()}
+    return choices | {
+        name: hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in group)).hexdigest()
+        for name, group in arrays.items()
+    }
 
 
 def run_search(
@@ -148,26 +168,36 @@ def run_search(
     none = np.zeros(0)
     archive = Archive(space.sample(np.random.default_rng(0), 1)[:0], none, none, np.zeros(0, np.int32))
     numbers, seconds = entropy(key), 0.0
-    settings = json.loads(json.dumps({**fingerprint(space, start), **settings, "key": numbers}))  # as they will be read back
+    settings = json.loads(
+        json.dumps({**fingerprint(space, start), **settings, "key": numbers})
+    )  # as they will be read back
     file = None if folder is None else Path(folder) / "state.safetensors"
     if file is not None and file.exists():
         archive, seconds = restore(file, settings, archive)
         _same_score(score, space, archive, file)
     generation = int(archive.generation.max(initial=0))
-    with tqdm(total=budget, initial=len(archive), disable=not progress, unit="schedule", mininterval=1) as bar:
+    with tqdm(
+        total=budget, initial=len(archive), disable=not progress, unit="schedule", mininterval=1
+    ) as bar:
         while len(archive) < budget:
             began = time.monotonic()
             before = archive[archive.generation < generation]
             rng = np.random.default_rng([*numbers, generation])
             schedules, predicted = propose(before, rng, generation)
-            done = len(archive) - len(before)  # a larger budget goes on within the generation that the last one cut
+            done = len(archive) - len(
+                before
+            )  # a larger budget goes on within the generation that the last one cut
             part = np.arange(done, min(len(schedules), done + budget - len(archive)))
             if len(part):
                 values = evaluate(score, space.tables(schedules[part]))
-                new = Archive(schedules[part], values, predicted[part], np.full(len(part), generation, np.int32))
+                new = Archive(
+                    schedules[part], values, predicted[part], np.full(len(part), generation, np.int32)
+                )
                 archive = jax.tree.map(lambda a, b: np.concatenate([a, b]), archive, new)
             if not np.any(np.isfinite(archive.scores)):
-                raise ValueError(f"all of the first {len(archive)} schedules scored NaN or infinite: is the score right?")
+                raise ValueError(
+                    f"all of the first {len(archive)} schedules scored NaN or infinite: is the score right?"
+                )
             seconds += time.monotonic() - began
             if file is not None:
                 keep(file, archive, settings, seconds)
@@ -179,11 +209,17 @@ def run_search(
 
 def _same_score(score: Score, space: Space, archive: Archive, file: Path) -> None:
     first = archive[np.flatnonzero(np.isfinite(archive.scores))[:1]]
-    if len(first) and not np.allclose(evaluate(score, space.tables(first.schedules)), first.scores, rtol=1e-3):
-        raise ValueError(f"{file.parent} holds a search by another score: its first schedule scored {first.scores[0]:.6g} there")
+    if len(first) and not np.allclose(
+        evaluate(score, space.tables(first.schedules)), first.scores, rtol=1e-3
+    ):
+        raise ValueError(
+            f"{file.parent} holds a search by another score: its first schedule scored {first.scores[0]:.6g} there"
+        )
 
 
-def _result(archive: Archive, space: Space, final_score: Score | None, finalists: int, seconds: float) -> tuple[Table, Report]:
+def _result(
+    archive: Archive, space: Space, final_score: Score | None, finalists: int, seconds: float
+) -> tuple[Table, Report]:
     top, final = archive.ranked(1 if final_score is None else finalists), None
     best = int(top[0])
     if final_score is not None:

@@ -23,7 +23,9 @@ from ..tables.table import Table, stack
 from ..tables.tabulation import tabulate
 from .score import rmse
 
-GRIDS: dict[str, Callable] = {name: getattr(library, name) for name in ("uniform", "log_snr", "karras", "quadratic", "cosine", "arctan")}
+GRIDS: dict[str, Callable] = {
+    name: getattr(library, name) for name in ("uniform", "log_snr", "karras", "quadratic", "cosine", "arctan")
+}
 SOLVERS: dict[str, Step] = {
     "dpmpp_2m": solvers.dpmpp_2m,
     "dpmpp_3m": solvers.dpmpp_3m,
@@ -51,7 +53,9 @@ class Handmade:
     score: float = np.nan
 
 
-def handmade(path: Path, rows: int, *, chosen: dict[str, Step] | None = None, grids: dict[str, Callable] | None = None) -> list[Handmade]:
+def handmade(
+    path: Path, rows: int, *, chosen: dict[str, Step] | None = None, grids: dict[str, Callable] | None = None
+) -> list[Handmade]:
     """All of them with tables of `rows` rows: `chosen` solvers (default `SOLVERS`) on `grids`, functions (path, n) -> n+1 times.
 
     What a path does not allow (a noise-kind solver out of alpha = 0) is left out; ValueError if nothing is left.
@@ -59,14 +63,24 @@ def handmade(path: Path, rows: int, *, chosen: dict[str, Step] | None = None, gr
     found: dict[bytes, Handmade] = {}
     for name, solver in (SOLVERS if chosen is None else chosen).items():
         ends = (
-            [solver(lower_order_final=final) for final in (False, True)] if solver.order > 1 and (solver.start or solver.rule) else [solver]
+            [solver(lower_order_final=final) for final in (False, True)]
+            if solver.order > 1 and (solver.start or solver.rule)
+            else [solver]
         )
         for (grid_name, grid), zero, step in (
-            (g, z, s) for g in (GRIDS if grids is None else grids).items() for z in (False, True) for s in ends
+            (g, z, s)
+            for g in (GRIDS if grids is None else grids).items()
+            for z in (False, True)
+            for s in ends
         ):
             made = _of_rows(path, rows, grid, step, zero)
             if made is not None:
-                words = [name, grid_name, *["to 0"] * zero, *["lower orders last"] * (step.lower_order_final and len(ends) > 1)]
+                words = [
+                    name,
+                    grid_name,
+                    *["to 0"] * zero,
+                    *["lower orders last"] * (step.lower_order_final and len(ends) > 1),
+                ]
                 key = b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(made[1]))
                 found.setdefault(key, Handmade(", ".join(words), step, *made, family=grid_name))
     if not found:
@@ -74,7 +88,9 @@ def handmade(path: Path, rows: int, *, chosen: dict[str, Step] | None = None, gr
     return list(found.values())
 
 
-def _of_rows(path: Path, rows: int, grid: Callable, step: Step, zero: bool) -> tuple[np.ndarray, Table] | None:
+def _of_rows(
+    path: Path, rows: int, grid: Callable, step: Step, zero: bool
+) -> tuple[np.ndarray, Table] | None:
     """The grid on which `step` takes `rows` calls, and its table, if there is one."""
     for n in range(rows, 0, -1):
         try:
@@ -87,7 +103,11 @@ def _of_rows(path: Path, rows: int, grid: Callable, step: Step, zero: bool) -> t
         except ValueError:
             return None
         if table.nfe <= rows:
-            return (library.append_zero(times) if zero and not clean else times, table) if table.nfe == rows else None
+            return (
+                (library.append_zero(times) if zero and not clean else times, table)
+                if table.nfe == rows
+                else None
+            )
     return None
 
 
@@ -107,7 +127,9 @@ def best(
     A candidate whose samples are not finite comes last.
     """
     candidates = handmade(path, rows) if chosen is None else list(chosen)
-    scores = rmse(denoiser, x, reference, batch=batch, chunk=min(32, len(candidates)))(stack([c.table for c in candidates]))
+    scores = rmse(denoiser, x, reference, batch=batch, chunk=min(32, len(candidates)))(
+        stack([c.table for c in candidates])
+    )
     return sorted(
         (dataclasses.replace(c, score=float(s)) for c, s in zip(candidates, scores, strict=True)),
         key=lambda c: np.nan_to_num(c.score, nan=np.inf),

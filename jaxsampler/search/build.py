@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 def build(space: "Space", schedules: "Schedule") -> Table:
     """The stacked tables [b] of a stack of schedules."""
     b, n = len(schedules), space.nfe
-    columns = {"t": np.zeros((b, n)), "B": np.zeros((b, n, n + 1)), "end": np.zeros((b, n)), "start": np.zeros((b, 2))}
+    columns = {
+        "t": np.zeros((b, n)),
+        "B": np.zeros((b, n, n + 1)),
+        "end": np.zeros((b, n)),
+        "start": np.zeros((b, 2)),
+    }
     with on_host():
         for assumed in (False, True):
             which = np.flatnonzero(schedules.assumed == assumed)
@@ -38,7 +43,15 @@ def build(space: "Space", schedules: "Schedule") -> Table:
     keep[:, 0] = 0
     none = np.zeros((b, n))
     form = np.stack([none + 1, none], -1)
-    return Table(A=none, C=none.copy(), form=form, slot=numbers.copy(), keep=keep, draw=np.zeros((b, n), np.int32), **columns)
+    return Table(
+        A=none,
+        C=none.copy(),
+        form=form,
+        slot=numbers.copy(),
+        keep=keep,
+        draw=np.zeros((b, n), np.int32),
+        **columns,
+    )
 
 
 def _rows(space: "Space", s: "Schedule", assumed: bool) -> dict[str, np.ndarray]:
@@ -61,7 +74,9 @@ def _rows(space: "Space", s: "Schedule", assumed: bool) -> dict[str, np.ndarray]
         for columns, d in _alike(space, s, i):
             back = range(i, i - 1 - max(d.points), -1)
             times, past = [(j, columns) for j in back], [outputs[d.kind][j][:, columns] for j in back]
-            ahead[:, columns] = predict(d, path, (i + 1, columns), states[i + d.start + 1][:, columns], times, past, s.c[columns, i])
+            ahead[:, columns] = predict(
+                d, path, (i + 1, columns), states[i + d.start + 1][:, columns], times, past, s.c[columns, i]
+            )
         states.append(ahead)
         rows.append(ahead.copy())  # a corrector changes the state, not what the output was made at
     first = states[1][0] if assumed else np.ones(b)  # the input of the first row in units of x_T
@@ -90,7 +105,9 @@ def _correct(space: "Space", path: Any, s: "Schedule", i: int, states: list, out
     for columns, d in _alike(space, s, i - 1):
         if d.corrector is None:
             continue
-        points = [((i - j, columns), outputs[d.kind][i - j][:, columns]) for j in (1, 0, *range(2, d.corrector))]
+        points = [
+            ((i - j, columns), outputs[d.kind][i - j][:, columns]) for j in (1, 0, *range(2, d.corrector))
+        ]
         counts = (d.corrector - 1,) * (d.corrector - 1)
         states[i][:, columns] = advance(path, (i, columns), states[i - 1][:, columns], points, counts, d.kind)
 

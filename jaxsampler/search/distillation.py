@@ -67,7 +67,9 @@ def distill(
     """
     grid = _concrete(path, grid)
     if not isinstance(denoiser, Denoiser) or not eqx.tree_equal(denoiser.path, path):
-        raise ValueError("denoiser must be a js.Denoiser on `path`: the grid and the network's noise levels belong together")
+        raise ValueError(
+            "denoiser must be a js.Denoiser on `path`: the grid and the network's noise levels belong together"
+        )
     if min(noises, batch) < 1 or held_out < 0:
         raise ValueError(f"noises and batch count from 1, held_out from 0; got {noises}, {batch}, {held_out}")
     n, rows = noises + held_out, len(grid) - 1
@@ -79,12 +81,16 @@ def distill(
             )
         x, states = x[:n], states[:n]
     elif key is None or like is None:
-        raise ValueError("give key=, which draws the noises, and like=, the shape of one sample: an array, or jax.ShapeDtypeStruct")
+        raise ValueError(
+            "give key=, which draws the noises, and like=, the shape of one sample: an array, or jax.ShapeDtypeStruct"
+        )
     else:
         x = np.asarray(denoiser.prior(key, jax.ShapeDtypeStruct((n, *like.shape), like.dtype)))
         states = waypoints(denoiser, path, grid, x, rows=teacher, batch=batch, progress=progress)
     if not np.isfinite(states).all():
-        raise ValueError(f"the teacher's states are not finite for {np.sum(~np.isfinite(states).reshape(n, -1).all(1))} of {n} noises")
+        raise ValueError(
+            f"the teacher's states are not finite for {np.sum(~np.isfinite(states).reshape(n, -1).all(1))} of {n} noises"
+        )
 
     base, sigma = tabulate(path, grid, dpmpp_1), levels(path, grid)[1]
     A, B = (np.array(a) for a in unrolled(base, path))
@@ -93,12 +99,18 @@ def distill(
     current = x
     for k in range(rows):
         # x's dtype for the network, float64 for the sums of squares
-        outputs.append(flat(path.centred(in_chunks(lambda x, t=grid[k]: _data(denoiser, x, t), current, batch))))
+        outputs.append(
+            flat(path.centred(in_chunks(lambda x, t=grid[k]: _data(denoiser, x, t), current, batch)))
+        )
         if not np.isfinite(outputs[-1]).all():
-            raise ValueError(f"the network's output is not finite in row {k}, at t = {grid[k]:g}: other noises, or another grid")
+            raise ValueError(
+                f"the network's output is not finite in row {k}, at t = {grid[k]:g}: other noises, or another grid"
+            )
         target = flat(denoiser.centred(states[:, k]))
         if not consistent or sigma[k + 1] > 0:
-            moves = _increments(first, outputs, target - _state(A[k + 1], B[k + 1], first, outputs), noises, consistent)
+            moves = _increments(
+                first, outputs, target - _state(A[k + 1], B[k + 1], first, outputs), noises, consistent
+            )
             A[k + 1] += moves[0]
             B[k + 1, : k + 1] += moves[1:]
         state = _state(A[k + 1], B[k + 1], first, outputs)
@@ -109,7 +121,14 @@ def distill(
 
 
 def waypoints(
-    denoiser: Denoiser, path: Path, grid: Any, x: Any, *, rows: int = 200, batch: int = 256, progress: bool = False
+    denoiser: Denoiser,
+    path: Path,
+    grid: Any,
+    x: Any,
+    *,
+    rows: int = 200,
+    batch: int = 256,
+    progress: bool = False,
 ) -> Float[np.ndarray, "n points ..."]:
     """Where DPM-Solver++(3M) leads from x_T = x [n, ...]: its states at grid[1:]; some `rows` steps in all, as many in each interval."""
     grid = _concrete(path, grid)
@@ -142,7 +161,9 @@ def _concrete(path: Path, grid: Any) -> Float[np.ndarray, " points"]:
     return grid
 
 
-def _increments(first: Any, outputs: list, residual: Any, noises: int, consistent: bool) -> Float[np.ndarray, " weights"]:
+def _increments(
+    first: Any, outputs: list, residual: Any, noises: int, consistent: bool
+) -> Float[np.ndarray, " weights"]:
     """What to add to A_n and B_n for the least squares of `residual` on the first `noises` of all."""
     k, last = len(outputs), outputs[-1]
     columns = [m - last for m in outputs[:-1]] if consistent else [first, *outputs]

@@ -63,12 +63,16 @@ def dmn(
         return jnp.concatenate([jnp.asarray(ends[:1]), times, jnp.asarray(ends[1:])])
 
     with jax.enable_x64(True):
-        slope = jax.jit(jax.value_and_grad(lambda logits: amplification(tabulate(path, grid(logits), solver), path)))
+        slope = jax.jit(
+            jax.value_and_grad(lambda logits: amplification(tabulate(path, grid(logits), solver), path))
+        )
         found = []
         for start in (grids.log_snr, grids.uniform, grids.karras):
             gaps = np.diff(path.lam(start(path, n, t_max=ends[0], t_min=ends[1])))
             logits = np.log(gaps[:-1] / gaps[-1])
-            found.append(minimize(lambda v: [np.asarray(a) for a in slope(v)], logits, jac=True, method="BFGS"))
+            found.append(
+                minimize(lambda v: [np.asarray(a) for a in slope(v)], logits, jac=True, method="BFGS")
+            )
         best = min((f for f in found if np.isfinite(f.fun)), key=lambda f: f.fun)
         times = np.array(grid(jnp.asarray(best.x)), np.float64)
     times[[0, -1]] = path.t_max if t_max is None else t_max, ends[1]

@@ -44,10 +44,15 @@ def squared(x: Any, reference: Any) -> Any:
     return ((x - reference) ** 2).reshape(len(x), -1).mean(1)
 
 
-def errors(denoiser: Denoiser, table: Table, x: Any, reference: Any, *, chunk: int) -> Float[np.ndarray, " n"]:
+def errors(
+    denoiser: Denoiser, table: Table, x: Any, reference: Any, *, chunk: int
+) -> Float[np.ndarray, " n"]:
     """e_i of a deterministic table from x_T = x [n, ...], against `reference` [n, ...]; the network gets `chunk` at once."""
     table = jax.tree.map(jnp.asarray, table)
-    return squared(in_chunks(lambda x: endpoints(denoiser, table, x), x, chunk).astype(np.float64), np.asarray(reference, np.float64))
+    return squared(
+        in_chunks(lambda x: endpoints(denoiser, table, x), x, chunk).astype(np.float64),
+        np.asarray(reference, np.float64),
+    )
 
 
 class Ratio(NamedTuple):
@@ -59,14 +64,23 @@ class Ratio(NamedTuple):
     trimmed: float
 
 
-def ratio(ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " m"], *, seed: int = 0, resamples: int = 1000) -> Ratio:
+def ratio(
+    ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " m"], *, seed: int = 0, resamples: int = 1000
+) -> Ratio:
     """Compare two samplers by their errors e_i on the same noises."""
     if ours.shape != theirs.shape:
-        raise ValueError(f"both samplers must start from the same noises: got {len(ours)} and {len(theirs)} errors")
+        raise ValueError(
+            f"both samplers must start from the same noises: got {len(ours)} and {len(theirs)} errors"
+        )
     rng, n = np.random.default_rng(seed), len(ours)
     both = np.stack([ours, theirs])
     drawn = np.array([both[:, rng.integers(0, n, n)].mean(1) for _ in range(resamples)])
     low, high = np.quantile(np.sqrt(drawn[:, 0] / drawn[:, 1]), [0.025, 0.975])
     keep = max(int(0.99 * n), 1)
     trimmed = np.sort(both, 1)[:, :keep].mean(1)
-    return Ratio(*(float(v) for v in (np.sqrt(ours.mean() / theirs.mean()), low, high, np.sqrt(trimmed[0] / trimmed[1]))))
+    return Ratio(
+        *(
+            float(v)
+            for v in (np.sqrt(ours.mean() / theirs.mean()), low, high, np.sqrt(trimmed[0] / trimmed[1]))
+        )
+    )

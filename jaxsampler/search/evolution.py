@@ -62,11 +62,17 @@ def evolve(
     start = known(space) if start is None else start
 
     def propose(before: Archive, rng: np.random.Generator, generation: int) -> tuple[Schedule, np.ndarray]:
-        made = children(space, before.schedules[before.ranked(parents)], rng, size) if generation else first(space, start, rng, size)
+        made = (
+            children(space, before.schedules[before.ranked(parents)], rng, size)
+            if generation
+            else first(space, start, rng, size)
+        )
         return made, unpredicted(made)
 
     settings = {"method": "evolve", "size": size, "parents": parents}
-    return run_search(propose, score, space, key=key, budget=budget, start=start, settings=settings, **options)
+    return run_search(
+        propose, score, space, key=key, budget=budget, start=start, settings=settings, **options
+    )
 
 
 def random_search(

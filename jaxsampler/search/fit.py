@@ -29,7 +29,15 @@ from ..tables.table import Table
 from .error_measures import squared
 from .parametrisation import Learnable, replaced
 
-RATES = {"nodes": 0.03, "shifts": 0.02, "relaxation": 0.02, "amplitude": 0.0025, "weights": 0.0025, "scale": 0.03, "compensation": 0.02}
+RATES = {
+    "nodes": 0.03,
+    "shifts": 0.02,
+    "relaxation": 0.02,
+    "amplitude": 0.0025,
+    "weights": 0.0025,
+    "scale": 0.03,
+    "compensation": 0.02,
+}
 BLOCKS = 12  # validations in a run
 _adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
 
@@ -44,15 +52,29 @@ class Plan:
     per: int
 
     @staticmethod
-    def of(stages: Sequence[tuple[str, ...]], split: Sequence[Real] | None, iterations: int, rows: int, rates: dict | None) -> "Plan":
+    def of(
+        stages: Sequence[tuple[str, ...]],
+        split: Sequence[Real] | None,
+        iterations: int,
+        rows: int,
+        rates: dict | None,
+    ) -> "Plan":
         """Stages add to what those before them freed."""
         if not stages or len(stages) > BLOCKS:
             raise ValueError(f"vary names 1 to {BLOCKS} stages, got {len(stages)}")
-        parts = np.asarray((1, 2) if len(stages) == 2 else (1,) * len(stages)) if split is None else np.asarray(split, float)
+        parts = (
+            np.asarray((1, 2) if len(stages) == 2 else (1,) * len(stages))
+            if split is None
+            else np.asarray(split, float)
+        )
         if len(parts) != len(stages) or not np.all(parts > 0):
-            raise ValueError(f"split needs a positive share for each of the {len(stages)} stages, got {split}")
+            raise ValueError(
+                f"split needs a positive share for each of the {len(stages)} stages, got {split}"
+            )
         at = np.arange(len(parts))  # every stage has a block at least
-        ends = np.clip(np.round(np.cumsum(parts) / parts.sum() * BLOCKS).astype(int), 1 + at, BLOCKS - at[::-1])
+        ends = np.clip(
+            np.round(np.cumsum(parts) / parts.sum() * BLOCKS).astype(int), 1 + at, BLOCKS - at[::-1]
+        )
         free = tuple(tuple(dict.fromkeys(itertools.chain(*stages[: i + 1]))) for i in range(len(stages)))
         chosen = [default_rates(rows, i) | (rates or {}) for i in range(len(stages))]
         speeds = tuple({name: chosen[i][name] for name in names} for i, names in enumerate(free))
@@ -69,7 +91,10 @@ def default_rates(rows: int, stage: int) -> dict[str, float]:
     """Measured rates: smaller from 5 rows on (0.4 times at 10), the grid and the relaxation slower from the second stage on."""
     shrink = min(max(1 - 0.12 * (rows - 5), 0.4), 1.0)
     later = 0.6 if stage else 1.0
-    return {name: rate * shrink * (1.0 if name in ("amplitude", "weights") else later) for name, rate in RATES.items()}
+    return {
+        name: rate * shrink * (1.0 if name in ("amplitude", "weights") else later)
+        for name, rate in RATES.items()
+    }
 
 
 class Objective(eqx.Module):
@@ -88,12 +113,18 @@ class Objective(eqx.Module):
         """Batch i. Position p in it holds one of the noises p, p + batch, ..: networks may have a condition for each position."""
         key = jax.random.fold_in(self.key, i)
         if not isinstance(self.data, tuple):
-            x = self.denoiser.prior(key, jax.ShapeDtypeStruct((self.batch, *self.like.shape), self.like.dtype))
+            x = self.denoiser.prior(
+                key, jax.ShapeDtypeStruct((self.batch, *self.like.shape), self.like.dtype)
+            )
             teacher = self.data
-            out = run(self.denoiser, teacher, x, adjoint=Direct()) if isinstance(teacher, Table) else teacher(x)
+            out = (
+                run(self.denoiser, teacher, x, adjoint=Direct()) if isinstance(teacher, Table) else teacher(x)
+            )
             return x, jax.lax.stop_gradient(out)
         x, reference = self.data
-        which = jax.random.randint(key, (self.batch,), 0, len(x) // self.batch) * self.batch + jnp.arange(self.batch)
+        which = jax.random.randint(key, (self.batch,), 0, len(x) // self.batch) * self.batch + jnp.arange(
+            self.batch
+        )
         return x[which], reference[which]
 
     def __call__(self, table: Table, i: Any) -> Any:
@@ -125,12 +156,17 @@ def _table(model: Learnable, free: dict) -> Table:
     return jax.tree.map(jnp.asarray, replaced(model, free).table())
 
 
-def _move(model: Learnable, state: tuple, slope: Table, loss: Any, share: Any, rates: dict, decay: Any, penalty: Any) -> tuple:
+def _move(
+    model: Learnable, state: tuple, slope: Table, loss: Any, share: Any, rates: dict, decay: Any, penalty: Any
+) -> tuple:
     """One step of Adam on the corrections, a `share` of the stage behind it. Rate 0 freezes a leaf."""
     free, average, memory, total = state
     _, pull = jax.vjp(lambda free: eqx.filter(_table(model, free), eqx.is_inexact_array), free)
     (push,) = pull(slope)
-    push = {name: g + 2 * penalty * free[name] if name in ("amplitude", "weights") else g for name, g in push.items()}
+    push = {
+        name: g + 2 * penalty * free[name] if name in ("amplitude", "weights") else g
+        for name, g in push.items()
+    }
     push = {name: jnp.where(rates[name] > 0, g, 0.0) for name, g in push.items()}
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
         change, memory = cast(tuple[dict, Any], _adam.update(push, memory))
@@ -168,7 +204,14 @@ class Fit:
         taught: tuple[np.ndarray, np.ndarray],
     ):
         self.taught = taught
-        self.objective, self.exact, self.score, self.plan, self.file, self.card = objective, model, score, plan, file, card
+        self.objective, self.exact, self.score, self.plan, self.file, self.card = (
+            objective,
+            model,
+            score,
+            plan,
+            file,
+            card,
+        )
         self.decay, self.penalty = (jnp.asarray(v, jnp.float32) for v in (ema, penalty))
         single = lambda a: jnp.asarray(a, jnp.result_type(float))
         zero = jax.tree.map(single, model.free)
@@ -202,7 +245,13 @@ class Fit:
     def advance(self, until: int = BLOCKS, progress: bool = False) -> None:
         """All blocks before `until` that are not done."""
         per = self.plan.per
-        bar = tqdm(total=until * per, initial=min(self.done, until) * per, disable=not progress, unit="it", desc="learn")
+        bar = tqdm(
+            total=until * per,
+            initial=min(self.done, until) * per,
+            disable=not progress,
+            unit="it",
+            desc="learn",
+        )
         while self.done < until:
             self._block(bar)
         bar.close()
@@ -210,9 +259,13 @@ class Fit:
     def _block(self, bar: tqdm) -> None:
         state, block, per = self.state, self.done, self.plan.per
         stage, first, total = self.plan.stage(block)
-        if block == first or not np.isfinite(self.log[block, 2]):  # a new stage, or the last block diverged: from the best there is
+        if block == first or not np.isfinite(
+            self.log[block, 2]
+        ):  # a new stage, or the last block diverged: from the best there is
             state |= {"free": state["best"], "average": state["best"], "memory": _adam.init(state["best"])}
-        rates = {name: jnp.asarray(self.plan.rates[stage].get(name, 0.0), jnp.float32) for name in self.model.free}
+        rates = {
+            name: jnp.asarray(self.plan.rates[stage].get(name, 0.0), jnp.float32) for name in self.model.free
+        }
         carry = state["free"], state["average"], state["memory"], jnp.zeros(())
         table, move = _compiled(_table), _compiled(_move)
         for i in range(block * per, (block + 1) * per):
@@ -229,4 +282,6 @@ class Fit:
         self.state |= {"log": jnp.asarray(self.log), "done": jnp.asarray(self.done, jnp.int32)}
         if self.file is not None:
             checkpoint.save(self.file, self.state, self.card)
-        bar.set_postfix(score=f"{found:.4g}", best=f"{self.lowest:.4g}", start=f"{self.log[0, 2]:.4g}", refresh=False)
+        bar.set_postfix(
+            score=f"{found:.4g}", best=f"{self.lowest:.4g}", start=f"{self.log[0, 2]:.4g}", refresh=False
+        )

@@ -69,7 +69,9 @@ def gits(
 
 
 @eqx.filter_jit
-def _mean_costs(denoiser: Denoiser, table: Table, schedule: tuple, like: Any, keys: Any, cost: str, batch: int) -> Array:
+def _mean_costs(
+    denoiser: Denoiser, table: Table, schedule: tuple, like: Any, keys: Any, cost: str, batch: int
+) -> Array:
     path = path_of(denoiser)
 
     def one(key):
@@ -83,10 +85,16 @@ def _mean_costs(denoiser: Denoiser, table: Table, schedule: tuple, like: Any, ke
 
 
 def jump_costs(
-    x: Float[Array, "points d"], data: Float[Array, "points d"], alpha: Float[Array, " points"], sigma: Float[Array, " points"], cost: str
+    x: Float[Array, "points d"],
+    data: Float[Array, "points d"],
+    alpha: Float[Array, " points"],
+    sigma: Float[Array, " points"],
+    cost: str,
 ) -> Float[Array, "points points"]:
     """c_ij of one trajectory x with data predictions `data`; entries j <= i mean nothing."""
-    there = jnp.where(alpha > 0, alpha, 1.0)[:, None]  # no jump arrives at the start, the only place where alpha may be 0
+    there = jnp.where(alpha > 0, alpha, 1.0)[
+        :, None
+    ]  # no jump arrives at the start, the only place where alpha may be 0
     y = x / there
     chord = alpha[0] * x[-1] - alpha[-1] * x[0]  # alpha_0 alpha_K (y_K - y_0)
     chord = chord / jnp.linalg.norm(chord)

@@ -15,7 +15,9 @@ def at_table(model: Learnable, table: Table) -> Learnable:
     parent's if it ends at sigma = 0.
     """
     if "weights" not in model.free or table.nfe != model.rows:
-        raise ValueError(f"a table of {table.nfe} rows is no start of a model of {model.rows} rows with free {sorted(model.free)}")
+        raise ValueError(
+            f"a table of {table.nfe} rows is no start of a model of {model.rows} rows with free {sorted(model.free)}"
+        )
     with on_host():
         free = {name: np.zeros(np.shape(a)) for name, a in model.free.items()}
         base, path = replaced(model, free).base(), model.path
@@ -28,7 +30,11 @@ def at_table(model: Learnable, table: Table) -> Learnable:
             free["amplitude"] = (to_A - A)[1:] / amplitude_unit(A, np)
         made = replaced(model, free)
         reached = made.table()
-        pairs = [(reached.t, table.t), (reached.start, table.start), *zip(unrolled(reached, path), (to_A, to_B), strict=True)]
+        pairs = [
+            (reached.t, table.t),
+            (reached.start, table.start),
+            *zip(unrolled(reached, path), (to_A, to_B), strict=True),
+        ]
     if not all(np.allclose(a, b, rtol=1e-6, atol=1e-8) for a, b in pairs):
         raise ValueError(
             f"no corrections lead from {model.parent.name} on its grid to this table: it must have the grid's times and, "

@@ -119,11 +119,21 @@ def begin(
     folder: the state is saved there after each of 12 blocks; a run that was killed and is started again ends with the same bits.
     """
     if not isinstance(denoiser, Denoiser) or not eqx.tree_equal(denoiser.path, path):
-        raise ValueError("denoiser must be a js.Denoiser on `path`: the grid and the network's noise levels belong together")
+        raise ValueError(
+            "denoiser must be a js.Denoiser on `path`: the grid and the network's noise levels belong together"
+        )
     if isinstance(loss, str) and loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}; {nearest(loss, LOSSES)} (or give a function (x, reference) -> scalar)")
-    if min(held_out, iterations, batch, 1 if noises is None else noises) < 1 or min(radius, penalty) < 0 or not 0 <= ema < 1:
-        raise ValueError("noises, held_out, iterations and batch count from 1; radius and penalty are not negative; ema is in [0, 1)")
+        raise ValueError(
+            f"unknown loss {loss!r}; {nearest(loss, LOSSES)} (or give a function (x, reference) -> scalar)"
+        )
+    if (
+        min(held_out, iterations, batch, 1 if noises is None else noises) < 1
+        or min(radius, penalty) < 0
+        or not 0 <= ema < 1
+    ):
+        raise ValueError(
+            "noises, held_out, iterations and batch count from 1; radius and penalty are not negative; ema is in [0, 1)"
+        )
     for name in rates or {}:
         if name not in RATES:
             raise ValueError(f"there is no rate of {name!r}; {nearest(name, RATES)}")
@@ -137,7 +147,9 @@ def begin(
     x, reference = taught(denoiser, source, key, like, train + held, batch, folder, progress)
     data = (jnp.asarray(x[:train]), jnp.asarray(reference[:train])) if train else source
     if not train and isinstance(data, tuple):
-        raise ValueError("noises=None runs the teacher on fresh noise: give a table or a callable, not arrays")
+        raise ValueError(
+            "noises=None runs the teacher on fresh noise: give a table or a callable, not arrays"
+        )
     value: Callable = LOSSES[loss] if isinstance(loss, str) else loss
     objective = Objective(
         denoiser=denoiser,
@@ -159,18 +171,40 @@ def begin(
         result = float(value(jnp.asarray(out), jnp.asarray(reference[-held:])))
         return float(np.exp(result / 2)) if isinstance(loss, str) else result
 
-    card = {"parent": f"{parent.name} on {np.asarray(grid).tolist()}", "start": checkpoint.digest(model.table()), "plan": str(plan)}
+    card = {
+        "parent": f"{parent.name} on {np.asarray(grid).tolist()}",
+        "start": checkpoint.digest(model.table()),
+        "plan": str(plan),
+    }
     card |= {"loss": called(loss), "options": str(options), "network": checkpoint.digest(denoiser)}
-    card |= {"batch": batch, "noises": noises, "held_out": held_out, "radius": radius, "penalty": penalty, "ema": ema, "seed": seed}
-    card |= {"key": checkpoint.digest(jax.random.key_data(key)), "x": checkpoint.digest((x, reference)), "path": str(path)}
+    card |= {
+        "batch": batch,
+        "noises": noises,
+        "held_out": held_out,
+        "radius": radius,
+        "penalty": penalty,
+        "ema": ema,
+        "seed": seed,
+    }
+    card |= {
+        "key": checkpoint.digest(jax.random.key_data(key)),
+        "x": checkpoint.digest((x, reference)),
+        "path": str(path),
+    }
     file = None if folder is None else folder / "state.safetensors"
-    return Fit(objective, model, score, plan, ema=ema, penalty=penalty, file=file, card=card, taught=(x, reference))
+    return Fit(
+        objective, model, score, plan, ema=ema, penalty=penalty, file=file, card=card, taught=(x, reference)
+    )
 
 
-def _model(path: Path, parent: Any, grid: Any, vary: str | Sequence[str], **options: Any) -> tuple[list[tuple[str, ...]], Learnable]:
+def _model(
+    path: Path, parent: Any, grid: Any, vary: str | Sequence[str], **options: Any
+) -> tuple[list[tuple[str, ...]], Learnable]:
     """The leaves that each stage frees, and the corrections with all of them."""
     stages = [leaves_of(v) for v in ([vary] if isinstance(vary, str) else vary)]
-    return stages, learnable(path, parent, grid, vary="+".join(dict.fromkeys(itertools.chain(*stages))), **options)
+    return stages, learnable(
+        path, parent, grid, vary="+".join(dict.fromkeys(itertools.chain(*stages))), **options
+    )
 
 
 def _report(fit: Fit, began: float) -> Report:
@@ -199,8 +233,12 @@ def learn_best(
     """
     if not starts or seeds < 1 or (finalists is not None and finalists < 1):
         raise ValueError("give at least one start (parent, grid), one seed and one finalist")
-    free = {name: options[name] for name in ("derivatives", "consistent", "band", "fix_first") if name in options}
-    rows = [_model(path, parent, grid, options.get("vary", "grid"), **free)[1].rows for parent, grid, *_ in starts]
+    free = {
+        name: options[name] for name in ("derivatives", "consistent", "band", "fix_first") if name in options
+    }
+    rows = [
+        _model(path, parent, grid, options.get("vary", "grid"), **free)[1].rows for parent, grid, *_ in starts
+    ]
     if len(set(rows)) > 1:
         raise ValueError(f"the starts have tables of {rows} rows: compare samplers of as many network calls")
     folder, began, fits = options.pop("folder", None), time.monotonic(), []

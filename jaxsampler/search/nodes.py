@@ -22,7 +22,9 @@ from ..paths.predictions import Denoiser
 from ..solvers.model_statistics import finite_ends
 
 
-def candidates(path: Path, among: Any, *, t_max: Real | None = None, t_min: Real | None = None) -> Float[np.ndarray, " points"]:
+def candidates(
+    path: Path, among: Any, *, t_max: Real | None = None, t_min: Real | None = None
+) -> Float[np.ndarray, " points"]:
     """Times to choose from: `among` itself, if it is a grid, else that many intervals, and the ends of the path's default grid.
 
     The intervals are equal in (sigma/alpha)^(1/7), as Karras et al. 2022 have them, between ends of finite log-SNR.
@@ -38,10 +40,14 @@ def candidates(path: Path, among: Any, *, t_max: Real | None = None, t_min: Real
     return np.append(times, end) if t_min is None and end < low else times
 
 
-def levels(path: Path, times: Float[np.ndarray, " points"]) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+def levels(
+    path: Path, times: Float[np.ndarray, " points"]
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """alpha and sigma at these times, in float64."""
     with on_host():
-        alpha, sigma = (np.broadcast_to(np.asarray(f(times), np.float64), times.shape) for f in (path.alpha, path.sigma))
+        alpha, sigma = (
+            np.broadcast_to(np.asarray(f(times), np.float64), times.shape) for f in (path.alpha, path.sigma)
+        )
     return alpha, sigma
 
 
@@ -50,19 +56,27 @@ def path_of(denoiser: Any) -> Path:
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}")
     if isinstance(denoiser.path, dict):
-        raise TypeError("grids are optimised for one array on one path; this denoiser's system has a path per part")
+        raise TypeError(
+            "grids are optimised for one array on one path; this denoiser's system has a path per part"
+        )
     return denoiser.path
 
 
-def cheapest(cost: Float[np.ndarray, "points points"], n: int, gamma: float = 1.0) -> Int[np.ndarray, " nodes"]:
+def cheapest(
+    cost: Float[np.ndarray, "points points"], n: int, gamma: float = 1.0
+) -> Int[np.ndarray, " nodes"]:
     """The n+1 rising indices, first and last included, of least cost; cost[i, j] is that of a step from i to j > i (the rest is unused)."""
     last = len(cost) - 1
     if not 1 <= n <= last:
-        raise ValueError(f"{last + 1} candidate times make grids of 1 to {last} intervals, not {n}: give more candidates")
+        raise ValueError(
+            f"{last + 1} candidate times make grids of 1 to {last} intervals, not {n}: give more candidates"
+        )
     steps = np.where(np.triu(np.ones_like(cost, bool), 1), cost, np.inf)
     if np.isnan(steps).any():
         i, j = np.argwhere(np.isnan(steps))[0]
-        raise ValueError(f"the step from candidate {i} to {j} costs NaN: the denoiser's output is not finite on the way")
+        raise ValueError(
+            f"the step from candidate {i} to {j} costs NaN: the denoiser's output is not finite on the way"
+        )
     value, choices = steps[:, last], [np.full(last + 1, last)]
     for _ in range(n - 1):
         total = steps + gamma * value[None, :]

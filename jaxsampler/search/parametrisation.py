@@ -83,7 +83,9 @@ class Learnable(eqx.Module):
             steps = relax(self.parent, 1 + self.free["relaxation"], to_zero=end, from_noise=start)
         else:
             steps = schedule(self.parent, len(grid) - 1, to_zero=end, from_noise=start)
-        return tabulate_points(self.path, grid, steps) if is_traced(grid) else tabulate(self.path, grid, steps)
+        return (
+            tabulate_points(self.path, grid, steps) if is_traced(grid) else tabulate(self.path, grid, steps)
+        )
 
     def table(self) -> Table:
         """As a table of N rows and N registers, one for each output; float64 numpy unless something is traced."""
@@ -111,10 +113,14 @@ class Learnable(eqx.Module):
             first = first * (tau[1:2] / first) ** xp.where(c < 0, -c, c)  # |c|, with a slope at zero
             tau = xp.concatenate([first, tau[1:]])
         if "shifts" in free:
-            shifts = free["shifts"] * np.asarray([0.0 if self.fix_first else 1.0] + [1.0] * (self.rows - 1), tau.dtype)
+            shifts = free["shifts"] * np.asarray(
+                [0.0 if self.fix_first else 1.0] + [1.0] * (self.rows - 1), tau.dtype
+            )
             finite = (path.alpha(tau) > 0) & (path.sigma(tau) > 0)
             lam = path.lam(xp.where(finite, tau, path.time(0.0)))  # infinite ones have infinite slopes
-            moved = path.time(lam + shifts)  # reflected at t_max: a bound would hold the first one there, by rounding or for good
+            moved = path.time(
+                lam + shifts
+            )  # reflected at t_max: a bound would hold the first one there, by rounding or for good
             tau = xp.where(finite, xp.where(moved > path.t_max, 2 * path.t_max - moved, moved), tau)
         return first, tau
 
@@ -146,7 +152,9 @@ class Learnable(eqx.Module):
 
     def reach(self) -> np.ndarray:
         """Which weights are free: all of the past, or a band of it."""
-        return np.tril(np.ones((self.rows, self.rows))) - (0 if self.band is None else np.tril(np.ones((self.rows,) * 2), -self.band))
+        return np.tril(np.ones((self.rows, self.rows))) - (
+            0 if self.band is None else np.tril(np.ones((self.rows,) * 2), -self.band)
+        )
 
     def count(self, leaves: Any = None) -> int:
         """How many numbers are free in `leaves` (default: all).
@@ -199,10 +207,14 @@ def learnable(
     infinite = bool(lam[0] == -np.inf), bool(lam[-1] == np.inf)
     base = tabulate(path, grid, parent)
     if base.draws:
-        raise ValueError(f"{parent.name} draws noise; a learned table is deterministic: take a parent like js.solvers.unipc")
+        raise ValueError(
+            f"{parent.name} draws noise; a learned table is deterministic: take a parent like js.solvers.unipc"
+        )
     lam, n = lam[np.isfinite(lam)], base.nfe
     if not len(lam):
-        raise ValueError("the grid is one step from pure noise to clean data: it has nothing to learn; give it at least 2 intervals")
+        raise ValueError(
+            "the grid is one step from pure noise to clean data: it has nothing to learn; give it at least 2 intervals"
+        )
     shapes = {
         "nodes": (len(lam) - 1 + all(infinite),),
         "shifts": (n,),
@@ -218,12 +230,29 @@ def learnable(
     if n == 1 or base.t[1] == 0:  # the scale is that of a time between the first two
         free.pop("scale", None)
     if not free:
-        raise ValueError(f"vary={vary!r} leaves nothing free: amplitudes are for consistent=False, the scale for two calls or more")
+        raise ValueError(
+            f"vary={vary!r} leaves nothing free: amplitudes are for consistent=False, the scale for two calls or more"
+        )
     if band is not None and "amplitude" in free:
-        raise ValueError("a band is of the update from row to row, which free amplitudes mix with all the past: leave one of them out")
+        raise ValueError(
+            "a band is of the update from row to row, which free amplitudes mix with all the past: leave one of them out"
+        )
     if "compensation" in free and np.any(np.diff(base.t) >= 0):
-        raise ValueError(f"compensation interpolates outputs in time, but {parent.name} calls the network twice at a time")
-    made = Learnable(free, lam, np.asarray(grid[[0, -1]], np.float64), path, parent, n, infinite, consistent, band, fix_first)
+        raise ValueError(
+            f"compensation interpolates outputs in time, but {parent.name} calls the network twice at a time"
+        )
+    made = Learnable(
+        free,
+        lam,
+        np.asarray(grid[[0, -1]], np.float64),
+        path,
+        parent,
+        n,
+        infinite,
+        consistent,
+        band,
+        fix_first,
+    )
     made.base()  # a parent that cannot be relaxed says so here
     return made
 

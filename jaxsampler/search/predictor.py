@@ -42,10 +42,23 @@ def embed(space: Space, schedules: Schedule) -> Float[np.ndarray, "b n features"
         t = np.clip(schedules.times, 0.5 * low, path.t_max)  # lam is finite on the way to 0; NaN stays
         lam, ends = np.asarray(path.lam(t)), np.asarray(path.lam(np.array([0.999 * path.t_max, 0.5 * low])))
     place = np.clip((lam - ends[0]) / (ends[1] - ends[0]), -1, 1)
-    numbers = [schedules.times[:, :-1] / path.t_max, place[:, :-1], place[:, 1:], np.diff(place, axis=1), 10 * schedules.c]
-    last = np.isfinite(schedules.times[:, 1:]) & (schedules.times[:, 1:] == np.nanmin(schedules.times, axis=1)[:, None])
+    numbers = [
+        schedules.times[:, :-1] / path.t_max,
+        place[:, :-1],
+        place[:, 1:],
+        np.diff(place, axis=1),
+        10 * schedules.c,
+    ]
+    last = np.isfinite(schedules.times[:, 1:]) & (
+        schedules.times[:, 1:] == np.nanmin(schedules.times, axis=1)[:, None]
+    )
     numbers += [last, np.repeat(schedules.assumed[:, None], n, 1)]
-    sizes = {"order": space.highest + 1, "kind": len(space.kinds), "start": max(space.starts) + 1, "relaxation": len(space.relaxations)}
+    sizes = {
+        "order": space.highest + 1,
+        "kind": len(space.kinds),
+        "start": max(space.starts) + 1,
+        "relaxation": len(space.relaxations),
+    }
     one_hot = [np.eye(size)[getattr(schedules, name)] for name, size in sizes.items()]
     one_hot.append(np.eye(space.highest + 2)[np.minimum(schedules.corrector, space.highest + 1)])
     features = np.concatenate([np.stack(numbers, -1), *one_hot, schedules.nodes], -1)
@@ -78,7 +91,9 @@ class Predictor(eqx.Module):
         return self.leave(h)
 
 
-def ranking_loss(predicted: Float[Array, " b"], scores: Float[Array, " b"], margin: float = 1.0) -> Float[Array, ""]:
+def ranking_loss(
+    predicted: Float[Array, " b"], scores: Float[Array, " b"], margin: float = 1.0
+) -> Float[Array, ""]:
     """The pairwise hinge loss over all pairs with different scores."""
     better = (scores[:, None] < scores[None, :]).astype(predicted.dtype)
     short = jax.nn.relu(margin - (predicted[None, :] - predicted[:, None]))
@@ -86,7 +101,9 @@ def ranking_loss(predicted: Float[Array, " b"], scores: Float[Array, " b"], marg
 
 
 @eqx.filter_jit
-def _train(predictor: Predictor, batches: Float[Array, "updates b n features"], scores: Float[Array, "updates b"]) -> Predictor:
+def _train(
+    predictor: Predictor, batches: Float[Array, "updates b n features"], scores: Float[Array, "updates b"]
+) -> Predictor:
     """Adam with a cosine rate, one update for each batch."""
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, len(batches)))
     weights, rest = eqx.partition(predictor, eqx.is_inexact_array)
@@ -105,7 +122,12 @@ def _train(predictor: Predictor, batches: Float[Array, "updates b n features"], 
 
 
 def fit(
-    features: Float[np.ndarray, "b n f"], scores: Float[np.ndarray, " b"], key: Any, *, updates: int = 1000, width: int = 64
+    features: Float[np.ndarray, "b n f"],
+    scores: Float[np.ndarray, " b"],
+    key: Any,
+    *,
+    updates: int = 1000,
+    width: int = 64,
 ) -> Predictor:
     """A predictor trained from scratch on scored schedules, `BATCH` random ones in each update."""
     rng = np.random.default_rng(entropy(key))
@@ -151,7 +173,9 @@ def s3(
     ranks highest. `report.taus` tells how well it ordered those, which is harder than any: they are all good.
     """
     if size < 1 or parents < 1 or updates < 1 or candidates < size:
-        raise ValueError(f"need size, parents, updates >= 1 and candidates >= size; got {size}, {parents}, {updates} and {candidates}")
+        raise ValueError(
+            f"need size, parents, updates >= 1 and candidates >= size; got {size}, {parents}, {updates} and {candidates}"
+        )
     start = known(space) if start is None else start
 
     def propose(before: Archive, rng: np.random.Generator, stage: int) -> tuple[Schedule, np.ndarray]:
@@ -159,21 +183,36 @@ def s3(
             made = first(space, start, rng, size)
             return made, unpredicted(made)
         scored = before[np.isfinite(before.scores)]
-        predictor = fit(embed(space, scored.schedules), scored.scores, jax.random.key(int(rng.integers(2**31))), updates=updates)
+        predictor = fit(
+            embed(space, scored.schedules),
+            scored.scores,
+            jax.random.key(int(rng.integers(2**31))),
+            updates=updates,
+        )
         drawn = children(space, before.schedules[before.ranked(parents)], rng, candidates)
         rank = predicted(predictor, embed(space, drawn))
         top = np.argsort(rank, kind="stable")[:size]
         return drawn[top], rank[top]
 
-    settings = {"method": "s3", "size": size, "parents": parents, "candidates": candidates, "updates": updates}
-    table, report = run_search(propose, score, space, key=key, budget=budget, start=start, settings=settings, **options)
+    settings = {
+        "method": "s3",
+        "size": size,
+        "parents": parents,
+        "candidates": candidates,
+        "updates": updates,
+    }
+    table, report = run_search(
+        propose, score, space, key=key, budget=budget, start=start, settings=settings, **options
+    )
     return table, dataclasses.replace(report, taus=_taus(report.archive))
 
 
 def _taus(archive: Archive) -> tuple[float, ...]:
     taus = []
     for stage in np.unique(archive.generation):
-        part = archive[(archive.generation == stage) & np.isfinite(archive.predicted) & np.isfinite(archive.scores)]
+        part = archive[
+            (archive.generation == stage) & np.isfinite(archive.predicted) & np.isfinite(archive.scores)
+        ]
         if len(part) > 1:
             taus.append(kendall(part.predicted, part.scores))
     return tuple(taus)

@@ -64,15 +64,23 @@ def _each(s: Schedule, edit: Callable[[np.ndarray], np.ndarray], times: np.ndarr
     """Choices edited along the intervals, other times; room for intervals as before."""
     room = len(s.times)
     times = np.append(times, np.full(room - len(times), np.nan))
-    return dataclasses.replace(s, times=times, **{name: edit(getattr(s, name))[: room - 1] for name in CHOICES})
+    return dataclasses.replace(
+        s, times=times, **{name: edit(getattr(s, name))[: room - 1] for name in CHOICES}
+    )
 
 
 def delete(s: Schedule, k: int) -> Schedule:
     """Without the inner point k, and the choices of the interval that ended there."""
-    return _each(s, lambda a: np.concatenate([a[: k - 1], a[k:], a[-1:]]), np.delete(s.times[np.isfinite(s.times)], k))
+    return _each(
+        s, lambda a: np.concatenate([a[: k - 1], a[k:], a[-1:]]), np.delete(s.times[np.isfinite(s.times)], k)
+    )
 
 
 def insert(s: Schedule, j: int, share: float) -> Schedule:
     """Interval j split in two that choose alike."""
     t = s.times[np.isfinite(s.times)]
-    return _each(s, lambda a: np.concatenate([a[: j + 1], a[j:]]), np.insert(t, j + 1, t[j] + share * (t[j + 1] - t[j])))
+    return _each(
+        s,
+        lambda a: np.concatenate([a[: j + 1], a[j:]]),
+        np.insert(t, j + 1, t[j] + share * (t[j + 1] - t[j])),
+    )

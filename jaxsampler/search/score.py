@@ -42,23 +42,37 @@ def each(function: Callable[..., Any], *args: PyTree, chunk: int = 32, together:
         parts, b = [], len(tables.t)
         for i in range(0, b, chunk):
             rows = np.minimum(np.arange(i, i + chunk), b - 1)  # the last table again, to fill the chunk
-            values = np.asarray(many(jax.tree.map(lambda a, rows=rows: jnp.asarray(np.asarray(a)[rows]), tables), args))
+            values = np.asarray(
+                many(jax.tree.map(lambda a, rows=rows: jnp.asarray(np.asarray(a)[rows]), tables), args)
+            )
             if values.shape != (chunk,):
-                raise ValueError(f"the function of one table must return one number, got shape {values.shape[1:]}")
+                raise ValueError(
+                    f"the function of one table must return one number, got shape {values.shape[1:]}"
+                )
             parts.append(values[: b - i].astype(np.float64))
         return np.concatenate(parts)
 
     return score
 
 
-def rmse(denoiser: Denoiser, x: Any, reference: Any, *, batch: int | None = None, chunk: int = 32, together: bool = False) -> Score:
+def rmse(
+    denoiser: Denoiser,
+    x: Any,
+    reference: Any,
+    *,
+    batch: int | None = None,
+    chunk: int = 32,
+    together: bool = False,
+) -> Score:
     """Root mean square difference, over samples and their entries, to `reference`: the converged solution from the same x_T = `x`.
 
     x, reference: [noises, ...]. batch: how many of them the denoiser gets at once (default: all); those that fill no batch are left out.
     """
     x, reference = jnp.asarray(x), jnp.asarray(reference)
     if x.shape != reference.shape:
-        raise ValueError(f"x {x.shape} and reference {reference.shape} must be alike: one converged solution for every start")
+        raise ValueError(
+            f"x {x.shape} and reference {reference.shape} must be alike: one converged solution for every start"
+        )
     batch = len(x) if batch is None else batch
     if not 0 < batch <= len(x):
         raise ValueError(f"{len(x)} noises do not fill one batch of {batch}")
@@ -72,7 +86,16 @@ def rmse(denoiser: Denoiser, x: Any, reference: Any, *, batch: int | None = None
     return each(error, denoiser, xs, references, chunk=chunk, together=together)
 
 
-def frechet(denoiser: Denoiser, x: Any, features: Callable, mean: Any, cov: Any, *, chunk: int = 32, together: bool = False) -> Score:
+def frechet(
+    denoiser: Denoiser,
+    x: Any,
+    features: Callable,
+    mean: Any,
+    cov: Any,
+    *,
+    chunk: int = 32,
+    together: bool = False,
+) -> Score:
     r"""Squared Frechet distance |m - m_s|^2 + tr(C + C_s - 2 (C^{1/2} C_s C^{1/2})^{1/2}) of data and samples, as Gaussians of features.
 
     x: [noises, ...]; features: [noises, ...] -> [noises, d], traceable; mean [d], cov [d, d]: of the features of real data. Fewer noises
@@ -85,7 +108,9 @@ def frechet(denoiser: Denoiser, x: Any, features: Callable, mean: Any, cov: Any,
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
     moments = [jnp.asarray(a, jnp.result_type(float)) for a in (mean, root, np.trace(cov))]
 
-    def distance(table: Table, denoiser: Denoiser, x: Array, features: Callable, mean: Array, root: Array, trace: Array) -> Array:
+    def distance(
+        table: Table, denoiser: Denoiser, x: Array, features: Callable, mean: Array, root: Array, trace: Array
+    ) -> Array:
         f = features(run(denoiser, table, x, adjoint=Direct())).astype(mean.dtype)
         centre = f.mean(0)
         away = (f - centre[None]) / jnp.sqrt(jnp.asarray(len(f) - 1, f.dtype))

@@ -70,8 +70,12 @@ class Space:
     orders: Mapping[int, float] = dataclasses.field(default_factory=lambda: {1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1})
     nodes: Mapping[int, float] = dataclasses.field(default_factory=lambda: {1: 0.5, 2: 0.5})
     starts: Mapping[int, float] = dataclasses.field(default_factory=lambda: {0: 1.0})
-    kinds: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"noise": 0.3, "data": 0.3, "fitted": 0.4})
-    relaxations: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"linear": 1.0, "dpmsolver-2": 0.0, "unipc-bh1": 0.0})
+    kinds: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"noise": 0.3, "data": 0.3, "fitted": 0.4}
+    )
+    relaxations: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"linear": 1.0, "dpmsolver-2": 0.0, "unipc-bh1": 0.0}
+    )
     corrector: float = 0.5
     assumed: float = 0.5
     statistics: FittedKind | None = None
@@ -84,7 +88,9 @@ class Space:
 
     def __post_init__(self):
         if isinstance(self.nfe, bool) or not isinstance(self.nfe, int) or self.nfe < 1:
-            raise ValueError(f"nfe is the number of network calls, a whole number of at least 1; got {self.nfe!r}")
+            raise ValueError(
+                f"nfe is the number of network calls, a whole number of at least 1; got {self.nfe!r}"
+            )
         kinds = {k: p for k, p in self.kinds.items() if k != "fitted" or self.statistics is not None}
         object.__setattr__(self, "kinds", kinds)
         self._check(self.kinds, "kinds", ("data", "noise", "fitted"))
@@ -96,9 +102,13 @@ class Space:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, 0 to 1; got {getattr(self, name)}")
         if not 0 < self.gentle <= 1:
-            raise ValueError(f"gentle is the least strength of a mutation, above 0 and at most 1; got {self.gentle}")
+            raise ValueError(
+                f"gentle is the least strength of a mutation, above 0 and at most 1; got {self.gentle}"
+            )
         if self.shift < 0 or self.bend < 0:
-            raise ValueError(f"shift and bend are standard deviations, at least 0; got {self.shift} and {self.bend}")
+            raise ValueError(
+                f"shift and bend are standard deviations, at least 0; got {self.shift} and {self.bend}"
+            )
         _ = self.bases  # a grid that is wrong is found now
 
     def _check(self, choices: Mapping, what: str, valid: Sequence[str] | None, least: int = 0) -> None:
@@ -116,7 +126,11 @@ class Space:
     @property
     def lengths(self) -> list[int]:
         """Numbers of intervals: one more than calls if the first output is assumed."""
-        return [self.nfe + int(assumed) for assumed, p in ((False, 1 - self.assumed), (True, self.assumed)) if p > 0]
+        return [
+            self.nfe + int(assumed)
+            for assumed, p in ((False, 1 - self.assumed), (True, self.assumed))
+            if p > 0
+        ]
 
     @functools.cached_property
     def bases(self) -> dict[int, list[np.ndarray]]:
@@ -134,12 +148,18 @@ class Space:
         return max(self.orders)
 
     def _bases(self, n: int) -> list[np.ndarray]:
-        given = default_grids(self.path, n) if self.grids is None else [g(self.path, n) if callable(g) else g for g in self.grids]
+        given = (
+            default_grids(self.path, n)
+            if self.grids is None
+            else [g(self.path, n) if callable(g) else g for g in self.grids]
+        )
         made = [grids.checked(self.path, g) for g in given]
         made = [g for g in made if len(g) == n + 1]
         if not made:
             also = f"; with assumed=0, {n} times will do" if n > self.nfe else ""
-            raise ValueError(f"the space is empty: {self.nfe} calls need grids of {n + 1} times, and none of `grids` has them{also}")
+            raise ValueError(
+                f"the space is empty: {self.nfe} calls need grids of {n + 1} times, and none of `grids` has them{also}"
+            )
         for g in made:
             if np.any(g[1:] > (1 - GAP) * g[:-1]):
                 raise ValueError(
@@ -147,11 +167,17 @@ class Space:
                 )
             with on_host():
                 if float(self.path.alpha(g[0])) == 0 and self.kinds.keys() <= {"noise", "fitted"}:
-                    raise ValueError("the grid starts at alpha = 0, where only the data kind can: give it a probability in kinds")
+                    raise ValueError(
+                        "the grid starts at alpha = 0, where only the data kind can: give it a probability in kinds"
+                    )
                 if float(self.path.alpha(g[0])) == 0 and "fitted" in self.kinds:
-                    raise ValueError("the grid starts at alpha = 0, which a FittedKind cannot use: leave `statistics` out or start later")
+                    raise ValueError(
+                        "the grid starts at alpha = 0, which a FittedKind cannot use: leave `statistics` out or start later"
+                    )
                 if float(self.path.sigma(g[-1])) == 0 and self.kinds.keys() <= {"fitted"}:
-                    raise ValueError("the grid ends at sigma = 0, where only the data and noise kinds can: give one a probability in kinds")
+                    raise ValueError(
+                        "the grid ends at sigma = 0, where only the data and noise kinds can: give one a probability in kinds"
+                    )
         return made
 
     # drawing -------------------------------------------------------------------------------------------------------------------------
@@ -164,7 +190,9 @@ class Space:
             base = self.bases[self.nfe + int(a)]
             grid = base[rng.integers(len(base))]
             times[i, : len(grid)] = grid
-        return self.valid(dataclasses.replace(self._choices(rng, b), times=self._shifted(rng, times), assumed=assumed))
+        return self.valid(
+            dataclasses.replace(self._choices(rng, b), times=self._shifted(rng, times), assumed=assumed)
+        )
 
     def _choices(self, rng: np.random.Generator, b: int) -> Schedule:
         def draw(choices: Mapping, numbered: bool = False) -> np.ndarray:
@@ -206,7 +234,9 @@ class Space:
         strength = self.gentle ** rng.random((b, 1))
         again = lambda: rng.random((b, self.width)) < strength * self.redraw
         if len(self.lengths) == 2:
-            schedules = self._with(rng, schedules, schedules.assumed ^ (rng.random(b) < strength[:, 0] * self.redraw))
+            schedules = self._with(
+                rng, schedules, schedules.assumed ^ (rng.random(b) < strength[:, 0] * self.redraw)
+            )
         schedules = self._move(rng, schedules, rng.random(b) < strength[:, 0] * self.move)
 
         def mixed(name: str, which: np.ndarray) -> np.ndarray:
@@ -218,7 +248,9 @@ class Space:
         order = again()  # nodes belong to the order
         chosen |= {name: mixed(name, order) for name in ("order", "nodes")}
         c = schedules.c + strength * self.bend * rng.standard_normal(schedules.c.shape)
-        return self.valid(dataclasses.replace(schedules, times=self._shifted(rng, schedules.times, strength), c=c, **chosen))
+        return self.valid(
+            dataclasses.replace(schedules, times=self._shifted(rng, schedules.times, strength), c=c, **chosen)
+        )
 
     def cross(self, rng: np.random.Generator, a: Schedule, b: Schedule) -> Schedule:
         """The first intervals of schedules `a` and, counted from the data end, the last ones of `b`; times of a where those clash."""
@@ -241,7 +273,13 @@ class Space:
 
         def edit(s: Schedule) -> Schedule:
             n = self.nfe + int(s.assumed)
-            return s if n == 1 else insert(delete(s, int(rng.integers(1, n))), int(rng.integers(n - 1)), rng.uniform(0.2, 0.8))
+            return (
+                s
+                if n == 1
+                else insert(
+                    delete(s, int(rng.integers(1, n))), int(rng.integers(n - 1)), rng.uniform(0.2, 0.8)
+                )
+            )
 
         return edited(schedules, which, edit)
 
@@ -270,7 +308,10 @@ class Space:
         order = np.where(used & ~leaves, np.minimum(s.order, i + 1), 1)
         k = np.arange(1, s.nodes.shape[-1] + 1)[None, None]
         nodes = np.clip(s.nodes, k, np.maximum(i[..., None], k)) * (k < order[..., None])
-        data, names = list(self.kinds).index("data") if "data" in self.kinds else 0, np.array(list(self.kinds))
+        data, names = (
+            list(self.kinds).index("data") if "data" in self.kinds else 0,
+            np.array(list(self.kinds)),
+        )
         kind = np.where(leaves, data, s.kind)
         kind = np.where(ends[:, None] & last & (names[kind] == "fitted"), data, kind)
         linear = list(self.relaxations).index("linear") if "linear" in self.relaxations else -1
@@ -281,24 +322,44 @@ class Space:
             kind != np.concatenate([kind[:, 1:], kind[:, -1:]], 1)
         )  # another kind cannot tell what it was at alpha = 0
         corrector = np.where(used & ~last & ~foreign & (s.corrector > 0), np.clip(s.corrector, 2, i + 2), 0)
-        ints = {"order": order, "kind": np.where(used, kind, 0), "start": start, "nodes": nodes, "relaxation": relaxation}
+        ints = {
+            "order": order,
+            "kind": np.where(used, kind, 0),
+            "start": start,
+            "nodes": nodes,
+            "relaxation": relaxation,
+        }
         ints |= {"corrector": corrector}
-        return Schedule(times=s.times, c=c, assumed=s.assumed, **{name: v.astype(np.int32) for name, v in ints.items()})
+        return Schedule(
+            times=s.times, c=c, assumed=s.assumed, **{name: v.astype(np.int32) for name, v in ints.items()}
+        )
 
     # what schedules stand for --------------------------------------------------------------------------------------------------------
 
     def decisions(self, s: Schedule) -> list[Decision]:
         """The choices of one schedule for `solvers.usf`, on the grid `space.grid(s)` and with first="zero_x0" if `s.assumed`."""
-        return [self.decision(*(getattr(s, name)[i] for name in CHOICES)) for i in range(self.nfe + int(s.assumed))]
+        return [
+            self.decision(*(getattr(s, name)[i] for name in CHOICES))
+            for i in range(self.nfe + int(s.assumed))
+        ]
 
-    def decision(self, order: Any, kind: Any, start: Any, nodes: Any, relaxation: Any, c: Any, corrector: Any) -> Decision:
+    def decision(
+        self, order: Any, kind: Any, start: Any, nodes: Any, relaxation: Any, c: Any, corrector: Any
+    ) -> Decision:
         """One decision from the entries of a schedule; `c` may be an array."""
         name, relaxed = list(self.kinds)[int(kind)], list(self.relaxations)[int(relaxation)]
         what: Any = self.statistics if name == "fitted" else name
         how: Any = ("linear", c) if relaxed == "linear" else relaxed
         if order == 1 or (relaxed != "linear" and name == "fitted"):
             how = None
-        return Decision(int(order), what, -1 - int(start), tuple(int(m) for m in nodes[: int(order) - 1]), how, int(corrector) or None)
+        return Decision(
+            int(order),
+            what,
+            -1 - int(start),
+            tuple(int(m) for m in nodes[: int(order) - 1]),
+            how,
+            int(corrector) or None,
+        )
 
     def grid(self, s: Schedule) -> np.ndarray:
         """The times of one schedule."""

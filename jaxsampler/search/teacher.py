@@ -27,11 +27,15 @@ def fine_table(path: Path, grid: Any, rows: int = 200) -> Table:
     return tabulate(path, (grids.uniform if pure else grids.log_snr)(path, rows, **ends), dpmpp_3m)
 
 
-def pairs(denoiser: Denoiser, teacher: Any, x: Any, *, chunk: int, progress: bool = False, finite: bool = True) -> Any:
+def pairs(
+    denoiser: Denoiser, teacher: Any, x: Any, *, chunk: int, progress: bool = False, finite: bool = True
+) -> Any:
     """Where `teacher`, a table or a callable x_T -> x_0, leads from x_T = x [n, ...], `chunk` samples at a time."""
     if isinstance(teacher, Table):
         if teacher.draws:
-            raise ValueError("the teacher draws noise: its sample is no function of x_T; take a deterministic table")
+            raise ValueError(
+                "the teacher draws noise: its sample is no function of x_T; take a deterministic table"
+            )
         teacher = eqx.Partial(endpoints, denoiser, jax.tree.map(jnp.asarray, teacher))
     out = in_chunks(teacher, x, chunk, label="teacher" if progress else None)
     if out.shape != np.shape(x) or (finite and not np.all(np.isfinite(out))):
@@ -46,12 +50,21 @@ def source_of(path: Path, grid: Any, teacher: Any) -> Any:
     if teacher is None or isinstance(teacher, int):
         return fine_table(path, grid, *([] if teacher is None else [teacher]))
     if not (isinstance(teacher, Table | tuple) or callable(teacher)):
-        raise TypeError(f"teacher must be a table, a callable, a number of rows or arrays (x_T, x_0), got {type(teacher).__name__}")
+        raise TypeError(
+            f"teacher must be a table, a callable, a number of rows or arrays (x_T, x_0), got {type(teacher).__name__}"
+        )
     return teacher
 
 
 def taught(
-    denoiser: Denoiser, teacher: Any, key: Any, like: Any, n: int, batch: int, folder: FilePath | None, progress: bool
+    denoiser: Denoiser,
+    teacher: Any,
+    key: Any,
+    like: Any,
+    n: int,
+    batch: int,
+    folder: FilePath | None,
+    progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """x_T and where the teacher leads from it, n of each; kept in the folder, if there is one."""
     if isinstance(teacher, tuple):
@@ -64,7 +77,9 @@ def taught(
             raise ValueError("teacher=(x_T, x_0) holds NaN or infinite numbers: leave those samples out")
         return x[:n], reference[:n]
     if like is None:
-        raise ValueError("give like=, the shape of one sample: an array, or jax.ShapeDtypeStruct(shape, dtype)")
+        raise ValueError(
+            "give like=, the shape of one sample: an array, or jax.ShapeDtypeStruct(shape, dtype)"
+        )
     x = denoiser.prior(jax.random.fold_in(key, 1), jax.ShapeDtypeStruct((n, *like.shape), like.dtype))
     file = None if folder is None else folder / "noises.safetensors"
     told = checkpoint.digest(teacher) if isinstance(teacher, Table) else called(teacher)
@@ -73,7 +88,11 @@ def taught(
     known = blank if file is None else checkpoint.resume(file, blank, card)
     if known is not blank:
         reference = np.asarray(known["reference"])
-        again = reference[:batch] if isinstance(teacher, Table) else pairs(denoiser, teacher, x[:batch], chunk=batch)
+        again = (
+            reference[:batch]
+            if isinstance(teacher, Table)
+            else pairs(denoiser, teacher, x[:batch], chunk=batch)
+        )
         if not np.allclose(again, reference[:batch], rtol=1e-3, atol=1e-3):
             raise ValueError(f"{folder} holds a run with another teacher: use another folder or delete it.")
         return np.asarray(x), reference

@@ -34,7 +34,9 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
     Raises TypeError for the dict of paths of a system, ValueError if the table is traced, a stack, or says nowhere at which time it ends.
     """
     if isinstance(source, dict) or isinstance(target, dict):
-        raise TypeError("a table is transferred from one path to another: of a system, transfer the table of each part by itself")
+        raise TypeError(
+            "a table is transferred from one path to another: of a system, transfer the table of each part by itself"
+        )
     if is_traced(table):
         raise ValueError("a traced table cannot be transferred: do so outside jit")
     if table.t.ndim != 1:
@@ -42,7 +44,9 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
     t, end = np.asarray(table.t, np.float64), np.asarray(table.end, np.float64)
     known = ~np.isnan(end)
     if not known.any():
-        raise ValueError("the table does not say at which time it ends (all of `end` is NaN), which sets the units of its samples")
+        raise ValueError(
+            "the table does not say at which time it ends (all of `end` is NaN), which sets the units of its samples"
+        )
     at = np.append(t, end[known][-1])
     to, scale = _same_level(source, target, at)
     new_end = end.copy()

@@ -16,13 +16,32 @@ VARY = {
 }
 METHODS: dict[str, dict[str, Any]] = {
     # what is free in published methods, as options of `learnable` and `learn`; their parents and losses are in the comments
-    "ld3": {"vary": "grid", "fix_first": True},  # parent of the user's choice; LD3's own loss is relaxed: radius=1e-3
-    "s4s": {"vary": "nodes+shifts+weights", "band": 3, "consistent": False},  # parent dpmpp_1: exponential multistep of order up to 3
+    "ld3": {
+        "vary": "grid",
+        "fix_first": True,
+    },  # parent of the user's choice; LD3's own loss is relaxed: radius=1e-3
+    "s4s": {
+        "vary": "nodes+shifts+weights",
+        "band": 3,
+        "consistent": False,
+    },  # parent dpmpp_1: exponential multistep of order up to 3
     "gs": {"vary": "table", "consistent": False},  # parent dpmpp_3m
-    "bns": {"vary": "table+scale", "consistent": False, "loss": "mean_log"},  # parent euler; contains BNS and its source noise
+    "bns": {
+        "vary": "table+scale",
+        "consistent": False,
+        "loss": "mean_log",
+    },  # parent euler; contains BNS and its source noise
     "dc": {"vary": "compensation"},  # parent unipc: dynamic compensation
-    "amed": {"vary": "shifts+weights", "band": 2, "consistent": False},  # parent dpm_2, two rows a step; contains AMED without its network
-    "epd": {"vary": "shifts+weights", "band": 3, "consistent": False},  # parent of three rows a step (dpm_3): K = 2 slopes; contains EPD
+    "amed": {
+        "vary": "shifts+weights",
+        "band": 2,
+        "consistent": False,
+    },  # parent dpm_2, two rows a step; contains AMED without its network
+    "epd": {
+        "vary": "shifts+weights",
+        "band": 3,
+        "consistent": False,
+    },  # parent of three rows a step (dpm_3): K = 2 slopes; contains EPD
 }
 
 

@@ -60,7 +60,9 @@ def rectangles(path: Path, t: Any, s: Any) -> tuple[Any, Any]:
     return tau, rate * (s - t) / RECTANGLES / (path.rho(s) - path.rho(t))
 
 
-def ddim_of_average(path: Path, ts: Any, x: Any, eps: Sequence[Any], nodes: Sequence[Any], u: Any, w: Any) -> Any:
+def ddim_of_average(
+    path: Path, ts: Any, x: Any, eps: Sequence[Any], nodes: Sequence[Any], u: Any, w: Any
+) -> Any:
     """The step with the polynomial through (nodes_j, eps_j), averaged over the points u with weights w."""
     mean = sum((w * lagrange(nodes, j, u)).sum() * e for j, e in enumerate(eps))
     return taylor(path, ts[-2], ts[-1], x, [mean], "noise")
@@ -86,7 +88,9 @@ def deis_rho(order: int = 4, published: bool = False) -> Step:
     def formula(path, ts, x, past, model, z):
         eps = [model(x, ts[-2]), *past]
         new, *nodes = [path.rho(ts[-1 - j]) for j in range(len(eps) + 1)]
-        u, w = (np.arange(RECTANGLES) / RECTANGLES, np.ones(RECTANGLES) / RECTANGLES) if published else gauss(2)
+        u, w = (
+            (np.arange(RECTANGLES) / RECTANGLES, np.ones(RECTANGLES) / RECTANGLES) if published else gauss(2)
+        )
         xp = namespace(new)
         u, w = (xp.asarray(v, xp.asarray(new).dtype) for v in (u, w))
         return ddim_of_average(path, ts, x, eps, nodes, nodes[0] + (new - nodes[0]) * u, w)

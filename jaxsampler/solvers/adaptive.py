@@ -122,7 +122,9 @@ class dpm_adaptive(eqx.Module):
 
     def __check_init__(self):
         if (self.kind, self.order) not in PAIRS:
-            raise ValueError(f"dpm_adaptive has order 2 or 3 and kind 'noise' or 'data'; got order={self.order!r}, kind={self.kind!r}")
+            raise ValueError(
+                f"dpm_adaptive has order 2 or 3 and kind 'noise' or 'data'; got order={self.order!r}, kind={self.kind!r}"
+            )
         if self.max_steps < 1:
             raise ValueError(f"max_steps counts trials per grid interval, at least one; got {self.max_steps}")
         checked_form(self.form)
@@ -130,7 +132,9 @@ class dpm_adaptive(eqx.Module):
     def rows(self, path: Path, grid: Any) -> Rows:
         """Intervals; those with an infinite lam (of a concrete grid) are plain."""
         if not isinstance(path, Path):
-            raise TypeError("dpm_adaptive takes steps in the lam of one path; a system of paths has several: use a step such as dpmpp_2m")
+            raise TypeError(
+                "dpm_adaptive takes steps in the lam of one path; a system of paths has several: use a step such as dpmpp_2m"
+            )
         if is_traced(grid):
             return Rows(grid[:-1], grid[1:], None)
         with on_host():
@@ -149,7 +153,9 @@ class dpm_adaptive(eqx.Module):
         number, zero = (lambda v: jnp.asarray(v, dtype)), jnp.zeros((), jnp.int32)
         previous = jax.tree.map(lambda a: a.astype(dtype), x) if self.published else None
         errors = None if self.pid is None else (number(0.0), number(0.0))
-        return x, _Control(number(rows.t[0]), number(self.h_init), previous, errors, jnp.asarray(True), zero, zero, zero)
+        return x, _Control(
+            number(rows.t[0]), number(self.h_init), previous, errors, jnp.asarray(True), zero, zero, zero
+        )
 
     def step(self, model: Denoiser, state: tuple, row: Rows, key: Any = None) -> tuple:
         """Integrate to the end of one interval."""
@@ -177,8 +183,13 @@ class dpm_adaptive(eqx.Module):
 
         def trial(carry):
             y, c = carry
-            live = going(carry)  # under vmap samples that have arrived idle on a step from the start: no 0/0 in their gradients
-            t, h = jnp.where(live, c.t, start), jax.lax.stop_gradient(jnp.where(live, c.h, self._number(self.h_init, c)))
+            live = going(
+                carry
+            )  # under vmap samples that have arrived idle on a step from the start: no 0/0 in their gradients
+            t, h = (
+                jnp.where(live, c.t, start),
+                jax.lax.stop_gradient(jnp.where(live, c.h, self._number(self.h_init, c))),
+            )
             lam = path.lam(t)
             last = lam + h >= lam_end - tiny * (1 + jnp.abs(lam_end))
             s = jnp.where(last, end, path.time(jnp.where(last, lam_end, lam + h)))
@@ -217,8 +228,13 @@ class dpm_adaptive(eqx.Module):
         end = row.end.astype(c.t.dtype)
         y, whole, call = _flat(model, x)
         new = dpmpp_1.formula(model.path, (c.t, end), y, (), lambda y, t: call(y, t, "data"), None)
-        y, t = jnp.where(c.reached, new, y), jnp.where(c.reached, end, c.t)  # no leap from where an interval before got stuck
-        return _like(whole(y), x), c._replace(t=t, accepted=c.accepted + jnp.where(c.reached, 1, 0), nfe=c.nfe + 1)
+        y, t = (
+            jnp.where(c.reached, new, y),
+            jnp.where(c.reached, end, c.t),
+        )  # no leap from where an interval before got stuck
+        return _like(whole(y), x), c._replace(
+            t=t, accepted=c.accepted + jnp.where(c.reached, 1, 0), nfe=c.nfe + 1
+        )
 
     def _number(self, value: Any, c: _Control) -> Any:
         return jnp.asarray(value, c.t.dtype)
@@ -230,7 +246,11 @@ class dpm_adaptive(eqx.Module):
         def scaled(a, b, p):
             error = (a - b) / jnp.maximum(atol, rtol * jnp.maximum(jnp.abs(b), jnp.abs(p)))
             axis = self.batch_axis
-            return error.reshape(1, -1) if axis is None else jnp.moveaxis(error, axis, 0).reshape(a.shape[axis], -1)
+            return (
+                error.reshape(1, -1)
+                if axis is None
+                else jnp.moveaxis(error, axis, 0).reshape(a.shape[axis], -1)
+            )
 
         errors = jnp.concatenate(jax.tree.leaves(jax.tree.map(scaled, high, low, previous)), axis=1)
         return jax.lax.stop_gradient(jnp.sqrt((errors**2).mean(axis=1)).max())

@@ -24,7 +24,9 @@ def variance(path: Path, t: Any, s: Any) -> Any:
 def unrescaled(path: Path, ts: Any, published: bool) -> tuple[Any, Any]:
     """(t, s) of the step; as published, s is one index below t and the next call is made wherever the grid says."""
     if published and path.centre is None:
-        raise ValueError("published=True is IR-SDE's stepping by training indices: it needs a MeanReverting path")
+        raise ValueError(
+            "published=True is IR-SDE's stepping by training indices: it needs a MeanReverting path"
+        )
     return (ts[-2], ts[-2] - 1) if published else (ts[-2], ts[-1])
 
 

@@ -144,7 +144,9 @@ class dpm_v3(eqx.Module):
 
     def __check_init__(self):
         if not isinstance(self.statistics, Statistics):
-            raise TypeError(f"dpm_v3 needs statistics: js.solvers.ems estimates them, Statistics.load reads them; got {self.statistics!r}")
+            raise TypeError(
+                f"dpm_v3 needs statistics: js.solvers.ems estimates them, Statistics.load reads them; got {self.statistics!r}"
+            )
         if self.order not in (1, 2, 3):
             raise ValueError(f"dpm_v3 has orders 1, 2 and 3; got order={self.order!r}")
         if self.corrector not in (True, False, "half"):
@@ -153,7 +155,9 @@ class dpm_v3(eqx.Module):
     def rows(self, path: Path, grid: Any) -> Rows:
         """Coefficients in float64; ValueError if the statistics are of another path or do not cover the grid."""
         if is_traced(grid, self.statistics):
-            raise TypeError("dpm_v3 needs a concrete grid and statistics: make both outside jit, and close over them")
+            raise TypeError(
+                "dpm_v3 needs a concrete grid and statistics: make both outside jit, and close over them"
+            )
         if len(grid) - 1 < self.order:
             raise ValueError(
                 f"dpm_v3 of order {self.order} needs at least {self.order} steps, got {len(grid) - 1}; or choose a lower order"
@@ -162,7 +166,9 @@ class dpm_v3(eqx.Module):
         g, shape = self._grid(path, np.asarray(grid, np.float64)), self.statistics.shape
         n = len(g.t) - 1
         corrects = bool(self.corrector) and (self.order > 1 or self.pseudo_corrector)
-        registers = self.order + corrects  # a correction takes back the weights of the predictor, one interval older by then
+        registers = (
+            self.order + corrects
+        )  # a correction takes back the weights of the predictor, one interval older by then
         l = np.zeros((n + 1, *shape))
         l[g.first : g.last + 1] = self.statistics.at(g.lam[g.first : g.last + 1])[0]
 
@@ -195,13 +201,17 @@ class dpm_v3(eqx.Module):
         if self.published:
             nearest = np.rint((finite - lams[0]) / (lams[-1] - lams[0]) * (len(lams) - 1)).astype(int)
             if np.any(np.diff(nearest) == 0):
-                raise ValueError(f"two grid points are nearest to one of the {len(lams)} of the table: use fewer steps or published=False")
+                raise ValueError(
+                    f"two grid points are nearest to one of the {len(lams)} of the table: use fewer steps or published=False"
+                )
             finite = lams[nearest]
             with on_host():
                 t = np.concatenate([t[:first], path.time(finite), t[last + 1 :]])
         lam[first : last + 1] = finite
         with on_host():
-            alpha, sigma = (np.broadcast_to(np.asarray(v, np.float64), t.shape) for v in (path.alpha(t), path.sigma(t)))
+            alpha, sigma = (
+                np.broadcast_to(np.asarray(v, np.float64), t.shape) for v in (path.alpha(t), path.sigma(t))
+            )
         return _Grid(t, lam, alpha, sigma, first, last)
 
     def _interval(self, g: _Grid, i: int, keep: Any, t_max: Any) -> tuple[Any, _Linear, _Linear]:
@@ -250,7 +260,9 @@ class dpm_v3(eqx.Module):
         L, S = from_s(l), from_s(slope)
         beta, growth, u = from_s(np.exp(-S) * b), np.exp(L + S), _column(points - lam[i], l)
         E = [to_t(growth * u**k / math.factorial(k)) for k in range(terms)]
-        d, shrink, beta_at = ({j: v[p] for j, p in where.items()} for v in (points - lam[i], np.exp(-S), beta))
+        d, shrink, beta_at = (
+            {j: v[p] for j, p in where.items()} for v in (points - lam[i], np.exp(-S), beta)
+        )
         return _Integrals(np.exp(-L[t]), to_t(growth * beta), E, d, shrink, beta_at)
 
     def init(self, x: Any, rows: Rows) -> tuple:
@@ -258,8 +270,12 @@ class dpm_v3(eqx.Module):
         shape = rows.A.shape[1:]
         if not hasattr(x, "shape"):
             raise TypeError(f"dpm_v3 runs on one array, as its statistics are; got a {type(x).__name__}")
-        if len(shape) > len(x.shape) or any(b not in (1, a) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)):
-            raise ValueError(f"the statistics have shape {shape}, the state {x.shape}; the state's must end in that")
+        if len(shape) > len(x.shape) or any(
+            b not in (1, a) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"the statistics have shape {shape}, the state {x.shape}; the state's must end in that"
+            )
         x = jnp.asarray(x)
         return x, jnp.zeros((rows.W.shape[1], *x.shape), x.dtype)
 

@@ -49,7 +49,11 @@ def _tableau(given: Any) -> Tableau:
     if isinstance(given, str):
         if given not in TABLEAUS:
             near = difflib.get_close_matches(given, TABLEAUS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(TABLEAUS)}, or a tuple (A, b, c)"
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"valid: {', '.join(TABLEAUS)}, or a tuple (A, b, c)"
+            )
             raise ValueError(f"unknown tableau {given!r}; {hint}")
         given = (*TABLEAUS[given], [sum(row) for row in TABLEAUS[given][0]])
     if not isinstance(given, tuple | list) or len(given) != 3:
@@ -57,7 +61,9 @@ def _tableau(given: Any) -> Tableau:
     b, c = (np.asarray(v, np.float64) for v in given[1:])
     stages = len(b)
     if c.shape != (stages,) or len(given[0]) != stages or any(len(row) > stages for row in given[0]):
-        raise ValueError(f"a tableau of {stages} stages (the length of b) has {stages} rows of A and {stages} numbers c")
+        raise ValueError(
+            f"a tableau of {stages} stages (the length of b) has {stages} rows of A and {stages} numbers c"
+        )
     A = np.array([[*row, *[0.0] * (stages - len(row))] for row in given[0]], np.float64)
     if np.any(np.triu(A) != 0):
         raise ValueError("only explicit tableaus: A must be zero on and above its diagonal")
@@ -70,10 +76,17 @@ def _trees(nodes: int) -> list[tuple]:
     """Rooted trees with this many nodes, each the sorted tuple of its branches."""
 
     @functools.cache
-    def forests(nodes: int, largest: int) -> list[tuple]:  # multisets of trees of at most `largest` nodes each
+    def forests(
+        nodes: int, largest: int
+    ) -> list[tuple]:  # multisets of trees of at most `largest` nodes each
         if nodes == 0:
             return [()]
-        found = {tuple(sorted((*f, t))) for m in range(1, min(nodes, largest) + 1) for t in _trees(m) for f in forests(nodes - m, m)}
+        found = {
+            tuple(sorted((*f, t)))
+            for m in range(1, min(nodes, largest) + 1)
+            for t in _trees(m)
+            for f in forests(nodes - m, m)
+        }
         return sorted(found)
 
     return forests(nodes - 1, nodes - 1)
@@ -105,7 +118,9 @@ def _explicit(path: Path, t: Any, s: Any, x: Any, model: Any, tableau: Tableau) 
     slopes = [model(x, t)]
     for i in range(1, len(b)):
         at = t if c[i] == 0 else s if c[i] == 1 else path.time(-namespace(h).log(rho + c[i] * h))
-        slopes.append(model(path.alpha(at) * (y + h * sum(a * k for a, k in zip(A[i], slopes, strict=False))), at))
+        slopes.append(
+            model(path.alpha(at) * (y + h * sum(a * k for a, k in zip(A[i], slopes, strict=False))), at)
+        )
     return path.alpha(s) * (y + h * sum(w * k for w, k in zip(b, slopes, strict=True)))
 
 
@@ -118,7 +133,9 @@ def rk_rho(tableau: Any = "2heun", order: int | None = None) -> Step:
     """
     chosen, reached = _tableau(tableau), tableau_order(tableau)
     if reached < (1 if order is None else order):
-        raise ValueError(f"the order conditions of this tableau hold to order {reached} only, not {1 if order is None else order}")
+        raise ValueError(
+            f"the order conditions of this tableau hold to order {reached} only, not {1 if order is None else order}"
+        )
 
     def formula(path, ts, x, past, model, z):
         return _explicit(path, ts[-2], ts[-1], x, model, chosen)
@@ -126,7 +143,14 @@ def rk_rho(tableau: Any = "2heun", order: int | None = None) -> Step:
     return Step(formula, "rk_rho", kind="noise", order=reached, to_zero=dpm_1, from_noise=dpmpp_1)
 
 
-def churn(solver: Step, s_churn: Any, s_min: Any = 0.0, s_max: Any = math.inf, s_noise: Any = 1.0, n: int | None = None) -> Step:
+def churn(
+    solver: Step,
+    s_churn: Any,
+    s_min: Any = 0.0,
+    s_max: Any = math.inf,
+    s_noise: Any = 1.0,
+    n: int | None = None,
+) -> Step:
     """A one-step solver that raises the noise level before every step, by gamma = min(s_churn/n, sqrt(2) - 1) [Karras et al. 2022].
 
     s_min, s_max: range of rho = sigma/alpha in which it does (the step draws its z outside too). s_noise: standard deviation of z.
@@ -134,11 +158,15 @@ def churn(solver: Step, s_churn: Any, s_min: Any = 0.0, s_max: Any = math.inf, s
     On `EDM`, where time is the noise level, the raised level may exceed t_max, as published; on other paths it stops at rho(t_max).
     """
     if solver.past or solver.states or solver.noises or solver.rule:
-        raise ValueError(f"churn wraps deterministic one-step solvers (edm, rk_rho, dpm_2, dpmpp_2s, ..), not {solver.name}")
+        raise ValueError(
+            f"churn wraps deterministic one-step solvers (edm, rk_rho, dpm_2, dpmpp_2s, ..), not {solver.name}"
+        )
 
     def formula(path, ts, x, past, model, z):
         if n is None:
-            raise ValueError(f"in a list of steps {solver.name} must be told the number of intervals that s_churn is spread over: n=...")
+            raise ValueError(
+                f"in a list of steps {solver.name} must be told the number of intervals that s_churn is spread over: n=..."
+            )
         t, s = ts[-2:]
         rho = path.rho(t)
         xp = namespace(rho, s_churn, s_min, s_max)
@@ -146,7 +174,9 @@ def churn(solver: Step, s_churn: Any, s_min: Any = 0.0, s_max: Any = math.inf, s
         if not isinstance(path, EDM):
             end = path.rho(path.t_max)
             churned, gamma = churned & (rho < end), xp.minimum(gamma, end / rho - 1)
-        gamma = xp.where(churned, gamma, 1.0)  # any positive number, so that the square root is smooth where it does not matter
+        gamma = xp.where(
+            churned, gamma, 1.0
+        )  # any positive number, so that the square root is smooth where it does not matter
         raised = xp.where(churned, path.time(-xp.log((1 + gamma) * rho)), t)
         y = x / path.alpha(t) + xp.where(churned, s_noise * rho * xp.sqrt(gamma * (2 + gamma)), 0.0) * z
         return solver.formula(path, [raised, s], path.alpha(raised) * y, past, model, ())
@@ -164,7 +194,14 @@ def churn(solver: Step, s_churn: Any, s_min: Any = 0.0, s_max: Any = math.inf, s
 
 
 @variants
-def edm(order: int = 2, s_churn: Any = 0.0, s_min: Any = 0.0, s_max: Any = math.inf, s_noise: Any = 1.0, n: int | None = None) -> Step:
+def edm(
+    order: int = 2,
+    s_churn: Any = 0.0,
+    s_min: Any = 0.0,
+    s_max: Any = math.inf,
+    s_noise: Any = 1.0,
+    n: int | None = None,
+) -> Step:
     """EDM: Heun (order 2) or Euler (1) in (y, rho) with churn, Euler into sigma = 0 [Karras et al. 2022, alg. 2].
 
     s_churn = 0 is the deterministic sampler and draws nothing; the other options are those of `churn`. On any path, not on EDM's only.

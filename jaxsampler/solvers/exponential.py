@@ -96,15 +96,21 @@ def dpm_2m(path, ts, x, past, model, z, *, form: str = "dpmsolver", relax: Any =
 
 
 @step(kind="data", order=3, past=2, start=(dpmpp_1, dpmpp_2m), to_zero=dpmpp_1)
-def dpmpp_3m(path, ts, x, past, model, z, *, form: str = "dpmsolver", published: bool = False, relax: Any = ()):
+def dpmpp_3m(
+    path, ts, x, past, model, z, *, form: str = "dpmsolver", published: bool = False, relax: Any = ()
+):
     """DPM-Solver++(3M) [Lu et al. 2022b, released code]; `published` halves F'' as there (order 2). `form` is its second step's."""
-    return taylor(path, ts[-2], ts[-1], x, third(path, ts, [model(x, ts[-2]), *past], published, relax), "data")
+    return taylor(
+        path, ts[-2], ts[-1], x, third(path, ts, [model(x, ts[-2]), *past], published, relax), "data"
+    )
 
 
 @step(kind="noise", order=3, past=2, start=(dpm_1, dpm_2m), to_zero=dpm_1)
 def dpm_3m(path, ts, x, past, model, z, *, form: str = "dpmsolver", published: bool = False, relax: Any = ()):
     """DPM-Solver-3 multistep [Lu et al. 2022a, released code]; `published` halves F'' as there (order 2). `form` is its second step's."""
-    return taylor(path, ts[-2], ts[-1], x, third(path, ts, [model(x, ts[-2]), *past], published, relax), "noise")
+    return taylor(
+        path, ts[-2], ts[-1], x, third(path, ts, [model(x, ts[-2]), *past], published, relax), "noise"
+    )
 
 
 def published_mr_rule(order: int) -> Callable[[int], list[int]]:
@@ -112,7 +118,9 @@ def published_mr_rule(order: int) -> Callable[[int], list[int]]:
 
     def rule(n: int) -> list[int]:
         if n < order:
-            raise ValueError(f"the published order schedule needs at least {order} steps for order {order}, got {n}")
+            raise ValueError(
+                f"the published order schedule needs at least {order} steps for order {order}, got {n}"
+            )
         levels = [i if i < order else min(order, n - i) if n < 10 else order for i in range(1, n)]
         return [*levels, order]
 
@@ -128,7 +136,9 @@ def published_mr_steps(solver: Step) -> Callable[[int, bool], list[Step]]:
 def pick(table: dict, order: int, kind: str, name: str) -> Step:
     """The step of a family by its order and kind; ValueError listing those there are."""
     if (order, kind) not in table:
-        raise ValueError(f"{name} has no order={order!r}, kind={kind!r}; valid: {', '.join(f'({o}, {k!r})' for o, k in table)}")
+        raise ValueError(
+            f"{name} has no order={order!r}, kind={kind!r}; valid: {', '.join(f'({o}, {k!r})' for o, k in table)}"
+        )
     return table[order, kind]
 
 

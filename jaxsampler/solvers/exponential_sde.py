@@ -47,7 +47,14 @@ def dpmpp_2m_sde(path, ts, x, past, model, z, *, form: str = "dpmsolver", eta: A
     return x + path.alpha(s) * weight * h * slope
 
 
-@step(kind="data", order=2, past=2, noises=1, start=(dpmpp_sde_1, dpmpp_2m_sde(form="taylor")), to_zero=dpmpp_sde_1)
+@step(
+    kind="data",
+    order=2,
+    past=2,
+    noises=1,
+    start=(dpmpp_sde_1, dpmpp_2m_sde(form="taylor")),
+    to_zero=dpmpp_sde_1,
+)
 def dpmpp_3m_sde(path, ts, x, past, model, z, *, eta: Any = 1.0, published: bool = False):
     """SDE-DPM-Solver++(3M) [Crowson 2023, k-diffusion]; `published` halves F'' as there."""
     m = model(x, ts[-2])
@@ -60,7 +67,9 @@ def _noise(path: Path, ts: Any, x: Any, F: Any, z: Any) -> Any:
     t, s = ts[-2:]
     ratio = path.alpha(s) / path.alpha(t)
     grown = ratio * path.sigma(t)  # sigma_s e^h
-    return ratio * x - 2 * (grown - path.sigma(s)) * F + namespace(grown).sqrt(grown**2 - path.sigma(s) ** 2) * z
+    return (
+        ratio * x - 2 * (grown - path.sigma(s)) * F + namespace(grown).sqrt(grown**2 - path.sigma(s) ** 2) * z
+    )
 
 
 @step(kind="noise", order=1, noises=1, to_zero=dpm_1)
@@ -86,4 +95,8 @@ def mr_sde(order: int = 2, kind: str = "data", published: bool = False) -> Step:
         (2, "noise"): _dpm_2m_sde,
     }
     chosen = pick(family, order, kind, "mr_sde")
-    return chosen.replace(rule=published_mr_steps(chosen), order=order) if published else chosen.replace(order=order)
+    return (
+        chosen.replace(rule=published_mr_steps(chosen), order=order)
+        if published
+        else chosen.replace(order=order)
+    )

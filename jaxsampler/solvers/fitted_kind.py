@@ -40,7 +40,9 @@ class FittedKind:
         l, s = (np.asarray(v, np.float64) for v in (statistics.l, statistics.s))
         s = s if slope else 0 * s
         if l.shape[:1] != self.lam.shape or s.shape[:1] != self.lam.shape:
-            raise ValueError(f"l {l.shape} and s {s.shape} need one entry for each of the {len(self.lam)} lam")
+            raise ValueError(
+                f"l {l.shape} and s {s.shape} need one entry for each of the {len(self.lam)} lam"
+            )
         self.l, self.s = (self._with_integral(v.reshape(len(self.lam), -1).mean(1)) for v in (l, s))
 
     def _with_integral(self, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,15 +65,21 @@ class FittedKind:
         xp = namespace(start, end)
         each = (1,) * np.ndim(start)
         knots = xp.clip(self._like(self.lam, start).reshape(-1, *each), start, end)
-        edges = xp.concatenate([start[None], knots, end[None]])  # no panel crosses a knot, and those outside are empty
+        edges = xp.concatenate(
+            [start[None], knots, end[None]]
+        )  # no panel crosses a knot, and those outside are empty
         width, middle = edges[1:] - edges[:-1], (edges[1:] + edges[:-1]) / 2
         lam = middle[:, None] + width[:, None] * self._like(NODES, start).reshape(1, -1, *each)
         L, S = (self._integral(v, lam) for v in (self.l, self.s))
-        decayed = xp.exp(L - self._integral(self.l, end) + S - self._integral(self.s, start))  # e^{L + S - L_u}
+        decayed = xp.exp(
+            L - self._integral(self.l, end) + S - self._integral(self.s, start)
+        )  # e^{L + S - L_u}
         panel = decayed * width[:, None] * self._like(WEIGHTS, start).reshape(1, -1, *each)
         E = [xp.sum(panel * (lam - start) ** k / math.factorial(k), (0, 1)) for k in range(len(derivatives))]
         decay = xp.exp(self._integral(self.l, start) - self._integral(self.l, end))
-        return path.alpha(u) * (decay / path.alpha(t) * x - sum(e * d for e, d in zip(E, derivatives, strict=True)))
+        return path.alpha(u) * (
+            decay / path.alpha(t) * x - sum(e * d for e, d in zip(E, derivatives, strict=True))
+        )
 
     def _like(self, table: np.ndarray, lam: Any) -> Any:
         return namespace(lam).asarray(table, lam.dtype)

@@ -86,14 +86,21 @@ class score_sde(eqx.Module):
     kind: ClassVar[str] = "score"
 
     def __check_init__(self):
-        for what, value, valid in (("predictor", self.predictor, PREDICTORS), ("corrector", self.corrector, CORRECTORS)):
+        for what, value, valid in (
+            ("predictor", self.predictor, PREDICTORS),
+            ("corrector", self.corrector, CORRECTORS),
+        ):
             if value not in valid:
                 near = difflib.get_close_matches(str(value), valid, 1)
-                raise ValueError(f"unknown {what} {value!r}; {f'did you mean {near[0]!r}?' if near else 'valid: ' + ', '.join(valid)}")
+                raise ValueError(
+                    f"unknown {what} {value!r}; {f'did you mean {near[0]!r}?' if near else 'valid: ' + ', '.join(valid)}"
+                )
         if self.predictor == self.corrector == "none":
             raise ValueError("predictor and corrector are both none: nothing would move the samples")
         if self.probability_flow and self.predictor in ("ancestral", "none"):
-            raise ValueError(f"probability_flow=True needs predictor reverse_diffusion or euler_maruyama, not {self.predictor}; see ddim")
+            raise ValueError(
+                f"probability_flow=True needs predictor reverse_diffusion or euler_maruyama, not {self.predictor}; see ddim"
+            )
         if self.n_corrector < 1:
             raise ValueError(
                 f"n_corrector counts Langevin steps per grid time, at least 1; got {self.n_corrector}; corrector='none' has none"
@@ -122,9 +129,14 @@ class score_sde(eqx.Module):
         t, s = grid[:-1], grid[1:]
         xp = namespace(grid, self.snr)
         if self.published:
-            kernel, arrival = self._published(path, grid), np.append(grid[1:], 0.0)  # N steps of 1/N from t = 1
+            kernel, arrival = (
+                self._published(path, grid),
+                np.append(grid[1:], 0.0),
+            )  # N steps of 1/N from t = 1
         else:
-            kernel = _Kernel(t, t - s, path.alpha(t) / path.alpha(s), variance(path, t, s), path.sigma(s) / path.sigma(t))
+            kernel = _Kernel(
+                t, t - s, path.alpha(t) / path.alpha(s), variance(path, t, s), path.sigma(s) / path.sigma(t)
+            )
             arrival = s
         at = arrival if self.predictor == "none" and not self.published else kernel.t
         zero, one = 0.0 * at, 0.0 * at + 1.0
@@ -140,7 +152,9 @@ class score_sde(eqx.Module):
                 C = C * np.append(np.ones(len(C) - 1), 0.0)
             columns.append((at, A, B, zero, C, zero))
         columns[-1] = (*columns[-1][:-1], arrival)
-        t, A, B, L, C, end = (xp.stack([xp.asarray(column[i]) for column in columns], -1).reshape(-1) for i in range(6))
+        t, A, B, L, C, end = (
+            xp.stack([xp.asarray(column[i]) for column in columns], -1).reshape(-1) for i in range(6)
+        )
         return Rows(t, A, B, L, C, np.arange(len(t)), end)
 
     def _predict(self, path: Path, kernel: _Kernel) -> tuple[Any, Any, Any]:
@@ -160,9 +174,13 @@ class score_sde(eqx.Module):
         """The kernels of the released code at N = len(grid) times."""
         N = len(grid)
         if not isinstance(path, VP | VE):
-            raise TypeError(f"published=True is the released code on its paths VP, SubVP and VE, not {type(path).__name__}")
+            raise TypeError(
+                f"published=True is the released code on its paths VP, SubVP and VE, not {type(path).__name__}"
+            )
         if is_traced(grid) or not np.allclose(grid, np.linspace(1.0, grid[-1], N), atol=1e-9):
-            raise ValueError("published=True needs the released code's grid, np.linspace(1, eps, N) for N steps")
+            raise ValueError(
+                "published=True needs the released code's grid, np.linspace(1, eps, N) for N steps"
+            )
         k, length = (grid * (N - 1)).astype(int), np.full(N, 1 / N)
         if isinstance(path, VE):
             level = np.exp(np.linspace(np.log(path.sigma_min), np.log(path.sigma_max), N))
@@ -170,7 +188,9 @@ class score_sde(eqx.Module):
             return _Kernel(grid, length, np.ones(N), now**2 - below**2, below / now)
         if isinstance(path, SubVP) and self.predictor == "ancestral":
             raise ValueError("the released code has no ancestral sampling on sub-VP; published=False has")
-        if N <= path.beta_max and (self.corrector != "none" or self.predictor in ("reverse_diffusion", "ancestral")):
+        if N <= path.beta_max and (
+            self.corrector != "none" or self.predictor in ("reverse_diffusion", "ancestral")
+        ):
             raise ValueError(
                 f"published=True needs more than beta_max = {path.beta_max:g} steps, got {N}: its beta_max/N is a variance below 1"
             )
@@ -182,7 +202,9 @@ class score_sde(eqx.Module):
         if self.noise is not None:
             for z, a in zip(jax.tree.leaves(self.noise), jax.tree.leaves(x), strict=True):
                 if jnp.shape(z)[1:] != jnp.shape(a) or len(z) < len(rows.t):
-                    raise ValueError(f"noise must have shape {[len(rows.t), *jnp.shape(a)]}, one draw per row; got {list(jnp.shape(z))}")
+                    raise ValueError(
+                        f"noise must have shape {[len(rows.t), *jnp.shape(a)]}, one draw per row; got {list(jnp.shape(z))}"
+                    )
         return (x,)
 
     def step(self, model: Denoiser, state: tuple, row: Rows, key: Any) -> tuple:

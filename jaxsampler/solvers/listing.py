@@ -24,7 +24,11 @@ def others() -> dict[str, type]:
     """All that it exports which is no step: classes with the four functions of `js.Solver`."""
     from .. import solvers
 
-    return {n: c for n, c in vars(solvers).items() if inspect.isclass(c) and issubclass(c, eqx.Module) and hasattr(c, "rows")}
+    return {
+        n: c
+        for n, c in vars(solvers).items()
+        if inspect.isclass(c) and issubclass(c, eqx.Module) and hasattr(c, "rows")
+    }
 
 
 def by_name(name: str, **options: Any) -> Any:
@@ -63,7 +67,9 @@ class Entry:
 def entries() -> list[Entry]:
     """Every solver: the steps, then the others."""
     rows = [
-        Entry(name, s.order, calls_per_step(s), str(s.kind), s.stochastic, _history(s), s.options(), s.reference)
+        Entry(
+            name, s.order, calls_per_step(s), str(s.kind), s.stochastic, _history(s), s.options(), s.reference
+        )
         for name, s in catalogue().items()
     ]
     for name, c in others().items():
@@ -74,7 +80,16 @@ def entries() -> list[Entry]:
             return fields.get(what, getattr(made, what, getattr(c, what, "")))
 
         rows.append(
-            Entry(name, fact("order"), fact("calls"), fact("kind"), bool(fact("stochastic")), fact("needs"), list(fields), _reference(c))
+            Entry(
+                name,
+                fact("order"),
+                fact("calls"),
+                fact("kind"),
+                bool(fact("stochastic")),
+                fact("needs"),
+                list(fields),
+                _reference(c),
+            )
         )
     return rows
 
@@ -85,9 +100,7 @@ def _history(s: Step) -> str:
 
 def markdown() -> str:
     """The table of solvers in Markdown."""
-    head = (
-        "| solver | order | calls per step | prediction | stochastic | needs | options | reference |\n|---|---|---|---|---|---|---|---|\n"
-    )
+    head = "| solver | order | calls per step | prediction | stochastic | needs | options | reference |\n|---|---|---|---|---|---|---|---|\n"
     return head + "".join(
         f"| `{e.name}` | {e.order} | {e.calls} | {e.kind} | {'yes' if e.stochastic else ''} | {e.needs} "
         f"| {', '.join(f'`{o}`' for o in e.options)} | {e.reference} |\n"

@@ -43,24 +43,37 @@ class Statistics(eqx.Module):
     s: Float[np.ndarray, "points ..."]
     b: Float[np.ndarray, "points ..."]
     ends: tuple[float, float] = eqx.field(static=True)
-    mark: tuple[float, ...] = eqx.field(static=True)  # alpha and t of the path at five lam: what it must agree with
+    mark: tuple[float, ...] = eqx.field(
+        static=True
+    )  # alpha and t of the path at five lam: what it must agree with
     about: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
 
     @staticmethod
-    def of(path: Path, lam: Any, l: Any, s: Any, b: Any, about: tuple[tuple[str, Any], ...] = ()) -> "Statistics":
+    def of(
+        path: Path, lam: Any, l: Any, s: Any, b: Any, about: tuple[tuple[str, Any], ...] = ()
+    ) -> "Statistics":
         """From tables on `lam` [n+1], equidistant and rising, n >= 3; l, s, b [n+1, *shape] (or [n+1] for all dimensions)."""
         lam = np.asarray(lam, np.float64)
         tables = [np.asarray(a) for a in (l, s, b)]
         tables = [a if np.issubdtype(a.dtype, np.floating) else a.astype(np.float64) for a in tables]
         if lam.ndim != 1 or len(lam) < 4 or not np.all(np.isfinite(lam)):
             raise ValueError(f"lam must be a vector of at least 4 finite numbers, got shape {lam.shape}")
-        if not (lam[-1] > lam[0] and np.allclose(lam, np.linspace(lam[0], lam[-1], len(lam)), rtol=0, atol=1e-6 * np.ptp(lam))):
-            raise ValueError("lam must rise in equal steps: np.linspace(path.lam(path.t_max), path.lam(t_min), n + 1)")
+        if not (
+            lam[-1] > lam[0]
+            and np.allclose(lam, np.linspace(lam[0], lam[-1], len(lam)), rtol=0, atol=1e-6 * np.ptp(lam))
+        ):
+            raise ValueError(
+                "lam must rise in equal steps: np.linspace(path.lam(path.t_max), path.lam(t_min), n + 1)"
+            )
         for name, a in zip("lsb", tables, strict=True):
             if a.shape[:1] != lam.shape or a.shape != tables[0].shape:
-                raise ValueError(f"{name} has shape {a.shape}; l, s, b must be alike, with one entry for each of the {len(lam)} lam")
+                raise ValueError(
+                    f"{name} has shape {a.shape}; l, s, b must be alike, with one entry for each of the {len(lam)} lam"
+                )
             if not np.all(np.isfinite(a)):
-                raise ValueError(f"{name} is not finite at lam = {lam[np.argmin(np.isfinite(a).reshape(len(lam), -1).all(1))]:g}")
+                raise ValueError(
+                    f"{name} is not finite at lam = {lam[np.argmin(np.isfinite(a).reshape(len(lam), -1).all(1))]:g}"
+                )
         ends = float(lam[0]), float(lam[-1])
         l, s, b = tables
         return Statistics(l, s, b, ends, _mark(path, ends), (("path", " ".join(str(path).split())), *about))
@@ -78,8 +91,12 @@ class Statistics(eqx.Module):
     def check(self, path: Path) -> None:
         """ValueError unless `path` is the one that the statistics were made on."""
         if not np.allclose(_mark(path, self.ends), self.mark, rtol=1e-6, atol=1e-12):
-            made, given = (" ".join(str(p).split())[:80] for p in (dict(self.about).get("path", "another path"), path))
-            raise ValueError(f"these statistics belong to the path {made}, not to {given}: estimate them with js.solvers.ems")
+            made, given = (
+                " ".join(str(p).split())[:80] for p in (dict(self.about).get("path", "another path"), path)
+            )
+            raise ValueError(
+                f"these statistics belong to the path {made}, not to {given}: estimate them with js.solvers.ems"
+            )
 
     def at(self, lam: Float[np.ndarray, " k"]) -> tuple[Any, Any, Any]:
         """l, s, b [k, *shape] in float64 at any lam of the table, by cubics through the four nearest points."""
@@ -88,7 +105,10 @@ class Statistics(eqx.Module):
         near = np.arange(4)
         lagrange = [np.prod([(u - first - j) / (i - j) for j in near if j != i], axis=0) for i in near]
         column = (-1, *[1] * len(self.shape))
-        l, s, b = (sum(w.reshape(column) * a[first + i] for i, w in enumerate(lagrange)) for a in (self.l, self.s, self.b))
+        l, s, b = (
+            sum(w.reshape(column) * a[first + i] for i, w in enumerate(lagrange))
+            for a in (self.l, self.s, self.b)
+        )
         return l, s, b
 
     def save(self, path: str | FilePath) -> None:
@@ -96,7 +116,13 @@ class Statistics(eqx.Module):
         from safetensors.numpy import save
 
         card = {"lam": self.ends, "mark": self.mark, "about": self.about}
-        write(path, save({name: np.ascontiguousarray(getattr(self, name)) for name in "lsb"}, metadata={"statistics": json.dumps(card)}))
+        write(
+            path,
+            save(
+                {name: np.ascontiguousarray(getattr(self, name)) for name in "lsb"},
+                metadata={"statistics": json.dumps(card)},
+            ),
+        )
 
     @staticmethod
     def load(path: str | FilePath) -> "Statistics":
@@ -112,7 +138,9 @@ class Statistics(eqx.Module):
         except OSError as e:
             raise ValueError(f"cannot read {path}: {e.strerror or e}") from None
         except SafetensorError as e:
-            raise ValueError(f"{path} is corrupt ({str(e).splitlines()[0]}): estimate the statistics again") from None
+            raise ValueError(
+                f"{path} is corrupt ({str(e).splitlines()[0]}): estimate the statistics again"
+            ) from None
         l, s, b = tables
         return Statistics(l, s, b, tuple(card["lam"]), tuple(card["mark"]), _frozen(card["about"]))
 
@@ -125,7 +153,9 @@ def _frozen(value: Any) -> Any:
 def _mark(path: Path, ends: tuple[float, float]) -> tuple[float, ...]:
     with on_host():
         t = np.asarray(path.time(np.linspace(ends[0], ends[1], 5)), np.float64)
-        return tuple(np.concatenate([t, np.broadcast_to(np.asarray(path.alpha(t), np.float64), t.shape)]).tolist())
+        return tuple(
+            np.concatenate([t, np.broadcast_to(np.asarray(path.alpha(t), np.float64), t.shape)]).tolist()
+        )
 
 
 def ems(
@@ -160,14 +190,18 @@ def ems(
         t_max, t_min = finite_ends(path, t_max, t_min)
         ends = float(path.lam(t_max)), float(path.lam(t_min))
         if not (np.all(np.isfinite(ends)) and ends[0] < ends[1]):
-            raise ValueError(f"statistics need finite lam rising from t_max to t_min, got {ends[0]:g} and {ends[1]:g}: pass t_max, t_min")
+            raise ValueError(
+                f"statistics need finite lam rising from t_max to t_min, got {ends[0]:g} and {ends[1]:g}: pass t_max, t_min"
+            )
         lam = np.linspace(ends[0], ends[1], n + 1)
         t = np.asarray(path.time(lam), np.float64)
         alpha, sigma = path.alpha(t) + 0 * t, path.sigma(t) + 0 * t
         log_alpha_dot = path.alpha_dot(t) / alpha
         dt = 1 / (log_alpha_dot - path.sigma_dot(t) / sigma)  # dt/dlam
     schedule = [np.asarray(v, np.float64) for v in (t, alpha, sigma, log_alpha_dot * dt, dt)]
-    mean, cov = (np.asarray(m, np.float64) for m in _moments(denoiser, path, x0, draw, schedule, batch, progress))
+    mean, cov = (
+        np.asarray(m, np.float64) for m in _moments(denoiser, path, x0, draw, schedule, batch, progress)
+    )
 
     def per_lam(v):
         return v.reshape(-1, *[1] * (x0.ndim - 1))
@@ -175,9 +209,17 @@ def ems(
     l = 1 - per_lam(alpha) * mean[:, 3]
     l_dot = np.gradient(l, lam, axis=0, edge_order=2)
     one, zero = np.ones_like(l), np.zeros_like(l)
-    f, f_dot = np.stack([1 - l, -one, zero], 1), np.stack([l - 1 - l_dot, 1 - l, -one], 1)  # weights of (y, D, D')
-    var, scale = np.einsum("ni...,nij...,nj...->n...", f, cov, f), np.einsum("ni...,nij...,nj...->n...", abs(f), abs(cov), abs(f))
-    known = var > 1e3 * float(jnp.finfo(x0.dtype).eps) * scale  # else f is constant to rounding (a Gaussian's is): no slope to fit
+    f, f_dot = (
+        np.stack([1 - l, -one, zero], 1),
+        np.stack([l - 1 - l_dot, 1 - l, -one], 1),
+    )  # weights of (y, D, D')
+    var, scale = (
+        np.einsum("ni...,nij...,nj...->n...", f, cov, f),
+        np.einsum("ni...,nij...,nj...->n...", abs(f), abs(cov), abs(f)),
+    )
+    known = (
+        var > 1e3 * float(jnp.finfo(x0.dtype).eps) * scale
+    )  # else f is constant to rounding (a Gaussian's is): no slope to fit
     s = np.where(known, np.einsum("ni...,nij...,nj...->n...", f, cov, f_dot) / np.where(known, var, 1.0), 0.0)
     b = (f_dot * mean[:, :3]).sum(1) - s * (f * mean[:, :3]).sum(1)
     seed = key if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.key_data(key)
@@ -208,15 +250,26 @@ def draw_data(data: Any, key: Any, samples: int) -> Float[Array, "k ..."]:
     else:
         x0 = jnp.asarray(data)
         x0 = x0[jax.random.permutation(key, len(x0))[:samples]] if x0.ndim else x0
-    if not isinstance(x0, jax.Array) or not jnp.issubdtype(x0.dtype, jnp.floating) or x0.ndim < 1 or len(x0) < 2:
-        raise ValueError("data must be an array of at least two samples [k, *shape] of floats, or a function key -> sample")
+    if (
+        not isinstance(x0, jax.Array)
+        or not jnp.issubdtype(x0.dtype, jnp.floating)
+        or x0.ndim < 1
+        or len(x0) < 2
+    ):
+        raise ValueError(
+            "data must be an array of at least two samples [k, *shape] of floats, or a function key -> sample"
+        )
     return x0.astype(wide(x0))
 
 
-def _moments(denoiser: Denoiser, path: Path, x0: Any, key: Any, schedule: list, batch: int, progress: bool) -> tuple[Any, Any]:
+def _moments(
+    denoiser: Denoiser, path: Path, x0: Any, key: Any, schedule: list, batch: int, progress: bool
+) -> tuple[Any, Any]:
     """For each lam the mean [n+1, 4, *shape] of (y, D, D', v dD/dx v) and the covariance [n+1, 3, 3, *shape] of the first three."""
     k, batch = len(x0), min(batch, len(x0))
-    chunks = np.arange(-(-k // batch) * batch).reshape(-1, batch)  # the last chunk is filled up with copies of no weight
+    chunks = np.arange(-(-k // batch) * batch).reshape(
+        -1, batch
+    )  # the last chunk is filled up with copies of no weight
     bar = Bar(len(schedule[0]), "statistics")
 
     def predict(x, t):
@@ -240,7 +293,11 @@ def _moments(denoiser: Denoiser, path: Path, x0: Any, key: Any, schedule: list, 
         spread_new = jnp.einsum("k,ki...,kj...->ij...", weight, away, away)
         total, apart = count + weight.sum(), mean_new - mean
         outer = apart[:3, None] * apart[None, :3]
-        return total, mean + weight.sum() / total * apart, spread + spread_new + count * weight.sum() / total * outer
+        return (
+            total,
+            mean + weight.sum() / total * apart,
+            spread + spread_new + count * weight.sum() / total * outer,
+        )
 
     def at_lam(_, row):
         i, at = row

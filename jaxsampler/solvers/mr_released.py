@@ -70,7 +70,9 @@ class mr_published(eqx.Module):
 
     def __check_init__(self):
         if self.kind not in ("data", "noise") or self.order not in ((1, 2) if self.sde else (1, 2, 3)):
-            raise ValueError(f"no published solver with sde={self.sde}, order={self.order}, kind={self.kind!r}")
+            raise ValueError(
+                f"no published solver with sde={self.sde}, order={self.order}, kind={self.kind!r}"
+            )
 
     def rows(self, path: Path, grid: Any) -> Rows:
         """Coefficients from the separately interpolated tables."""
@@ -83,7 +85,10 @@ class mr_published(eqx.Module):
             table_lam = np.log(table_alpha) - np.log(table_sigma)
         alpha, sigma, lam = (_extrapolated(grid, v) for v in (table_alpha, table_sigma, table_lam))
         n = len(grid) - 1
-        rows = [self._row(alpha, sigma, lam, i, order) for i, order in enumerate(published_mr_rule(self.order)(n), 1)]
+        rows = [
+            self._row(alpha, sigma, lam, i, order)
+            for i, order in enumerate(published_mr_rule(self.order)(n), 1)
+        ]
         if self.denoise_last:
             rows[-1] = (0.0, 0.0, np.array([1.0, 0.0, 0.0]), 0.0)
         Cx, Cmu, w, S = (np.array(column) for column in zip(*rows, strict=True))
@@ -132,7 +137,9 @@ class mr_published(eqx.Module):
         if self.sde:
             if self.noise is None and key is None:
                 raise ValueError("this solver draws noise: pass key=jax.random.key(seed)")
-            new = new + row.S * (normal(key, x) if self.noise is None else jnp.asarray(self.noise[row.index], x.dtype))
+            new = new + row.S * (
+                normal(key, x) if self.noise is None else jnp.asarray(self.noise[row.index], x.dtype)
+            )
         return new, q0, q1
 
     def _predict(self, m: Any, x: Any, mu: Any, row: Rows, source: str, std: Any) -> Any:

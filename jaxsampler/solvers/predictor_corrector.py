@@ -90,7 +90,11 @@ def _step(predictor: int, corrector: int, variant: str, kind: str, published: bo
         h, z = exponent(path, ts[-2], ts[-1], kind)
         if len(nodes) == 2:
             return [relaxed(variant, z) * derivatives(nodes[0], nodes[1:])[0]]
-        return _published_corrector(parts(nodes[0], nodes[1:]), h) if published else derivatives(nodes[0], nodes[1:])
+        return (
+            _published_corrector(parts(nodes[0], nodes[1:]), h)
+            if published
+            else derivatives(nodes[0], nodes[1:])
+        )
 
     def formula(path, ts, x, past, model, z, *, relax=(), relax_before=()):
         m = model(x, ts[-2])
@@ -101,14 +105,18 @@ def _step(predictor: int, corrector: int, variant: str, kind: str, published: bo
             change = [a - b for a, b in itertools.zip_longest(with_new, without, fillvalue=0.0)]
             x = x + increment(path, ts[-3], ts[-2], scaled(change, relax_before), kind)
         ahead = taylor(path, ts[-2], ts[-1], x, [m], kind)
-        return ahead + increment(path, ts[-2], ts[-1], scaled(slopes(path, ts, nodes[:predictor]), relax), kind), x
+        return ahead + increment(
+            path, ts[-2], ts[-1], scaled(slopes(path, ts, nodes[:predictor]), relax), kind
+        ), x
 
     name = f"uni{'pc' if corrector else 'p'}_{predictor}"
     return Step(formula, name, kind=kind, order=predictor, past=max(predictor - 1, corrector))
 
 
 @variants
-def unipc(order: int = 3, variant: str = "bh2", kind: str = "data", corrector: bool = True, published: bool = False) -> Step:
+def unipc(
+    order: int = 3, variant: str = "bh2", kind: str = "data", corrector: bool = True, published: bool = False
+) -> Step:
     """UniPC, predictor and corrector of any order [Zhao et al. 2023, alg. 1 and 2]; `corrector=False` is UniP.
 
     Without `lower_order_final` (it is on by default) UniPC-p is of order p + 1 and UniP-p of order p if started well enough; its own
@@ -116,11 +124,15 @@ def unipc(order: int = 3, variant: str = "bh2", kind: str = "data", corrector: b
     "vary" as released, of order 1. In a list of steps, which is taken literally, `unipc` corrects what UniP of its order predicted.
     """
     if variant not in ("bh1", "bh2", "vary") or kind not in ("data", "noise"):
-        raise ValueError(f"unipc has no variant={variant!r}, kind={kind!r}; valid: bh1, bh2, vary and data, noise")
+        raise ValueError(
+            f"unipc has no variant={variant!r}, kind={kind!r}; valid: bh1, bh2, vary and data, noise"
+        )
     if not isinstance(order, int) or order < 1:
         raise ValueError(f"the order of unipc is a positive integer, got {order!r}")
     if published and variant != "vary":
-        raise ValueError(f'published=True is the released corrector of variant="vary"; that of {variant!r} is right: leave it out')
+        raise ValueError(
+            f'published=True is the released corrector of variant="vary"; that of {variant!r} is right: leave it out'
+        )
 
     def pair(p: int, c: int) -> Step:
         return _step(p, c if corrector else 0, variant, kind, published)
@@ -130,4 +142,6 @@ def unipc(order: int = 3, variant: str = "bh2", kind: str = "data", corrector: b
         return [pair(p, c) for p, c in zip(orders, [0, *orders], strict=False)]
 
     whole = pair(order, order)
-    return Step(whole.formula, "unipc", kind=kind, order=order, past=whole.past, rule=rule, lower_order_final=True)
+    return Step(
+        whole.formula, "unipc", kind=kind, order=order, past=whole.past, rule=rule, lower_order_final=True
+    )

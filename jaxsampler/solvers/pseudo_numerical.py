@@ -46,7 +46,9 @@ def halfway(path: Any, t: Any, s: Any, published: bool) -> tuple[Any, Any]:
     if not isinstance(path, DiscreteVP):
         raise ValueError("published=True rounds training indices: it needs a DiscreteVP path")
     N = len(path.alphas_cumprod)
-    half = namespace(t, s).floor(N * (t - s) / 2 + 1e-6) / N  # 1e-6: an even stride that rounding left below its integer
+    half = (
+        namespace(t, s).floor(N * (t - s) / 2 + 1e-6) / N
+    )  # 1e-6: an even stride that rounding left below its integer
     return t - half, s + half
 
 
@@ -66,7 +68,10 @@ def warmed_up(order: int, first: list[Step]) -> Callable[[int, bool], list[Step]
     """Steps of n intervals: `first`, then iPNDM of as high an order as its history allows, falling at the end if so wished."""
 
     def rule(n: int, lower_order_final: bool) -> list[Step]:
-        rest = [ipndm(order=min(order, i + 1, n - i if lower_order_final else order)) for i in range(len(first), n)]
+        rest = [
+            ipndm(order=min(order, i + 1, n - i if lower_order_final else order))
+            for i in range(len(first), n)
+        ]
         return [*first[:n], *rest]
 
     return rule

@@ -21,7 +21,9 @@ from ..tables.steps import Step, schedule
 RELAXED = "dpm_2m, dpm_3m, dpmpp_2m, dpmpp_3m, mr_ode, unipc"
 
 
-def relax(solver: Step | list[Step], factors: Any, *, to_zero: bool = False, from_noise: bool = False) -> list[Step]:
+def relax(
+    solver: Step | list[Step], factors: Any, *, to_zero: bool = False, from_noise: bool = False
+) -> list[Step]:
     """The steps of `solver` for len(factors) intervals, their derivative estimates times `factors` [intervals, derivatives].
 
     Derivatives beyond those given keep the factor 1. to_zero, from_noise: whether the grid ends in sigma = 0, starts from alpha = 0, for a
@@ -29,10 +31,16 @@ def relax(solver: Step | list[Step], factors: Any, *, to_zero: bool = False, fro
     dpmpp_2m, dpmpp_3m, mr_ode and unipc.
     """
     if np.ndim(factors) != 2:
-        raise ValueError(f"relaxation factors are an array [intervals, derivatives], got shape {np.shape(factors)}")
-    steps = [s.replace(make=None) for s in schedule(solver, len(factors), to_zero=to_zero, from_noise=from_noise)]
+        raise ValueError(
+            f"relaxation factors are an array [intervals, derivatives], got shape {np.shape(factors)}"
+        )
+    steps = [
+        s.replace(make=None) for s in schedule(solver, len(factors), to_zero=to_zero, from_noise=from_noise)
+    ]
     if len(steps) > 1 and not any("relax" in s.options() for s in steps):
-        raise ValueError(f"{steps[-1].name} has no derivative estimates to relax; solvers that have: {RELAXED}")
+        raise ValueError(
+            f"{steps[-1].name} has no derivative estimates to relax; solvers that have: {RELAXED}"
+        )
     relaxed = []
     for i, s in enumerate(steps):
         options = {"relax": factors[i]} if "relax" in s.options() else {}

@@ -37,7 +37,9 @@ class Rows(eqx.Module):
 def levels(path: Path, grid: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(grid, alpha, sigma) in float64; ValueError where alpha = 0, or if the grid is traced."""
     if is_traced(grid):
-        raise ValueError("reversible solvers need a concrete grid (close over it); a traced one, to be learned, is for steps and tables")
+        raise ValueError(
+            "reversible solvers need a concrete grid (close over it); a traced one, to be learned, is for steps and tables"
+        )
     grid = np.asarray(checked(path, grid))
     with on_host():
         alpha, sigma = (np.asarray([float(f(t)) for t in grid]) for f in (path.alpha, path.sigma))
@@ -202,7 +204,11 @@ class bdia(_TwoStep):
                 stacklevel=2,
             )
         (a, b), (up, b_up) = _ddim(alpha, sigma, n, n + 1), _ddim(alpha, sigma, n, np.maximum(n - 1, 0))
-        return Rows(grid[:-1], grid[1:], {"before": g, "now": a - g * up, "eps": b - g * b_up} | _upwards(alpha, sigma))
+        return Rows(
+            grid[:-1],
+            grid[1:],
+            {"before": g, "now": a - g * up, "eps": b - g * b_up} | _upwards(alpha, sigma),
+        )
 
 
 class obelm(_TwoStep):
@@ -220,5 +226,8 @@ class obelm(_TwoStep):
         before = np.append(0.0, (d2 / d1) ** 2 * alpha[s] / alpha[p])
         now = np.append(a[0], (d1 - d2) * d3 / d1**2 * alpha[s] / alpha[t])
         return Rows(
-            grid[:-1], grid[1:], {"before": before, "now": now, "eps": np.append(b[0], d2 * d3 * alpha[s] / d1)} | _upwards(alpha, sigma)
+            grid[:-1],
+            grid[1:],
+            {"before": before, "now": now, "eps": np.append(b[0], d2 * d3 * alpha[s] / d1)}
+            | _upwards(alpha, sigma),
         )

@@ -41,7 +41,13 @@ def _rho_rows(path: Path, grid: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]
     """Times and coefficients of the intervals: alpha and rho at both ends, and whether the last one ends at sigma = 0."""
     grid, alpha, sigma = levels(path, grid)
     rho = sigma / alpha
-    c = {"alpha": alpha[:-1], "alpha_next": alpha[1:], "drho": np.diff(rho), "t_next": grid[1:], "clean": sigma[1:] == 0}
+    c = {
+        "alpha": alpha[:-1],
+        "alpha_next": alpha[1:],
+        "drho": np.diff(rho),
+        "t_next": grid[1:],
+        "clean": sigma[1:] == 0,
+    }
     return grid, c
 
 
@@ -55,9 +61,17 @@ class reversible_heun(_InRho):
     def rows(self, path: Path, grid: Any) -> Rows:
         """A row that evaluates the slope at the start, then one per interval, which calls at its end."""
         grid, c = _rho_rows(path, grid)
-        idle = {"alpha": c["alpha"][0], "alpha_next": c["alpha"][0], "drho": 0.0, "t_next": grid[0], "clean": False}
+        idle = {
+            "alpha": c["alpha"][0],
+            "alpha_next": c["alpha"][0],
+            "drho": 0.0,
+            "t_next": grid[0],
+            "clean": False,
+        }
         c = {name: np.concatenate([[idle[name]], c[name]]) for name in c}
-        t = np.where(c["clean"], np.roll(c["t_next"], 1), c["t_next"])  # into sigma = 0 the call is not used: make it where it is regular
+        t = np.where(
+            c["clean"], np.roll(c["t_next"], 1), c["t_next"]
+        )  # into sigma = 0 the call is not used: make it where it is regular
         c |= {"first": np.arange(len(t)) == 0, "t_before": np.append(t[0], t[:-1])}
         return Rows(t, np.append(np.nan, grid[1:]), c)
 
@@ -86,7 +100,11 @@ class reversible_heun(_InRho):
         keep = lambda old, new: jax.tree.map(lambda o, n: jnp.where(c["clean"] | c["first"], o, n), old, new)
         before = keep(h, shifted)
         slope = keep(f, noise(model)(linear((c["alpha"], before)), c["t_before"]))
-        y = linear((1.0, y), (-jnp.where(c["clean"], 0, c["drho"] / 2), f), (-jnp.where(c["clean"], c["drho"], c["drho"] / 2), slope))
+        y = linear(
+            (1.0, y),
+            (-jnp.where(c["clean"], 0, c["drho"] / 2), f),
+            (-jnp.where(c["clean"], c["drho"], c["drho"] / 2), slope),
+        )
         slope = jax.tree.map(lambda s: jnp.where(c["first"], 0, s), slope)
         return self._x(model, y, c["alpha"]), before, slope
 
@@ -125,7 +143,9 @@ class mccallum_foster(_InRho):
         def increment(y, t, alpha, t_far, alpha_far, drho):
             slope = eps(linear((alpha, y)), t)
             other = eps(linear((alpha_far, linear((1.0, y), (drho, slope)))), t_far)
-            return linear((jnp.where(c["clean"], drho, drho / 2), slope), (jnp.where(c["clean"], 0, drho / 2), other))
+            return linear(
+                (jnp.where(c["clean"], drho, drho / 2), slope), (jnp.where(c["clean"], 0, drho / 2), other)
+            )
 
         def forward(z):
             return increment(z, row.t, c["alpha"], far, c["alpha_next"], c["drho"])

@@ -42,7 +42,9 @@ def _third(path: Path, ts: Any, x: Any, model: Any, kind: str, r1: Any, r2: Any,
     if checked_form(form) == "dpmsolver":
         return taylor(path, t, s, x, [F, rise2 / (r2 * h)], kind)
     a, b = rise1 / r1, rise2 / r2
-    return taylor(path, t, s, x, [F, (r2 * a - r1 * b) / ((r2 - r1) * h), 2 * (b - a) / ((r2 - r1) * h**2)], kind)
+    return taylor(
+        path, t, s, x, [F, (r2 * a - r1 * b) / ((r2 - r1) * h), 2 * (b - a) / ((r2 - r1) * h**2)], kind
+    )
 
 
 @step(kind="data", order=2, to_zero=dpmpp_1, from_noise=dpmpp_1)
@@ -72,7 +74,9 @@ def dpm_3(path, ts, x, past, model, z, *, r1: Any = 1 / 3, r2: Any = 2 / 3, form
 SINGLESTEP = {"noise": (dpm_1, dpm_2, dpm_3), "data": (dpmpp_1, dpmpp_2s, dpmpp_3s)}
 
 
-def _steps(path: Path, outer: Grid, orders: list[int], kind: str, grid: Callable, form: str, published: bool) -> list[Step]:
+def _steps(
+    path: Path, outer: Grid, orders: list[int], kind: str, grid: Callable, form: str, published: bool
+) -> list[Step]:
     """One step per interval, of these orders; as published, its inner nodes follow `grid` inside the interval."""
     family = [single if k == 0 else single(form=form) for k, single in enumerate(SINGLESTEP[kind])]
     if not published:

@@ -22,7 +22,11 @@ def strided(solver: Step, stride: Real, end: Real = 0.0) -> Step:
     def formula(path: Any, ts: Any, *args: Any) -> Any:
         xp = namespace(ts)
         target = ts[-2] - stride
-        target = xp.where(target < end + 1e-9, xp.asarray(end, ts.dtype), target)  # 1e-9: what rounding leaves above the end is the end
+        target = xp.where(
+            target < end + 1e-9, xp.asarray(end, ts.dtype), target
+        )  # 1e-9: what rounding leaves above the end is the end
         return solver.formula(path, xp.append(ts[:-1], target), *args)
 
-    return solver.replace(formula=formula, make=None, start=tuple(strided(lower, stride, end) for lower in solver.start))
+    return solver.replace(
+        formula=formula, make=None, start=tuple(strided(lower, stride, end) for lower in solver.start)
+    )

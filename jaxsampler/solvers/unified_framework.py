@@ -61,13 +61,19 @@ class Decision:
 
     def __post_init__(self):
         if self.order < 1 or self.start > -1:
-            raise ValueError(f"a decision has order >= 1 and start <= -1 (the latest state); got order={self.order}, start={self.start}")
+            raise ValueError(
+                f"a decision has order >= 1 and start <= -1 (the latest state); got order={self.order}, start={self.start}"
+            )
         if not isinstance(self.kind, FittedKind) and self.kind not in ("data", "noise"):
             raise ValueError(f"a decision's kind is 'data', 'noise' or a FittedKind, got {self.kind!r}")
         if len(self.counts) != self.order - 1 or any(m < k for k, m in enumerate(self.counts, 1)):
-            raise ValueError(f"order={self.order} needs nodes (m_1, ..) for {self.order - 1} derivatives, m_k >= k; got {self.nodes}")
+            raise ValueError(
+                f"order={self.order} needs nodes (m_1, ..) for {self.order - 1} derivatives, m_k >= k; got {self.nodes}"
+            )
         if self.corrector is not None and self.corrector < 2:
-            raise ValueError(f"a corrector is of order 2 or more (order 1 makes no use of the new output); got {self.corrector}")
+            raise ValueError(
+                f"a corrector is of order 2 or more (order 1 makes no use of the new output); got {self.corrector}"
+            )
         self._check_relaxation()
 
     def _check_relaxation(self):
@@ -83,7 +89,9 @@ class Decision:
             hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(RELAXATIONS)}, ('linear', c)"
             raise ValueError(f"unknown relaxation {chosen!r}; {hint}")
         if isinstance(self.kind, FittedKind):
-            raise ValueError(f"relaxation {chosen!r} belongs to the weights of data and noise; a FittedKind takes ('linear', c)")
+            raise ValueError(
+                f"relaxation {chosen!r} belongs to the weights of data and noise; a FittedKind takes ('linear', c)"
+            )
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -98,7 +106,15 @@ class Decision:
         return [start, *(newer + [start + j for j in range(1, count + 1)])[:count]]
 
 
-def advance(path: Path, s: Any, x: Any, points: Sequence[tuple], counts: Sequence[int], kind: Any, relax: Callable | None = None) -> Any:
+def advance(
+    path: Path,
+    s: Any,
+    x: Any,
+    points: Sequence[tuple],
+    counts: Sequence[int],
+    kind: Any,
+    relax: Callable | None = None,
+) -> Any:
     """The state at s by a Taylor step from state x; points: (time, output), that of x first."""
     (t, F), *_ = points
     if isinstance(kind, FittedKind):
@@ -182,15 +198,21 @@ def usf(decisions: Sequence[Decision], *, first: str = "none", published: bool =
     published: the released code's inconsistent first output.
     """
     if first == "average_x0":
-        raise ValueError("average_x0 is first='zero_x0' on data shifted to mean 0: shift it with js.solvers.shift_data(denoiser, mean)")
+        raise ValueError(
+            "average_x0 is first='zero_x0' on data shifted to mean 0: shift it with js.solvers.shift_data(denoiser, mean)"
+        )
     if first not in ("none", "zero_x0"):
         raise ValueError(f"first must be 'none' or 'zero_x0', got {first!r}")
     if published and first == "none":
         raise ValueError("published=True is about the first output of first='zero_x0': leave it out")
     for i, d in enumerate(decisions):
         if max(d.points) > i or (d.corrector or 0) > i + 2:
-            reach = f"{max(d.points)} points back" if max(d.points) > i else f"a corrector of order {d.corrector}"
-            raise ValueError(f"decision {i} wants {reach}, with {i} points before it: lower its order, nodes, start or corrector")
+            reach = (
+                f"{max(d.points)} points back" if max(d.points) > i else f"a corrector of order {d.corrector}"
+            )
+            raise ValueError(
+                f"decision {i} wants {reach}, with {i} points before it: lower its order, nodes, start or corrector"
+            )
     steps = [_step(d, before) for d, before in zip(decisions, [Decision(), *decisions], strict=False)]
     if first == "zero_x0" and steps:
         steps[0] = steps[0].replace(assumed=_no_data(published))

@@ -19,11 +19,22 @@ from ..paths.predictions import Denoiser, match, weights
 from .steps import Past, schedule
 
 
-def loop(model: Callable, path: Path, grid: Any, solver: Any, x: PyTree, key: Any = None, noise: PyTree | None = None) -> PyTree:
+def loop(
+    model: Callable,
+    path: Path,
+    grid: Any,
+    solver: Any,
+    x: PyTree,
+    key: Any = None,
+    noise: PyTree | None = None,
+) -> PyTree:
     """x at the last grid time by the steps of `solver` (as in `tabulate`), with the model and the noise of `run`."""
     grid = grids.checked(path, grid)
     with on_host():
-        to_zero, from_noise = bool(np.asarray(path.sigma(grid[-1])) == 0), bool(np.asarray(path.alpha(grid[0])) == 0)
+        to_zero, from_noise = (
+            bool(np.asarray(path.sigma(grid[-1])) == 0),
+            bool(np.asarray(path.alpha(grid[0])) == 0),
+        )
     steps = schedule(solver, len(grid) - 1, to_zero=to_zero, from_noise=from_noise)
     like = jax.tree.map(jnp.asarray, x)
     centre = model if isinstance(model, Denoiser) else None

@@ -63,7 +63,9 @@ class Step:
     lower_order_final: bool = False
     reference: str = ""
     make: Callable | None = dataclasses.field(default=None, compare=False, repr=False)
-    given: tuple = dataclasses.field(default=(), compare=False, repr=False)  # values of options, for `tabulate` to see traced ones
+    given: tuple = dataclasses.field(
+        default=(), compare=False, repr=False
+    )  # values of options, for `tabulate` to see traced ones
 
     def __post_init__(self):
         if not callable(self.kind) and self.kind not in KINDS:
@@ -99,7 +101,11 @@ class Step:
             return _formula(*args, **{**options, **kwargs})
 
         def sub(step):  # the lower orders follow the options that they know
-            return None if step is None else step._bind({k: v for k, v in options.items() if k in step.options()})
+            return (
+                None
+                if step is None
+                else step._bind({k: v for k, v in options.items() if k in step.options()})
+            )
 
         formula.__signature__ = inspect.signature(self.formula)
         return dataclasses.replace(
@@ -144,7 +150,9 @@ def unknown(given: Any, valid: Sequence[str], what: str) -> None:
     for name in given:
         if name not in valid:
             near = difflib.get_close_matches(name, [*valid, "lower_order_final"], 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join([*valid, 'lower_order_final'])}"
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"valid: {', '.join([*valid, 'lower_order_final'])}"
+            )
             raise TypeError(f"{what} has no option {name!r}; {hint}")
 
 
@@ -166,7 +174,9 @@ def variants(build: Callable[..., Step]) -> Step:
             return variant(chosen | options)
 
         make.__signature__ = inspect.signature(build)
-        return dataclasses.replace(build(**chosen), name=build.__name__, make=make, reference=_reference(build))
+        return dataclasses.replace(
+            build(**chosen), name=build.__name__, make=make, reference=_reference(build)
+        )
 
     return variant({})
 
@@ -205,11 +215,15 @@ def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[St
         if len(steps) != n:
             raise ValueError(f"a schedule needs one step per interval: {len(steps)} steps for {n} intervals")
     else:
-        raise TypeError(f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name")
+        raise TypeError(
+            f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name"
+        )
     for i, s in enumerate(steps):
         if max(s.past, s.states, s.inputs) > i:
             what = f"{s.past} past outputs" if s.past >= s.states else f"{s.states} past states"
-            raise ValueError(f"{s.name} at interval {i} reads {what} but only {i} intervals came before; start with lower orders")
+            raise ValueError(
+                f"{s.name} at interval {i} reads {what} but only {i} intervals came before; start with lower orders"
+            )
         if s.assumed is not None and i > 0:
             raise ValueError(f"{s.name} at interval {i} assumes its output: only the first interval may")
     return steps

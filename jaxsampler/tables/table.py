@@ -70,7 +70,9 @@ class Table(eqx.Module):
             try:
                 json.dumps(value)
             except (TypeError, ValueError) as e:
-                raise TypeError(f"cannot save {name}={value!r} about a table: {e}; give strings, numbers, lists or dicts") from None
+                raise TypeError(
+                    f"cannot save {name}={value!r} about a table: {e}; give strings, numbers, lists or dicts"
+                ) from None
         arrays = {f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}
         write(path, save(arrays, {"about": json.dumps(about)}))
 
@@ -96,16 +98,24 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
     except OSError as e:
         raise ValueError(f"cannot read the table {path}: {e.strerror or 'there is no such file'}") from None
     except (SafetensorError, ValueError, TypeError) as e:
-        raise ValueError(f"the table {path} is corrupt ({str(e).splitlines()[0]}): save or fetch it again") from None
+        raise ValueError(
+            f"the table {path} is corrupt ({str(e).splitlines()[0]}): save or fetch it again"
+        ) from None
     names = [f.name for f in fields(Table)]
     if set(arrays) != set(names) or arrays["t"].ndim < 1 or not isinstance(about, dict):
-        raise ValueError(f"{path} is no table: it holds {', '.join(sorted(arrays)[:4]) or 'nothing'}, ..; `table.save(path)` makes one")
+        raise ValueError(
+            f"{path} is no table: it holds {', '.join(sorted(arrays)[:4]) or 'nothing'}, ..; `table.save(path)` makes one"
+        )
     *many, nfe = arrays["t"].shape
     for name in names:
         array, kind = arrays[name], "i" if name in ("slot", "keep", "draw") else "f"
-        want = {"B": (*many, nfe, *arrays["B"].shape[-1:]), "form": (*many, nfe, 2), "start": (*many, 2)}.get(name, (*many, nfe))
+        want = {"B": (*many, nfe, *arrays["B"].shape[-1:]), "form": (*many, nfe, 2), "start": (*many, 2)}.get(
+            name, (*many, nfe)
+        )
         if array.dtype.kind != kind or array.shape != want:
-            raise ValueError(f"{path} is no table: its {name} is {array.dtype}{list(array.shape)}, not {kind} of shape {list(want)}")
+            raise ValueError(
+                f"{path} is no table: its {name} is {array.dtype}{list(array.shape)}, not {kind} of shape {list(want)}"
+            )
     return Table(**arrays), about
 
 
@@ -118,7 +128,9 @@ def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Tab
         raise ValueError("pad tables before stacking them: js.stack pads to a common shape by itself")
     nfe, regs = table.nfe if nfe is None else nfe, table.regs if regs is None else regs
     if nfe < table.nfe or regs < table.regs:
-        raise ValueError(f"cannot pad a table of nfe={table.nfe}, regs={table.regs} to the smaller nfe={nfe}, regs={regs}")
+        raise ValueError(
+            f"cannot pad a table of nfe={table.nfe}, regs={table.regs} to the smaller nfe={nfe}, regs={regs}"
+        )
     more, xp = nfe - table.nfe, namespace(table.t)
 
     def rows(column, fill=None):

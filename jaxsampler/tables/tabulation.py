@@ -40,7 +40,9 @@ def unit_run(step: Step, path: Any, ts: Any, basis: list) -> tuple[list, list, A
         if step.assumed is not None:
             return step.assumed(path, t, step.kind) * x
         if len(inputs) == MAX_CALLS:
-            raise ValueError(f"{step.name} calls the model more than {MAX_CALLS} times in one step; split it into several steps")
+            raise ValueError(
+                f"{step.name} calls the model more than {MAX_CALLS} times in one step; split it into several steps"
+            )
         inputs.append(x)
         times.append(t)
         return outputs[len(inputs) - 1]
@@ -103,8 +105,12 @@ def _check_linear(step: Step, path: Any, ts: np.ndarray, units: list) -> None:
     random = np.random.default_rng(0).standard_normal((len(units[0]), 3)) * scales
     inputs, _, result, corrected = unit_run(step, path, ts, list(random))
     for got, unit in zip([*inputs, result, corrected], units, strict=True):
-        finite = np.all(np.isfinite(unit))  # a singular end of the path is found, and named, once the table is made
-        if finite and not np.allclose(got / scales, unit @ random / scales, rtol=1e-6, atol=1e-9 * np.abs(unit).max(), equal_nan=True):
+        finite = np.all(
+            np.isfinite(unit)
+        )  # a singular end of the path is found, and named, once the table is made
+        if finite and not np.allclose(
+            got / scales, unit @ random / scales, rtol=1e-6, atol=1e-9 * np.abs(unit).max(), equal_nan=True
+        ):
             raise ValueError(
                 f"{step.name} is not linear in (x, past, model outputs, z), so it has no table; "
                 "implement the four functions of js.Solver (rows, init, step, final) instead"
@@ -136,7 +142,9 @@ class _Row:
     end: Any = np.nan
 
 
-def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None, from_noise: bool | None = None) -> Table:
+def tabulate(
+    path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None, from_noise: bool | None = None
+) -> Table:
     """The table of `solver` (a step, or a list with one step per interval) on `grid`, n+1 decreasing times.
 
     to_zero, from_noise: whether the last interval takes the solver's step into sigma = 0, the first its step out of alpha = 0; None
@@ -146,13 +154,19 @@ def tabulate(path: Path, grid: Any, solver: Any, *, to_zero: bool | None = None,
     grid = grids.checked(path, grid)
     n = len(grid) - 1
     if is_traced(grid):
-        return _table(path, *_rows(path, grid, schedule(solver, n, to_zero=bool(to_zero), from_noise=bool(from_noise))), grid)
+        return _table(
+            path,
+            *_rows(path, grid, schedule(solver, n, to_zero=bool(to_zero), from_noise=bool(from_noise))),
+            grid,
+        )
     with on_host():
         zero = bool(np.asarray(path.sigma(grid[-1])) == 0) if to_zero is None else to_zero
         pure = bool(np.asarray(path.alpha(grid[0])) == 0) if from_noise is None else from_noise
     steps = schedule(solver, n, to_zero=zero, from_noise=pure)
     known: Any = _Remembered(path)
-    if is_traced([step.given for step in steps]):  # an option such as eta: its arithmetic is staged, that of the path is not
+    if is_traced(
+        [step.given for step in steps]
+    ):  # an option such as eta: its arithmetic is staged, that of the path is not
         return _table(known, *_rows(known, grid, steps), grid)
     return assemble(known, grid, steps)
 
@@ -167,7 +181,9 @@ def assemble(path: Any, grid: np.ndarray, steps: Sequence[Step]) -> Table:
     """The table of one step per interval of a concrete grid, which may also rise (as backward solves need it)."""
     with on_host():
         table = _table(path, *_rows(path, grid, steps), grid)
-        finite = [np.isfinite(c).reshape(table.nfe, -1).all(-1) for c in (table.A, table.B, table.C, table.form)]
+        finite = [
+            np.isfinite(c).reshape(table.nfe, -1).all(-1) for c in (table.A, table.B, table.C, table.form)
+        ]
         bad = ~np.all(finite, axis=0)
         if np.any(bad):
             t = table.t[int(np.argmax(bad))]
@@ -183,7 +199,9 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
     """Rows of all steps, (scale, noise) before the first one, and the last row that reads each value."""
     rows: list[_Row] = []
     first: list[int] = []  # row of the first call of each interval
-    origins: list[dict | None] = []  # state at the start of each interval as {value: weight}, as corrected by its step
+    origins: list[
+        dict | None
+    ] = []  # state at the start of each interval as {value: weight}, as corrected by its step
     last_use: dict[tuple[str, int], int] = {}
     start, draws = [1.0, 0.0], 0
 
@@ -202,7 +220,9 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
         first.append(f)
         before = int(step.noises > 0 and (step.churn or not calls))  # draws that enter before the first call
         if step.noises - before > calls:
-            raise ValueError(f"{step.name} declares {step.noises} noises for {calls} model calls: one draw per row")
+            raise ValueError(
+                f"{step.name} declares {step.noises} noises for {calls} model calls: one draw per row"
+            )
         z_at = 1 + step.past + step.states + step.inputs
         m_at = z_at + step.noises
 
@@ -210,7 +230,9 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
         for k in range(i - 1, i - 1 - step.past, -1):
             p, assumed = first[k], steps[k].assumed
             if assumed is not None:
-                past.append({value: w * assumed(path, grid[k], step.kind) for value, w in (origins[k] or {}).items()})
+                past.append(
+                    {value: w * assumed(path, grid[k], step.kind) for value, w in (origins[k] or {}).items()}
+                )
             elif rows[p].kind == step.kind:
                 past.append({("m", p): 1.0})
             else:
@@ -218,7 +240,9 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
                 past.append({("x", p): u, ("m", p): w})
         for state in origins[i - step.states : i][::-1]:
             if state is None:
-                raise ValueError(f"{step.name} at interval {i} reads a state that is not kept: that of a step with churn or without a call")
+                raise ValueError(
+                    f"{step.name} at interval {i} reads a state that is not kept: that of a step with churn or without a call"
+                )
             past.append(state)
         for k in range(i - 1, i - 1 - step.inputs, -1):
             past.append({("x", first[k]): 1.0} if steps[k].assumed is None else origins[k] or {})
@@ -250,15 +274,21 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
                     last.B[value] = last.B.get(value, 0.0) + b
                 if before:
                     if last.noisy:
-                        raise ValueError(f"{step.name} draws noise before its first call, the step before it at its end: one draw per row")
+                        raise ValueError(
+                            f"{step.name} draws noise before its first call, the step before it at its end: one draw per row"
+                        )
                     last.draw, last.noisy = draws, True
 
         for c in range(calls):
             # the update from the input of call c to `target`, with the state at `entry` as the unit of x
             target = inputs[c + 1] if c + 1 < calls else result
             target = target - _ratio(target[0], entry[0]) * entry + _ratio(target[0], entry[0]) * basis[0]
-            here = inputs[c] - _ratio(inputs[c][0], entry[0]) * entry + _ratio(inputs[c][0], entry[0]) * basis[0]
-            own = z_at + before + c - (calls - (step.noises - before))  # basis index of the draw of this update
+            here = (
+                inputs[c] - _ratio(inputs[c][0], entry[0]) * entry + _ratio(inputs[c][0], entry[0]) * basis[0]
+            )
+            own = (
+                z_at + before + c - (calls - (step.noises - before))
+            )  # basis index of the draw of this update
             noisy, entered = own >= z_at + before, own - 1 >= z_at + before
             if c == 0:
                 A, rest = target[0], {}
@@ -270,17 +300,29 @@ def _rows(path: Any, grid: Any, steps: Sequence[Step]) -> tuple[list[_Row], list
             C = target[own] if noisy else 0.0
             stale = [target[k] for k in range(z_at, m_at) if not (noisy and k == own)]
             if not is_traced(target) and np.any(np.abs(stale) > 1e-9 * np.abs(target).max()):
-                raise ValueError(f"{step.name} uses one draw in two updates, or its draws out of order: one draw per row, in order")
+                raise ValueError(
+                    f"{step.name} uses one draw in two updates, or its draws out of order: one draw per row, in order"
+                )
             last_use["m", f + c] = f + calls - 1
             rows.append(
-                _Row(times[c], step.kind, A, _plus(registers(target, c + 1), rest), C, draws + own - z_at if noisy else draws, noisy)
+                _Row(
+                    times[c],
+                    step.kind,
+                    A,
+                    _plus(registers(target, c + 1), rest),
+                    C,
+                    draws + own - z_at if noisy else draws,
+                    noisy,
+                )
             )
         draws += step.noises
         whole = calls > 0 and entry is basis[0]
         if corrected is not basis[0] and not whole:
             raise ValueError(f"{step.name} corrects its state: its first call must be at that state")
         if not whole and f == 0 and i > 0:
-            raise ValueError(f"{step.name} changes the state before its first call, so it cannot follow a step that assumes its output")
+            raise ValueError(
+                f"{step.name} changes the state before its first call, so it cannot follow a step that assumes its output"
+            )
         origins.append(_plus({("x", f): corrected[0]}, registers(corrected, calls)) if whole else None)
         if not rows:
             raise ValueError(f"{step.name} makes no model call, so it cannot come first")
@@ -311,7 +353,9 @@ def _table(path: Path, rows: list[_Row], start: list, last_use: dict, grid: Any)
     weights_at: list[dict[int, Any]] = []
     for r, row in enumerate(rows):
         slot[r] = allocate(("m", r), r)
-        keep[r] = allocate(("x", r), r) if ("x", r) in last_use else slot[r]  # kept first, then overwritten by the output
+        keep[r] = (
+            allocate(("x", r), r) if ("x", r) in last_use else slot[r]
+        )  # kept first, then overwritten by the output
         weights_at.append({register[value]: b for value, b in row.B.items()})
 
     def column(values):
@@ -322,7 +366,9 @@ def _table(path: Path, rows: list[_Row], start: list, last_use: dict, grid: Any)
     t = column([row.t for row in rows])
     xp, form = namespace(t), namespace(t).zeros((nfe, 2), t.dtype)
     for kind in dict.fromkeys(row.kind for row in rows):
-        pair = xp.stack([xp.broadcast_to(xp.asarray(v, t.dtype), (nfe,)) for v in linear_form(path, t, kind)], -1)
+        pair = xp.stack(
+            [xp.broadcast_to(xp.asarray(v, t.dtype), (nfe,)) for v in linear_form(path, t, kind)], -1
+        )
         form = xp.where(np.array([row.kind == kind for row in rows])[:, None], pair, form)
     return Table(
         t=t,

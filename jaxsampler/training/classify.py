@@ -94,7 +94,12 @@ def accuracy(net: Classifier, photos: Photos, s: float = 0.0, seed: int = 0) -> 
     for i in range(0, len(photos), 500):
         images = photos[i : i + 500].images
         noise = np.random.default_rng([seed, i]).standard_normal(images.shape).astype(np.float32)
-        right += int((np.asarray(guess(net, jnp.asarray(images + np.float32(s) * noise))) == photos.labels[i : i + 500]).sum())
+        right += int(
+            (
+                np.asarray(guess(net, jnp.asarray(images + np.float32(s) * noise)))
+                == photos.labels[i : i + 500]
+            ).sum()
+        )
     return right / len(photos)
 
 
@@ -128,7 +133,9 @@ def publish(place: str | Path, out: str | Path, test: Photos) -> dict[str, Any]:
     card = checkpoint.read_card(file)
     c = config.pick(card, Classify)
     state = checkpoint.load(file, start(from_card(card), optimiser(c)))
-    scores = {f"accuracy at s = {s}": round(accuracy(state.ema, test, s), 4) for s in (0.0, 0.2, 0.5, 1.0, 2.0)}
+    scores = {
+        f"accuracy at s = {s}": round(accuracy(state.ema, test, s), 4) for s in (0.0, 0.2, 0.5, 1.0, 2.0)
+    }
     card |= {"trained_steps": int(state.step), "metrics": scores}
     checkpoint.save(out, state.ema, card)
     return card

@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 Coupling = Callable[[PRNGKeyArray, Float[Array, "n ..."], Float[Array, "n ..."]], Float[Array, "n ..."]]
 
 
-def independent(key: PRNGKeyArray, x0: Float[Array, "n ..."], eps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+def independent(
+    key: PRNGKeyArray, x0: Float[Array, "n ..."], eps: Float[Array, "n ..."]
+) -> Float[Array, "n ..."]:
     """As drawn."""
     return eps
 
@@ -29,9 +31,13 @@ def minibatch_ot(epsilon: float | None = None, iterations: int = 2000) -> Coupli
     from ott.problems.linear.linear_problem import LinearProblem
     from ott.solvers.linear.sinkhorn import Sinkhorn
 
-    def coupling(key: PRNGKeyArray, x0: Float[Array, "n ..."], eps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    def coupling(
+        key: PRNGKeyArray, x0: Float[Array, "n ..."], eps: Float[Array, "n ..."]
+    ) -> Float[Array, "n ..."]:
         flat = [a.reshape(len(a), -1).astype(jnp.float32) for a in (x0, eps)]
-        cost = lambda a, b: jnp.square(a).sum(1).mean() + jnp.square(b).sum(1).mean() - 2 * a.mean(0) @ b.mean(0)
+        cost = lambda a, b: (
+            jnp.square(a).sum(1).mean() + jnp.square(b).sum(1).mean() - 2 * a.mean(0) @ b.mean(0)
+        )
         smooth = 0.01 * cost(*flat) if epsilon is None else epsilon
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # ott's own arithmetic
             cloud: Any = pointcloud.PointCloud(flat[0], flat[1], epsilon=smooth)

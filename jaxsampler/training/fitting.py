@@ -47,7 +47,9 @@ class State(eqx.Module, Generic[M]):
 def start(model: M, optimiser: optax.GradientTransformation) -> State[M]:
     """The state before the first step; the average begins as the model. `update` eats its arrays, so both are copies."""
     model, average = (jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model) for _ in range(2))
-    return State(model, average, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32))
+    return State(
+        model, average, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32)
+    )
 
 
 def warmed(decay: float) -> Profile:
@@ -62,7 +64,9 @@ def power(width: float) -> Profile:
     width^2 = (gamma+1)/((gamma+2)^2 (gamma+3)) [Karras et al. 2024, eq. 3 and 126].
     """
     if not 0 < width < 12**-0.5:
-        raise ValueError(f"the width of a power-function average must be between 0 and 0.288 of the training, got {width}")
+        raise ValueError(
+            f"the width of a power-function average must be between 0 and 0.288 of the training, got {width}"
+        )
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
     gamma = float(roots.real[np.abs(roots.imag) < 1e-9].max())
     return lambda k: (k / (k + 1)) ** jnp.asarray(gamma + 1, k.dtype)
@@ -77,24 +81,32 @@ def update(
     key = jax.random.fold_in(key, state.step)
     value, grad = gradient(loss, state.model, batch, key, parts)
     with jax.numpy_dtype_promotion("standard"):  # optax raises its rates of decay to an integer power
-        change, memory = optimiser.update(grad, state.optimiser, eqx.filter(state.model, eqx.is_inexact_array))
+        change, memory = optimiser.update(
+            grad, state.optimiser, eqx.filter(state.model, eqx.is_inexact_array)
+        )
     model = eqx.apply_updates(state.model, change)
     keep = profile(state.step.astype(value.dtype))
     average = jax.tree.map(
-        lambda e, m: (keep.astype(e.dtype) * e + (1 - keep).astype(e.dtype) * m) if eqx.is_inexact_array(e) else e,
+        lambda e, m: (
+            (keep.astype(e.dtype) * e + (1 - keep).astype(e.dtype) * m) if eqx.is_inexact_array(e) else e
+        ),
         state.ema,
         model,
     )
     return State(model, average, memory, state.step + 1), {"loss": value, "gradient": optax.tree.norm(grad)}
 
 
-def gradient(loss: Loss, model: Any, batch: Any, key: PRNGKeyArray, parts: int) -> tuple[Float[Array, ""], Any]:
+def gradient(
+    loss: Loss, model: Any, batch: Any, key: PRNGKeyArray, parts: int
+) -> tuple[Float[Array, ""], Any]:
     """Loss and gradient; with `parts` > 1 the mean over that many parts of the batch, one after another in less memory."""
     both = eqx.filter_value_and_grad(loss)
     if parts == 1:
         return both(model, batch, key)
     if any(size % parts for size in (x.shape[0] for x in jax.tree.leaves(batch))):
-        raise ValueError(f"accumulate={parts} does not divide a batch of {jax.tree.leaves(batch)[0].shape[0]}: its parts must be alike")
+        raise ValueError(
+            f"accumulate={parts} does not divide a batch of {jax.tree.leaves(batch)[0].shape[0]}: its parts must be alike"
+        )
     pieces = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
     def add(total: Any, piece: Any) -> tuple[Any, None]:
@@ -137,7 +149,14 @@ def fit(
     fixed = (loss, optimiser, decay if callable(decay) else warmed(decay), jax.random.key(seed), accumulate)
     state, place = spread(state)
     saved, sums, count = time.monotonic(), None, 0
-    bar = tqdm(prefetch(data, first, steps), total=steps, initial=first, disable=not progress, unit="step", mininterval=1)
+    bar = tqdm(
+        prefetch(data, first, steps),
+        total=steps,
+        initial=first,
+        disable=not progress,
+        unit="step",
+        mininterval=1,
+    )
     for k, batch in bar:
         state, numbers = update(fixed, state, place(batch))
         sums = numbers if sums is None else jax.tree.map(jnp.add, sums, numbers)

@@ -69,7 +69,9 @@ Photos = fashion.Photos | folder.Images
 def check_size(c: Any) -> None:
     """ValueError unless images of that size fit the network."""
     if c.size < 1 or c.size % 2 ** len(c.widths):
-        raise ValueError(f"size = {c.size} does not fit: with {len(c.widths)} widths it must be a multiple of {2 ** len(c.widths)}")
+        raise ValueError(
+            f"size = {c.size} does not fit: with {len(c.widths)} widths it must be a multiple of {2 ** len(c.widths)}"
+        )
     if c.channels not in (1, 3):
         raise ValueError(f"channels = {c.channels}: images have 1 (grey) or 3 (RGB)")
 
@@ -78,10 +80,14 @@ def photos(c: Any, split: str) -> Photos:
     """The "train" or "test" images that a config names."""
     if c.images is None:
         if (c.size, c.channels) != (32, 1):
-            raise ValueError("size and channels are for a folder of images (images = ..): Fashion-MNIST has 32 and 1")
+            raise ValueError(
+                "size and channels are for a folder of images (images = ..): Fashion-MNIST has 32 and 1"
+            )
         return fashion.load(split, c.data)
     if c.data is not None:
-        raise ValueError(f"the images are those of {c.images} (images), or Fashion-MNIST in {c.data} (data, --data): leave one out")
+        raise ValueError(
+            f"the images are those of {c.images} (images), or Fashion-MNIST in {c.data} (data, --data): leave one out"
+        )
     return folder.load(split, c.images, c.size, c.channels)
 
 
@@ -120,8 +126,18 @@ def loss(c: Generate, net: EDMNet | FlowNet, batch: dict[str, Any], key: Any) ->
     k_label, k_loss = jax.random.split(key)
     predict = partial(net, label=losses.forget(k_label, batch["label"], c.dropout, net.unet.classes))
     if isinstance(net, EDMNet):
-        return losses.edm(predict, EDM(), k_loss, batch["image"], sigma_data=net.sigma_data, mean=c.noise_mean, std=c.noise_std)
-    return losses.flow_matching(predict, CondOT(), k_loss, batch["image"], times=times.logit_normal(c.noise_mean, c.noise_std))
+        return losses.edm(
+            predict,
+            EDM(),
+            k_loss,
+            batch["image"],
+            sigma_data=net.sigma_data,
+            mean=c.noise_mean,
+            std=c.noise_std,
+        )
+    return losses.flow_matching(
+        predict, CondOT(), k_loss, batch["image"], times=times.logit_normal(c.noise_mean, c.noise_std)
+    )
 
 
 def denoiser(net: EDMNet | FlowNet) -> Denoiser:
@@ -157,7 +173,11 @@ def described(c: Any) -> dict[str, Any]:
 
 def origin(photos: Photos) -> dict[str, Any]:
     """What the card says of images that are not Fashion-MNIST (of that: nothing, it is the same for all)."""
-    return {"classes": list(photos.names), "sha256 of images": photos.checksum} if isinstance(photos, folder.Images) else {}
+    return (
+        {"classes": list(photos.names), "sha256 of images": photos.checksum}
+        if isinstance(photos, folder.Images)
+        else {}
+    )
 
 
 def classes(card: dict[str, Any]) -> tuple[str, ...]:

@@ -55,10 +55,19 @@ def judge(net: RestorationNet, *, size: int = 128, seed: int = 7) -> dict[str, d
     results = {"input": psnr(degraded, clean)}
     for calls in (1, 5, 10):
         outputs = [
-            np.asarray(restore(net, jnp.asarray(degraded[part]), jnp.asarray(task[part]), jax.random.key(seed), calls=calls))
+            np.asarray(
+                restore(
+                    net,
+                    jnp.asarray(degraded[part]),
+                    jnp.asarray(task[part]),
+                    jax.random.key(seed),
+                    calls=calls,
+                )
+            )
             for part in (slice(i, i + 10) for i in range(0, len(task), 10))
         ]
         results[f"mr_sde_1 x {calls}"] = psnr(np.concatenate(outputs), clean)
     return {
-        name: {what: round(float(values[task == k].mean()), 2) for what, values in results.items()} for k, name in enumerate(data.TASKS)
+        name: {what: round(float(values[task == k].mean()), 2) for what, values in results.items()}
+        for k, name in enumerate(data.TASKS)
     }

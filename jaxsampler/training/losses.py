@@ -62,7 +62,13 @@ v_matching = partial(kind_matching, "v")
 
 
 def score_matching(
-    net: Net, path: Path, key: PRNGKeyArray, x0: Float[Array, "n ..."], *, times: Times = UNIFORM, weight: Weight = weights.snr
+    net: Net,
+    path: Path,
+    key: PRNGKeyArray,
+    x0: Float[Array, "n ..."],
+    *,
+    times: Times = UNIFORM,
+    weight: Weight = weights.snr,
 ) -> Float[Array, ""]:
     """Denoising score matching [Vincent 2011]; by default sigma^2 |s_hat - s|^2, as its error grows like 1/sigma [Song & Ermon 2019]."""
     return kind_matching("score", net, path, key, x0, times=times, weight=weight)
@@ -99,7 +105,9 @@ def edm(
     std: float = 1.2,
 ) -> Float[Array, ""]:
     """EDM's: log-normal noise levels, and the weight by which the preconditioned network's error counts alike [Karras et al. 2022]."""
-    return data_matching(denoiser, path, key, x0, times=time.log_normal(mean, std), weight=weights.edm(sigma_data))
+    return data_matching(
+        denoiser, path, key, x0, times=time.log_normal(mean, std), weight=weights.edm(sigma_data)
+    )
 
 
 def matching(

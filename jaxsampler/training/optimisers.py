@@ -11,7 +11,9 @@ from .. import checkpoint
 TABLES = ("tasks", "labels")  # embeddings: their rows are learned one by one
 
 
-def muon(*, steps: int, lr: float, warmup: int, weight_decay: float, clip: float) -> optax.GradientTransformation:
+def muon(
+    *, steps: int, lr: float, warmup: int, weight_decay: float, clip: float
+) -> optax.GradientTransformation:
     """Muon [Jordan et al. 2024] for the matrices and kernels, AdamW for the rest, updates of AdamW's size [Liu et al. 2025].
 
     `lr` is the peak rate: linear warm-up, cosine decay to a hundredth; `clip` the global norm of the gradient. Measured on the
@@ -19,7 +21,11 @@ def muon(*, steps: int, lr: float, warmup: int, weight_decay: float, clip: float
     """
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, warmup, steps, end_value=lr / 100)
     split = contrib.muon(
-        rate, weight_decay=weight_decay, adam_weight_decay=weight_decay, consistent_rms=0.2, muon_weight_dimension_numbers=matrices
+        rate,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=matrices,
     )
     return optax.chain(optax.clip_by_global_norm(clip), split)
 

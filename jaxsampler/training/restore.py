@@ -26,7 +26,9 @@ from .optimisers import muon
 class Restore:
     """A training of the restoration network."""
 
-    photos: tuple[str, ...]  # folders of training photos besides those of the wheels; "desktop" names Debian's wallpapers
+    photos: tuple[
+        str, ...
+    ]  # folders of training photos besides those of the wheels; "desktop" names Debian's wallpapers
     seed: int
     steps: int
     batch: int  # crops per step

@@ -44,7 +44,9 @@ def u_shaped(a: float = 4.0) -> Times:
 def mode(s: float = 1.29) -> Times:
     """t = 1 - u - s (cos^2(pi u/2) - 1 + u): s > 0 favours the middle, s < 0 the ends; -1 <= s <= 2/(pi - 2) keeps it monotone."""
     if not -1 <= s <= 1.7519383938841727:
-        raise ValueError(f"mode's s must be between -1 and 2/(pi - 2) = 1.75, where its map is monotone; got {s}")
+        raise ValueError(
+            f"mode's s must be between -1 and 2/(pi - 2) = 1.75, where its map is monotone; got {s}"
+        )
     return scaled(lambda u: 1 - u - s * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u))
 
 

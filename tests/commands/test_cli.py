@@ -18,11 +18,15 @@ def test_solvers_lists_every_solver(capsys):
     assert cli.main(["solvers"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("`")[1] for line in lines[2:]] == [*catalogue(), *others()]
-    assert {"unipc", "deis", "dpm_v3", "dpm_adaptive", "score_sde", "edict"} <= {line.split("`")[1] for line in lines[2:]}
+    assert {"unipc", "deis", "dpm_v3", "dpm_adaptive", "score_sde", "edict"} <= {
+        line.split("`")[1] for line in lines[2:]
+    }
     assert next(line for line in lines if "`heun`" in line).split("|")[2:5] == [" 2 ", " 2 ", " velocity "]
 
 
-@pytest.mark.parametrize("args", [["--help"], ["restore", "--help"], ["train", "--help"], ["solvers", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["restore", "--help"], ["train", "--help"], ["solvers", "--help"]]
+)
 def test_help(args, capsys):
     assert cli.main(args) == 0
     assert "usage: jaxsampler" in capsys.readouterr().out
@@ -52,14 +56,18 @@ def test_train_refuses_a_bad_config(tmp_path, capsys, change, hint):
 
 def test_train_passes_the_config_on(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("jaxsampler.commands.train.main", lambda *args: seen.append(args) or Path("w.safetensors"))
+    monkeypatch.setattr(
+        "jaxsampler.commands.train.main", lambda *args: seen.append(args) or Path("w.safetensors")
+    )
     assert cli.main(["train", "c.toml", "--out", "o.safetensors"]) == 0
     assert cli.main(["train", "c.toml", "--data", "idx"]) == 0
     assert seen == [("c.toml", "o.safetensors", None), ("c.toml", None, "idx")]
     assert capsys.readouterr().out == "w.safetensors\n" * 2
 
 
-@pytest.mark.parametrize(("package", "args"), [("tyro", ["solvers"]), ("skimage", ["restore"]), ("safetensors", ["restore"])])
+@pytest.mark.parametrize(
+    ("package", "args"), [("tyro", ["solvers"]), ("skimage", ["restore"]), ("safetensors", ["restore"])]
+)
 def test_missing_packages_are_one_line(package, args):
     code = f"import sys; sys.modules[{package!r}] = None; from jaxsampler.commands.cli import main; sys.exit(main({args!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -34,9 +34,23 @@ RESULTS = ["samples.json", "samples.npz", "samples.png"]
 def weights(tmp_path_factory):
     """{model: file} of networks of 8 x 8 images in three classes, random in every weight, so that all of them matter."""
     place, saved = tmp_path_factory.mktemp("weights"), {}
-    common = dict(seed=0, steps=1, batch=1, widths=(4,), depth=1, embedding=8, dropout=0.1, lr=1e-2, warmup=0, weight_decay=0.0, clip=1.0)
+    common = dict(
+        seed=0,
+        steps=1,
+        batch=1,
+        widths=(4,),
+        depth=1,
+        embedding=8,
+        dropout=0.1,
+        lr=1e-2,
+        warmup=0,
+        weight_decay=0.0,
+        clip=1.0,
+    )
     for model in ("edm", "flow"):
-        c = generate.Generate(model=model, **common, noise_mean=0.0, noise_std=1.0, average=0.1, images="pets", size=8)
+        c = generate.Generate(
+            model=model, **common, noise_mean=0.0, noise_std=1.0, average=0.1, images="pets", size=8
+        )
         leaves, structure = jax.tree.flatten(generate.network(c, 0.5, len(NAMES)))
         keys = jax.random.split(jax.random.key(1), len(leaves))
         leaves = [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
@@ -71,7 +85,9 @@ def sample(weights, tmp_path, monkeypatch, capsys):
 
 def contents(folder):
     """{name: bytes} of all files in a folder, hidden ones too."""
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob("*")) if f.is_file()}
+    return {
+        str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob("*")) if f.is_file()
+    }
 
 
 # -- what comes out
@@ -94,7 +110,9 @@ def test_the_images_are_those_of_the_library(sample, weights, case):
         how = dict(solver=js.solvers.euler_ancestral, grid=np.linspace(80, 0, 4))
     elif case == "one class":
         model, denoiser = "flow", js.pretrained.load("fashion_flow", path=weights["flow"])
-        got = sample("--class", "dog", "--solver", "unipc", "--order", 2, "--steps", 3, *options, model="flow")
+        got = sample(
+            "--class", "dog", "--solver", "unipc", "--order", 2, "--steps", 3, *options, model="flow"
+        )
         how = dict(solver=js.solvers.unipc(order=2), grid=np.linspace(1, 0, 4))
     elif case == "any class":
         got = sample("--guidance", 0, "--solver", "heun", "--steps", 2, "--grid", "karras", *options)
@@ -120,7 +138,10 @@ def test_the_batch_is_no_matter(sample, solver):
     assert np.abs(a - b).max() <= 1
     assert np.abs(a[0] - a[3]).max() > 10  # of one class, but other noise
     for name in ("class", "n", "batch", "seed"):
-        assert json.loads(Path("5/samples.json").read_text())["settings"][name] == {"class": "all in turn", "seed": 0}.get(name, 5)
+        assert json.loads(Path("5/samples.json").read_text())["settings"][name] == {
+            "class": "all in turn",
+            "seed": 0,
+        }.get(name, 5)
 
 
 def test_files_hold_all_that_is_needed_to_repeat_them(sample, weights, tmp_path):
@@ -169,13 +190,23 @@ def test_a_saved_table(sample, weights):
     np.testing.assert_array_equal(sample("--n", 3, "--solver", "mine.safetensors", out="b"), by_name)
     np.testing.assert_array_equal(sample("--n", 3, "--solver", "anonymous.safetensors", out="c"), by_name)
     assert json.loads(Path("b/samples.json").read_text())["settings"]["table"]["parent"] == "dpmpp_3m"
-    said = sample("--solver", "mine.safetensors", "--steps", 4, "--grid", "karras", "--order", 2, out="d", fails=True)
-    assert said.endswith("the table mine.safetensors settles steps, grid and order itself: leave --steps, --grid, --order out")
-    assert "was made for EDM(); this network is on CondOT()" in sample("--solver", "mine.safetensors", out="d", model="flow", fails=True)
-    assert "was made for another path" in sample("--solver", "anonymous.safetensors", out="d", model="flow", fails=True)
+    said = sample(
+        "--solver", "mine.safetensors", "--steps", 4, "--grid", "karras", "--order", 2, out="d", fails=True
+    )
+    assert said.endswith(
+        "the table mine.safetensors settles steps, grid and order itself: leave --steps, --grid, --order out"
+    )
+    assert "was made for EDM(); this network is on CondOT()" in sample(
+        "--solver", "mine.safetensors", out="d", model="flow", fails=True
+    )
+    assert "was made for another path" in sample(
+        "--solver", "anonymous.safetensors", out="d", model="flow", fails=True
+    )
     js.stack([table, table]).save("two.safetensors")
     assert "holds 2 tables" in sample("--solver", "two.safetensors", out="d", fails=True)
-    assert "cannot read the table none.safetensors" in sample("--solver", "none.safetensors", out="d", fails=True)
+    assert "cannot read the table none.safetensors" in sample(
+        "--solver", "none.safetensors", out="d", fails=True
+    )
     Path("bad.safetensors").write_bytes(Path("mine.safetensors").read_bytes()[:-3])
     assert "bad.safetensors is corrupt" in sample("--solver", "bad.safetensors", out="d", fails=True)
     assert not Path("d").exists()
@@ -190,20 +221,37 @@ def test_a_learned_table(sample, monkeypatch, tmp_path_factory):
             table = js.tabulate(path, js.grids.default(path, calls), js.solvers.dpmpp_2m)
             table.save(folder / f"{name}_{calls}.safetensors", path=repr(path), calls=calls)
     for model in ("edm", "flow"):
-        want = sample("--n", 3, "--solver", folder / f"fashion_{model}_4.safetensors", model=model, out=f"{model}/want")
-        np.testing.assert_array_equal(sample("--n", 3, "--solver", "learned", "--steps", 4, model=model, out=f"{model}/a"), want)
-        np.testing.assert_array_equal(sample("--n", 3, "--solver", "learned", model=model, out=f"{model}/b"), want)
-        assert np.abs(sample("--n", 3, "--solver", "learned", "--steps", 3, model=model, out=f"{model}/c") - want).max() > 10
+        want = sample(
+            "--n", 3, "--solver", folder / f"fashion_{model}_4.safetensors", model=model, out=f"{model}/want"
+        )
+        np.testing.assert_array_equal(
+            sample("--n", 3, "--solver", "learned", "--steps", 4, model=model, out=f"{model}/a"), want
+        )
+        np.testing.assert_array_equal(
+            sample("--n", 3, "--solver", "learned", model=model, out=f"{model}/b"), want
+        )
+        assert (
+            np.abs(
+                sample("--n", 3, "--solver", "learned", "--steps", 3, model=model, out=f"{model}/c") - want
+            ).max()
+            > 10
+        )
     card = json.loads(Path("edm/b/samples.json").read_text())
     assert card["settings"]["table"] == {"path": "EDM()", "calls": 4}
     assert card["settings"]["network calls per image"] == 4
-    assert "--solver learned --steps 4" in card["command"]  # what it was, also when there are tables of more calls
+    assert (
+        "--solver learned --steps 4" in card["command"]
+    )  # what it was, also when there are tables of more calls
     said = sample("--solver", "learned", "--steps", 9, out="d", fails=True)
     assert said.endswith("no learned table for 'fashion_edm' has 9 network calls; there are such of 3, 4")
-    assert "leave --grid, --order out" in sample("--solver", "learned", "--grid", "karras", "--order", 2, out="d", fails=True)
+    assert "leave --grid, --order out" in sample(
+        "--solver", "learned", "--grid", "karras", "--order", 2, out="d", fails=True
+    )
     for file in folder.glob("fashion_edm*"):
         file.unlink()
-    assert "no learned table is for 'fashion_edm'; did you mean 'fashion_flow'?" in sample("--solver", "learned", out="d", fails=True)
+    assert "no learned table is for 'fashion_edm'; did you mean 'fashion_flow'?" in sample(
+        "--solver", "learned", out="d", fails=True
+    )
     assert not Path("d").exists()
 
 
@@ -257,9 +305,22 @@ SERVER = """
 def test_killed_ten_times_it_ends_with_the_same_files(weights, tmp_path):
     """Slow because eleven processes trace and compile, some 15 seconds of one core; they are forks, which import once."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    env |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    args = ["--weights", str(weights["edm"]), *["--n", "40", "--batch", "1", "--steps", "2", "--solver", "dpmpp_2m_sde"]]
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SERVER), *args], env=env, cwd=tmp_path, capture_output=True, text=True)
+    env |= {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    args = [
+        "--weights",
+        str(weights["edm"]),
+        *["--n", "40", "--batch", "1", "--steps", "2", "--solver", "dpmpp_2m_sde"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SERVER), *args],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     kills, amid = map(int, done.stdout.split()[-2:])
     assert kills == 10
@@ -315,7 +376,9 @@ def test_what_another_run_left_is_not_touched(sample, monkeypatch):
         assert cli.main([*command, "--out", "half"]) == 130
     left = contents("half")
     assert sorted(left) == [".samples/0.npy", ".samples/settings.json"]
-    assert "half holds an unfinished run with another seed" in sample(*USUAL, "--seed", 1, out="half", fails=True)
+    assert "half holds an unfinished run with another seed" in sample(
+        *USUAL, "--seed", 1, out="half", fails=True
+    )
     assert contents("half") == left
 
 
@@ -326,7 +389,11 @@ def test_what_another_run_left_is_not_touched(sample, monkeypatch):
     ("args", "model", "message"),
     [
         ("--model fashion_edn", None, "unknown model 'fashion_edn'; did you mean 'fashion_edm'?"),
-        ("--model fashion_flow", "edm", "are weights of 'fashion_edm', not 'fashion_flow': leave --model out"),
+        (
+            "--model fashion_flow",
+            "edm",
+            "are weights of 'fashion_edm', not 'fashion_flow': leave --model out",
+        ),
         ("--weights none.safetensors", None, "cannot read none.json"),
         ("--class cta", "edm", "unknown class 'cta'; did you mean 'cat'?"),
         ("--class 3", "edm", "there is no class 3: they are 0 to 2"),
@@ -359,7 +426,9 @@ def test_corrupt_weights_and_foreign_cards(sample, weights, tmp_path):
     file.with_suffix(".json").write_bytes(weights["edm"].with_suffix(".json").read_bytes())
     assert "w.safetensors is corrupt" in sample("--weights", file, model=None, fails=True)
     file.with_suffix(".json").write_text('{"widths": [4]}')
-    assert "w.json is not the card of a network that generates images" in sample("--weights", file, model=None, fails=True)
+    assert "w.json is not the card of a network that generates images" in sample(
+        "--weights", file, model=None, fails=True
+    )
     assert sorted(os.listdir(tmp_path)) == ["w.json", "w.safetensors"]
 
 
@@ -374,13 +443,20 @@ def test_samples_that_are_not_finite_are_no_images(sample, weights, tmp_path):
     net = js.pretrained.load("fashion_edm", path=weights["edm"]).net
     broken = jax.tree.map(lambda a: a * jnp.nan, net)
     checkpoint.save("nan.safetensors", broken, checkpoint.read_card(weights["edm"]))
-    assert "the solver diverges on image 0, or does not arrive" in sample("--weights", "nan.safetensors", *USUAL, model=None, fails=True)
+    assert "the solver diverges on image 0, or does not arrive" in sample(
+        "--weights", "nan.safetensors", *USUAL, model=None, fails=True
+    )
     assert contents("out") == {}
 
 
 def test_boots_of_the_shipped_network(tmp_path):
     """Six guided boots in ten steps: at least five are boots to the shipped classifier (by chance 0.05 in a thousand would be)."""
-    assert cli.main(["sample", "--n", "6", "--class", "boot", "--guidance", "2", "--out", str(tmp_path / "boots")]) == 0
+    assert (
+        cli.main(
+            ["sample", "--n", "6", "--class", "boot", "--guidance", "2", "--out", str(tmp_path / "boots")]
+        )
+        == 0
+    )
     with np.load(tmp_path / "boots/samples.npz") as file:
         images, labels = file["images"].astype(np.float32) / 127.5 - 1, file["labels"]
     np.testing.assert_array_equal(labels, [9] * 6)

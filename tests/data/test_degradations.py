@@ -8,7 +8,17 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from jaxsampler.data import TASKS, VERBS, Photo, batch, degrade, held_out_photos, random_mask, task_name, training_photos
+from jaxsampler.data import (
+    TASKS,
+    VERBS,
+    Photo,
+    batch,
+    degrade,
+    held_out_photos,
+    random_mask,
+    task_name,
+    training_photos,
+)
 from jaxsampler.data.degradations import haze, jpeg_quality, low_light, motion_blurry, uncompleted
 from jaxsampler.data.fields import blur
 
@@ -44,7 +54,9 @@ def test_same_key_same_bits(task, photo):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_severity_is_monotone(task, photo):
-    quality = [np.mean([psnr(degrade(task, k, photo, s), photo) for k in range(12)]) for s in (0, 0.2, 0.5, 0.8, 1)]
+    quality = [
+        np.mean([psnr(degrade(task, k, photo, s), photo) for k in range(12)]) for s in (0, 0.2, 0.5, 0.8, 1)
+    ]
     assert (np.diff(quality) < -0.3).all(), quality
     assert quality[0] > 30  # severity 0 is hardly visible
 
@@ -52,7 +64,9 @@ def test_severity_is_monotone(task, photo):
 def test_severity_none_is_spread_around_the_default(photo):
     """The noise tells its severity: sigma = 90/255 severity on grey."""
     grey = np.full((64, 64, 3), 0.5, np.float32)
-    drawn = [np.abs(degrade("noisy", k, grey) - 0.5).mean() / (np.sqrt(2 / np.pi) * 90 / 255) for k in range(60)]
+    drawn = [
+        np.abs(degrade("noisy", k, grey) - 0.5).mean() / (np.sqrt(2 / np.pi) * 90 / 255) for k in range(60)
+    ]
     assert 0.18 < min(drawn) < 0.3 and 0.7 < max(drawn) < 0.82 and abs(np.mean(drawn) - 0.5) < 0.09
 
 
@@ -164,7 +178,9 @@ def test_rain_falls_in_streaks_of_one_direction():
     def tensor(task, key):
         light = degrade(task, key, np.zeros((128, 128, 3), np.float32), 0.5)[..., 0]
         gy, gx = np.gradient(light.astype(np.float64))
-        values, vectors = np.linalg.eigh([[np.mean(gx * gx), np.mean(gx * gy)], [np.mean(gx * gy), np.mean(gy * gy)]])
+        values, vectors = np.linalg.eigh(
+            [[np.mean(gx * gx), np.mean(gx * gy)], [np.mean(gx * gy), np.mean(gy * gy)]]
+        )
         along = vectors[:, 0]  # least change: (x, y)
         return values[1] / values[0], np.degrees(np.arctan2(abs(along[0]), abs(along[1])))
 
@@ -228,7 +244,11 @@ def test_explicit_mask():
 def test_names():
     assert list(VERBS.values()) == list(TASKS) and len(TASKS) == 10
     assert task_name("deblur") == "motion-blurry" and task_name("inpaint") == "uncompleted"
-    assert task_name("lowlight") == "low-light" and task_name("snowy") == "snowy" and task_name("desnow") == "snowy"
+    assert (
+        task_name("lowlight") == "low-light"
+        and task_name("snowy") == "snowy"
+        and task_name("desnow") == "snowy"
+    )
     for typo, meant in (("denoize", "denoise"), ("de-rain", "derain"), ("hazey", "hazy")):
         with pytest.raises(ValueError, match=f"unknown task '{typo}'; did you mean '{meant}'"):
             task_name(typo)
@@ -259,7 +279,9 @@ def test_batch_holds_every_task_and_true_pairs():
     assert pairs["clean"].shape == pairs["degraded"].shape == (200, 48, 48, 3)
     assert pairs["task"].dtype == np.int32
     counts = np.bincount(pairs["task"], minlength=10)
-    assert len(counts) == 10 and abs(counts - 20).max() < 4 * np.sqrt(18)  # uniform, binomial standard deviation
+    assert len(counts) == 10 and abs(counts - 20).max() < 4 * np.sqrt(
+        18
+    )  # uniform, binomial standard deviation
     for clean, degraded, task in zip(pairs["clean"], pairs["degraded"], pairs["task"], strict=True):
         name = list(TASKS)[task]
         if name == "uncompleted":
@@ -278,7 +300,9 @@ def test_batch_crops_are_of_the_photos():
     pairs = batch(0, 0, [maker], 64, 40)
     steps_down = np.diff(pairs["clean"][..., 0] * 255, axis=1).mean(axis=(1, 2))
     steps_right = np.diff(pairs["clean"][..., 1] * 255, axis=2).mean(axis=(1, 2))
-    assert ((0.98 < steps_down) & (steps_down < 2.02)).all() and np.ptp(steps_down) > 0.5  # reduced by 1/2 to 1
+    assert ((0.98 < steps_down) & (steps_down < 2.02)).all() and np.ptp(
+        steps_down
+    ) > 0.5  # reduced by 1/2 to 1
     np.testing.assert_allclose(np.abs(steps_right), steps_down, rtol=0.02)
     assert 8 < (steps_right < 0).sum() < 32  # flipped half of the time
     with pytest.raises(ValueError, match="'map' is 200 x 250 pixels; training needs 208 at least"):

@@ -21,12 +21,19 @@ def idx(array: np.ndarray) -> bytes:
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
 LABELS = np.arange(30) % 10
-NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 FILES = dict(zip(NAMES, (idx(PIXELS), idx(LABELS), idx(PIXELS[:8]), idx(LABELS[:8])), strict=True))
 
 
 def source(files: dict[str, bytes] = FILES, *addresses: str) -> fashion.Source:
-    return fashion.Source("tiny", addresses, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+    return fashion.Source(
+        "tiny", addresses, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    )
 
 
 def write(folder: Path, files: dict[str, bytes] = FILES, packed: bool = False) -> Path:
@@ -73,9 +80,18 @@ def test_the_shipped_photos_are_photos_of_clothes():
     ("spoil", "message"),
     [
         (lambda d: d.pop(NAMES[1]), r"neither train-labels-idx1-ubyte nor train-labels-idx1-ubyte\.gz"),
-        (lambda d: d.update({NAMES[0]: d[NAMES[0]][:-1]}), r"train-images-idx3-ubyte is corrupt, or not the .* SHA-256"),
-        (lambda d: d.update({NAMES[0]: b"\x1f\x8b" + bytes(50)}), r"train-images-idx3-ubyte is corrupt .*fetch it again"),
-        (lambda d: d.update({NAMES[1]: gzip.compress(d[NAMES[1]])[:-4]}), r"train-labels-idx1-ubyte is corrupt"),
+        (
+            lambda d: d.update({NAMES[0]: d[NAMES[0]][:-1]}),
+            r"train-images-idx3-ubyte is corrupt, or not the .* SHA-256",
+        ),
+        (
+            lambda d: d.update({NAMES[0]: b"\x1f\x8b" + bytes(50)}),
+            r"train-images-idx3-ubyte is corrupt .*fetch it again",
+        ),
+        (
+            lambda d: d.update({NAMES[1]: gzip.compress(d[NAMES[1]])[:-4]}),
+            r"train-labels-idx1-ubyte is corrupt",
+        ),
     ],
 )
 def test_missing_and_corrupt_files_are_one_line(tmp_path, spoil, message):
@@ -121,7 +137,9 @@ def server(tmp_path):
         def log_message(self, *args):
             asked.append(self.path)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as served:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
+    ) as served:
         thread = threading.Thread(target=served.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{served.server_port}", folder, asked
@@ -144,7 +162,10 @@ def test_a_bad_download_leaves_nothing(tmp_path, monkeypatch, server):
     address, folder, _ = server
     (folder / f"{NAMES[0]}.gz").write_bytes(gzip.compress(FILES[NAMES[0]][:-1] + b"?"))
     monkeypatch.setenv("JAXSAMPLER_DATA", str(tmp_path / "store"))
-    with pytest.raises(ValueError, match=r"cannot download train-images-idx3-ubyte .*SHA-256.*Put the four files of tiny into") as e:
+    with pytest.raises(
+        ValueError,
+        match=r"cannot download train-images-idx3-ubyte .*SHA-256.*Put the four files of tiny into",
+    ) as e:
         fashion.load("train", source=source(FILES, address))
     assert "\n" not in str(e.value)
     assert not (tmp_path / "store").exists()

@@ -43,7 +43,9 @@ def pets(tmp_path, monkeypatch):
         for i, suffix in enumerate(("png", "jpg", "bmp", "webp", "more/x.png", "more/y.jpg")):
             image = np.full((20, 20 + 10 * i, 3), colour, np.uint8)
             image[:, : 5 * i] = (0, 255, 0)
-            Image.fromarray(image).save(tmp_path / "pets" / name / (suffix if "/" in suffix else f"{i}.{suffix}"))
+            Image.fromarray(image).save(
+                tmp_path / "pets" / name / (suffix if "/" in suffix else f"{i}.{suffix}")
+            )
     return tmp_path / "pets"
 
 
@@ -57,7 +59,9 @@ def test_classes_colours_and_the_split(pets):
     want = np.where(train.labels[:, None] == 0, (200, 0, 0), (0, 0, 100))
     np.testing.assert_allclose(train.pixels[:, 4, 4], want, atol=6)  # JPEG moves colours a little
     np.testing.assert_allclose(train.images[:, 4, 4], want / 127.5 - 1, atol=0.05)
-    wide = train[np.array([3])].pixels[0]  # 50 x 20, green up to 15: the middle square is the columns 15 to 35
+    wide = train[np.array([3])].pixels[
+        0
+    ]  # 50 x 20, green up to 15: the middle square is the columns 15 to 35
     np.testing.assert_allclose(wide[:, 1:], np.broadcast_to((200, 0, 0), (8, 7, 3)), atol=25)
     grey = folder.load("train", pets, 8, 1)
     np.testing.assert_allclose(grey.pixels[:, 4, 4, 0], want @ [0.299, 0.587, 0.114], atol=6)
@@ -108,7 +112,9 @@ def test_what_is_wrong_with_a_folder_is_one_line(pets, capsys, change, message):
         for split in ("test", "train"):
             folder.load(split, "pets", 8)
     assert "\n" not in str(e.value)
-    (pets.parent / "c.toml").write_text('task = "classify"\nfeatures = 4\nclean = 0.5\n' + textwrap.dedent(CONFIG))
+    (pets.parent / "c.toml").write_text(
+        'task = "classify"\nfeatures = 4\nclean = 0.5\n' + textwrap.dedent(CONFIG)
+    )
     assert cli.main(["train", "c.toml"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not list(pets.parent.glob("c/*")) and not list(pets.parent.glob("*.safetensors"))
@@ -135,8 +141,12 @@ def test_what_is_wrong_with_the_config_is_one_line(pets, capsys, change, message
 
 def test_networks_of_a_folder(pets, capsys):
     """Three steps each; what is written knows its size, channels and classes, and samples."""
-    (pets.parent / "pet_flow.toml").write_text('task = "generate"\nmodel = "flow"\ndropout = 0.2\n' + textwrap.dedent(CONFIG))
-    (pets.parent / "which.toml").write_text('task = "classify"\nfeatures = 4\nclean = 0.5\n' + textwrap.dedent(CONFIG))
+    (pets.parent / "pet_flow.toml").write_text(
+        'task = "generate"\nmodel = "flow"\ndropout = 0.2\n' + textwrap.dedent(CONFIG)
+    )
+    (pets.parent / "which.toml").write_text(
+        'task = "classify"\nfeatures = 4\nclean = 0.5\n' + textwrap.dedent(CONFIG)
+    )
     for name in ("pet_flow", "which"):
         assert cli.main(["train", f"{name}.toml"]) == 0, capsys.readouterr().err
         card = checkpoint.read_card(f"{name}.safetensors")
@@ -146,7 +156,9 @@ def test_networks_of_a_folder(pets, capsys):
         assert "images" not in card
     flow = js.pretrained.load("fashion_flow", path="pet_flow.safetensors")
     assert flow.net.unet.classes == 2
-    x = js.sample(flow.bind(label=jnp.array([0, 1, 2])), jnp.zeros((3, 8, 8, 3)), key=jax.random.key(0), steps=2)
+    x = js.sample(
+        flow.bind(label=jnp.array([0, 1, 2])), jnp.zeros((3, 8, 8, 3)), key=jax.random.key(0), steps=2
+    )
     assert np.isfinite(x).all()
     assert np.abs(x[0] - x[1]).max() > 0
     judge = js.pretrained.load("fashion_classifier", path="which.safetensors")

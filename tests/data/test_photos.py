@@ -114,7 +114,9 @@ def test_round_trip(name, tmp_path):
     FILES[name].save(tmp_path / name)
     image, form = load_image(tmp_path / name)
     assert image.dtype == np.float32 and image.shape == (12, 17, 3)
-    expected = {"rgb": RGB / 255, "gre": np.dstack([GREY] * 3) / 255, "dee": np.dstack([DEEP] * 3) / 65535}[name[:3]]
+    expected = {"rgb": RGB / 255, "gre": np.dstack([GREY] * 3) / 255, "dee": np.dstack([DEEP] * 3) / 65535}[
+        name[:3]
+    ]
     np.testing.assert_allclose(image, expected, atol=1e-6)
     save_image(tmp_path / f"new_{name}", image, form)
     before, after = Image.open(tmp_path / name), Image.open(tmp_path / f"new_{name}")
@@ -229,7 +231,9 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == old
 
 
-@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /dev/full, the disk that is always full")
+@pytest.mark.skipif(
+    not os.access("/dev/full", os.W_OK), reason="needs /dev/full, the disk that is always full"
+)
 def test_a_disk_that_is_really_full(tmp_path, monkeypatch):
     """The bytes themselves fail to be written: the temporary file is /dev/full."""
     opened = open

@@ -22,7 +22,9 @@ def of_kind(denoiser, kind):
 def test_shifts_the_mean_of_gaussians(kinds):
     """p_u^(1-w) p_c^w of N(0.2, s^2) and N(0.7, s^2) is N(0.2 + 0.5 w, s^2) at every noise level: its flow is known."""
     w = 3.0
-    cond, uncond = (of_kind(gaussian(PATH, mean, 0.4)[0], kind) for mean, kind in zip((0.7, 0.2), kinds, strict=True))
+    cond, uncond = (
+        of_kind(gaussian(PATH, mean, 0.4)[0], kind) for mean, kind in zip((0.7, 0.2), kinds, strict=True)
+    )
     guided = js.guidance.classifier_free(cond, uncond, w)
     assert guided.kind == kinds[0]
     table = js.tabulate(PATH, GRID, js.solvers.dpmpp_3s)
@@ -33,7 +35,11 @@ def test_shifts_the_mean_of_gaussians(kinds):
 def test_weights_zero_and_one():
     cond, uncond = (js.Denoiser(random_net(seed), PATH, "noise") for seed in (1, 2))
     for w, want in ((0.0, uncond), (1.0, cond)):
-        np.testing.assert_allclose(js.guidance.classifier_free(cond, uncond, w)(X, jnp.asarray(0.5)), want(X, jnp.asarray(0.5)), rtol=1e-12)
+        np.testing.assert_allclose(
+            js.guidance.classifier_free(cond, uncond, w)(X, jnp.asarray(0.5)),
+            want(X, jnp.asarray(0.5)),
+            rtol=1e-12,
+        )
 
 
 def test_two_callables_give_a_callable():
@@ -64,7 +70,9 @@ def test_a_weight_per_interval():
     run = lambda model, grid, x, **k: js.run(model, js.tabulate(PATH, grid, js.solvers.dpmpp_2s), x, **k)
     got = run(js.guidance.classifier_free(cond, uncond), GRID, X, per_step=weights)
     first = run(js.guidance.classifier_free(cond, uncond, 1.0), GRID[:6], X)
-    np.testing.assert_allclose(got, run(js.guidance.classifier_free(cond, uncond, 4.0), GRID[5:], first), rtol=1e-10)
+    np.testing.assert_allclose(
+        got, run(js.guidance.classifier_free(cond, uncond, 4.0), GRID[5:], first), rtol=1e-10
+    )
 
 
 def test_entries_reach_the_networks_through_wrappers():
@@ -73,12 +81,16 @@ def test_entries_reach_the_networks_through_wrappers():
     table, ones = js.tabulate(PATH, GRID, js.solvers.dpmpp_2m), jnp.ones(12)
     nested = js.guidance.dynamic_threshold(js.guidance.classifier_free(cond, uncond), ratio=0.6)
     fixed = js.guidance.dynamic_threshold(js.guidance.classifier_free(cond, uncond, 2.0), ratio=0.6)
-    np.testing.assert_allclose(js.run(nested, table, X, per_step=2 * ones), js.run(fixed, table, X), rtol=1e-12)
+    np.testing.assert_allclose(
+        js.run(nested, table, X, per_step=2 * ones), js.run(fixed, table, X), rtol=1e-12
+    )
     scaled = js.Denoiser(lambda x, t, scale: scale * cond.net(x, t), PATH, "noise")
     plain = js.Denoiser(lambda x, t, scale: uncond.net(x, t), PATH, "noise")
     got = js.run(js.guidance.classifier_free(scaled, plain, 2.0), table, X, per_step=3 * ones)
     tripled = js.Denoiser(lambda x, t: 3.0 * cond.net(x, t), PATH, "noise")
-    np.testing.assert_allclose(got, js.run(js.guidance.classifier_free(tripled, uncond, 2.0), table, X), rtol=1e-12)
+    np.testing.assert_allclose(
+        got, js.run(js.guidance.classifier_free(tripled, uncond, 2.0), table, X), rtol=1e-12
+    )
 
 
 def test_on_mean_reverting_paths():

@@ -23,7 +23,8 @@ def test_by_hand():
     """|x0| = 0..10, the 0.85 quantile is 8.5: what is above saturates, the rest shrinks by 8.5."""
     x0 = jnp.asarray([0.0, -1, 2, -3, 4, -5, 6, -7, 8, -9, 10])
     np.testing.assert_allclose(
-        limited(x0, ratio=0.85), [0, -1 / 8.5, 2 / 8.5, -3 / 8.5, 4 / 8.5, -5 / 8.5, 6 / 8.5, -7 / 8.5, 8 / 8.5, -1, 1]
+        limited(x0, ratio=0.85),
+        [0, -1 / 8.5, 2 / 8.5, -3 / 8.5, 4 / 8.5, -5 / 8.5, 6 / 8.5, -7 / 8.5, 8 / 8.5, -1, 1],
     )
 
 
@@ -39,12 +40,16 @@ def test_ratio_is_the_share_that_is_not_clipped():
         out = limited(x0, ratio=ratio)
         assert abs(float((jnp.abs(out) < 1).mean()) - ratio) < 2e-4
         inside = jnp.abs(out) < 1
-        np.testing.assert_allclose((x0 / out)[inside], (x0 / out)[inside][0], rtol=1e-12)  # one factor for all
+        np.testing.assert_allclose(
+            (x0 / out)[inside], (x0 / out)[inside][0], rtol=1e-12
+        )  # one factor for all
 
 
 def test_axes_tell_samples_apart():
     """Along the axes of a sample it is the vmap of the whole; a small sample beside a large one is not shrunk."""
-    x0 = jnp.stack([jax.random.normal(jax.random.key(i), (4, 5)) * scale for i, scale in enumerate((0.1, 1.0, 30.0))])
+    x0 = jnp.stack(
+        [jax.random.normal(jax.random.key(i), (4, 5)) * scale for i, scale in enumerate((0.1, 1.0, 30.0))]
+    )
     each = jnp.stack([limited(a, ratio=0.8) for a in x0])
     np.testing.assert_allclose(limited(x0, ratio=0.8, axes=(1, 2)), each, rtol=1e-12)
     np.testing.assert_allclose(jax.vmap(lambda a: limited(a, ratio=0.8))(x0), each, rtol=1e-12)

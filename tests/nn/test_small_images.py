@@ -17,7 +17,9 @@ def shaken(net):
     """Some branches start at zero; tests of what is computed need every leaf to matter."""
     leaves, tree = jax.tree.flatten(net)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(
+        tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
 
 
 def unet() -> ClassUNet:
@@ -38,7 +40,9 @@ def test_a_batch_is_its_images_with_their_own_times_and_labels(net):
     together = run(net, x, t, label)
     for i in range(3):
         np.testing.assert_allclose(together[i], run(net, x[i], t[i], label[i]), atol=2e-5)
-    np.testing.assert_allclose(run(net, x, t, None)[2], together[2], atol=2e-5)  # no label is the null class, 3
+    np.testing.assert_allclose(
+        run(net, x, t, None)[2], together[2], atol=2e-5
+    )  # no label is the null class, 3
     assert np.abs(run(net, x, t, jnp.array([1, 1, 1])) - together).max((1, 2, 3)).min() > 1e-3
     assert np.abs(run(net, x, 0.4, label)[0] - together[0]).max() > 1e-3
 
@@ -79,18 +83,24 @@ def test_both_ends_are_finite_with_gradients(net):
         assert np.isfinite(out)
         assert np.all(np.isfinite(grad))
     if isinstance(net, EDMNet):
-        np.testing.assert_allclose(run(net, x, 0.0, None), x, atol=1e-6)  # without noise the data are the state
+        np.testing.assert_allclose(
+            run(net, x, 0.0, None), x, atol=1e-6
+        )  # without noise the data are the state
 
 
 def test_labels_are_bound_and_rebound():
     d = denoiser(NETS["edm"])
     x = images(2)
     np.testing.assert_array_equal(d.bind(label=1)(x, 0.5), NETS["edm"](x, 0.5, 1))
-    np.testing.assert_array_equal(d.bind(label=0).bind(label=jnp.array([1, 2]))(x, 0.5), NETS["edm"](x, 0.5, jnp.array([1, 2])))
+    np.testing.assert_array_equal(
+        d.bind(label=0).bind(label=jnp.array([1, 2]))(x, 0.5), NETS["edm"](x, 0.5, jnp.array([1, 2]))
+    )
     noise = (x - d(x, 0.5)) / 0.5
     np.testing.assert_allclose(d(x, 0.5, "noise"), noise, atol=1e-5)
     flow = denoiser(NETS["flow"])
-    np.testing.assert_allclose(flow(x, 0.3), x - 0.3 * NETS["flow"](x, 0.3), atol=1e-5)  # x0 = x - t (eps - x0)
+    np.testing.assert_allclose(
+        flow(x, 0.3), x - 0.3 * NETS["flow"](x, 0.3), atol=1e-5
+    )  # x0 = x - t (eps - x0)
 
 
 @each
@@ -114,5 +124,7 @@ def test_the_classifier_hears_of_the_noise_and_its_head_is_linear_in_the_feature
         np.testing.assert_allclose(logits[i : i + 1], run(net, x[i : i + 1], s[i]), atol=2e-5)
     assert np.abs(run(net, x, 0.0) - logits)[1:].max(1).min() > 1e-3
     np.testing.assert_allclose(logits, net.features(x, s) @ net.head.weight + net.head.bias[None], atol=1e-5)
-    grad = eqx.filter_jit(jax.grad(lambda x: jax.nn.log_softmax(net(x, 0.5))[:, 0].sum()))(x)  # what guidance follows
+    grad = eqx.filter_jit(jax.grad(lambda x: jax.nn.log_softmax(net(x, 0.5))[:, 0].sum()))(
+        x
+    )  # what guidance follows
     assert np.abs(grad).max((1, 2, 3)).min() > 1e-4

@@ -21,7 +21,9 @@ def network(random: bool = True) -> RestorationNet:
     # Some branches start at zero; tests of what is computed need every leaf to matter.
     leaves, tree = jax.tree.flatten(net)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(
+        tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
 
 
 def images(*shape: int, seed: int = 2) -> tuple[jax.Array, jax.Array]:
@@ -48,14 +50,19 @@ def test_any_size_is_its_mirrored_extension_cut_back(size):
     net = network()
     x, mu = images(*size)
     pad = [(0, -n % 4) for n in size] + [(0, 0)]
-    whole = run(net, jnp.asarray(np.pad(x, pad, "symmetric")), 50.0, jnp.asarray(np.pad(mu, pad, "symmetric")), 1)
+    whole = run(
+        net, jnp.asarray(np.pad(x, pad, "symmetric")), 50.0, jnp.asarray(np.pad(mu, pad, "symmetric")), 1
+    )
     np.testing.assert_allclose(run(net, x, 50.0, mu, 1), whole[: size[0], : size[1]], atol=2e-5)
 
 
 def test_a_tile_sees_what_the_whole_sees():
     net = network()
     x, mu = images(96, 64)
-    whole, tile = run(net, x, 30.0, mu, 0), run(net, x[20:], 30.0, mu[20:], 0)  # 20 is a multiple of the cell of 4
+    whole, tile = (
+        run(net, x, 30.0, mu, 0),
+        run(net, x[20:], 30.0, mu[20:], 0),
+    )  # 20 is a multiple of the cell of 4
     np.testing.assert_allclose(tile[32:], whole[52:], atol=2e-5)
     assert np.abs(tile[:2] - whole[20:22]).max() > 1e-4  # where the tile is cut it cannot know
 

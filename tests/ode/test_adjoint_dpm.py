@@ -60,11 +60,15 @@ def test_published_problem():
 def test_last_k_on_the_published_problem():
     """32 of 64 steps restart at rho = 1/16 and see a two-hundredth of dL/dm; all of them see all."""
     assert abs(published_problem(64, js.LastK(32))[0] - 0.007459) < 1e-6
-    np.testing.assert_allclose(published_problem(64, js.LastK(64))[0], published_problem(64, js.Direct())[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        published_problem(64, js.LastK(64))[0], published_problem(64, js.Direct())[0], rtol=1e-12
+    )
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("forward", "backward", "order"), [("dpmpp_2m", None, 2), ("dpm_3", "4rk", 3), ("rk4", "euler", 1)])
+@pytest.mark.parametrize(
+    ("forward", "backward", "order"), [("dpmpp_2m", None, 2), ("dpm_3", "4rk", 3), ("rk4", "euler", 1)]
+)
 def test_order_is_the_lower_of_the_two(forward, backward, order):
     """dx(t)/dx(s) of a mixture's flow, from central differences of an independent integration."""
     denoiser, flow = mixture(VP)
@@ -77,7 +81,14 @@ def test_order_is_the_lower_of_the_two(forward, backward, order):
     for n in counts:
         table = js.tabulate(VP, js.grids.log_snr(VP, n, t_max=start, t_min=end), solver)
         errors.append(
-            abs(float(jax.grad(lambda x, table=table: js.run(denoiser, table, x, adjoint=adjoint).sum())(jnp.asarray([0.4]))[0]) - want)
+            abs(
+                float(
+                    jax.grad(lambda x, table=table: js.run(denoiser, table, x, adjoint=adjoint).sum())(
+                        jnp.asarray([0.4])
+                    )[0]
+                )
+                - want
+            )
         )
     assert abs(np.polyfit(np.log(counts), -np.log(errors), 1)[0] - order) < 0.35
 
@@ -135,7 +146,9 @@ def test_each_interval_has_its_own_entry(solver):
     grid, x = js.grids.log_snr(VP, 60, t_max=0.9, t_min=0.05), jnp.asarray([0.4, -1.0])
     table, entries = js.tabulate(VP, grid, solver), jnp.asarray((-1.0) ** np.arange(60))
     loss = lambda e, adjoint: (js.run(net, table, x, per_step=e, adjoint=adjoint) ** 2).sum()
-    want, got = (jax.jit(jax.grad(lambda e, a=a: loss(e, a)))(entries) for a in (js.Direct(), js.AdjointDPM()))
+    want, got = (
+        jax.jit(jax.grad(lambda e, a=a: loss(e, a)))(entries) for a in (js.Direct(), js.AdjointDPM())
+    )
     np.testing.assert_allclose(got, want, atol=0.1 * float(jnp.abs(want).max()))
 
 
@@ -146,14 +159,26 @@ def temp_bytes(adjoint, n, solver=None, width=128, batch=64):
 
     def loss(w, x):
         denoiser = js.Denoiser(lambda x, t: jnp.tanh(jnp.tanh(x @ w) @ w.T), VP, "noise")
-        return js.sample(denoiser, x, x=x, key=None, grid=grid, solver=solver or S.dpmpp_2m, adjoint=adjoint).sum()
+        return js.sample(
+            denoiser, x, x=x, key=None, grid=grid, solver=solver or S.dpmpp_2m, adjoint=adjoint
+        ).sum()
 
-    return jax.jit(jax.grad(loss)).lower(w, jnp.zeros((batch, width))).compile().memory_analysis().temp_size_in_bytes
+    return (
+        jax.jit(jax.grad(loss))
+        .lower(w, jnp.zeros((batch, width)))
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
 
 
 def test_memory_does_not_grow():
     """Slow (compiles eight gradients): 16 times the steps, less than 5% more memory; Direct grows with the steps."""
-    for adjoint, solver in ((js.AdjointDPM(), None), (js.Reversible(), S.bdia()), (js.Reversible(), S.reversible_heun())):
+    for adjoint, solver in (
+        (js.AdjointDPM(), None),
+        (js.Reversible(), S.bdia()),
+        (js.Reversible(), S.reversible_heun()),
+    ):
         few, many = (temp_bytes(adjoint, n, solver) for n in (32, 512))
         assert many < 1.05 * few
     direct = [temp_bytes(js.Direct(), n) for n in (32, 512)]
@@ -164,7 +189,10 @@ def test_memory_does_not_grow():
 def test_noise_is_replayed_by_the_exact_routes_and_refused_by_the_continuous_one():
     net, x = js.Denoiser(lambda x, t: 0.5 * jnp.tanh(x), VP, "data"), jnp.ones(3)
     run = lambda adjoint: jax.grad(
-        lambda x: (js.sample(net, x, x=x, key=jax.random.key(0), solver=S.dpmpp_2m_sde, steps=9, adjoint=adjoint) ** 2).sum()
+        lambda x: (
+            js.sample(net, x, x=x, key=jax.random.key(0), solver=S.dpmpp_2m_sde, steps=9, adjoint=adjoint)
+            ** 2
+        ).sum()
     )(x)
     for adjoint in (js.Direct(remat=True), js.RecursiveCheckpoint(3), js.LastK(9)):
         np.testing.assert_allclose(run(adjoint), run(js.Direct()), rtol=1e-5)
@@ -186,7 +214,10 @@ def test_last_k_reduces_variance_with_a_key():
         one = jax.value_and_grad(lambda shift, seed: value(shift, adjoint, jax.random.key(seed)))
         return np.stack(jax.jit(jax.vmap(one, (None, 0)))(jnp.float32(0.0), jnp.arange(seeds)), 1)
 
-    plain, few, more = slopes(js.LastK(1), 1)[0], *(slopes(js.LastK(1, variance_reduction=n), 40) for n in (1, 8))
+    plain, few, more = (
+        slopes(js.LastK(1), 1)[0],
+        *(slopes(js.LastK(1, variance_reduction=n), 40) for n in (1, 8)),
+    )
     np.testing.assert_allclose(few[:, 0], plain[0], rtol=1e-6)
     assert more[:, 1].std() < 0.6 * few[:, 1].std()
     assert abs(more[:, 1].mean() - few[:, 1].mean()) < 4 * few[:, 1].std() / 40**0.5

@@ -19,7 +19,9 @@ MEANS = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]])
 @functools.cache
 def data():
     keys = jax.random.split(jax.random.key(0))
-    return jnp.asarray(MEANS)[jax.random.randint(keys[0], (64,), 0, 3)] + 0.3 * jax.random.normal(keys[1], (64, 2), jnp.float64)
+    return jnp.asarray(MEANS)[jax.random.randint(keys[0], (64,), 0, 3)] + 0.3 * jax.random.normal(
+        keys[1], (64, 2), jnp.float64
+    )
 
 
 def trip(solver, n, path=VP, end=None, shift=0.0, **options):
@@ -82,7 +84,10 @@ def test_into_clean_data_with_a_data_network():
 def test_into_clean_data_with_a_data_step_on_a_noise_network():
     """A network that always sees the same noise e sends x0 to alpha x0 + sigma e; at sigma = 0 the step's own kind says nothing of e."""
     x, e = jnp.asarray([0.3, -1.2]), jnp.asarray([0.7, 0.4])
-    net, grid = js.Denoiser(lambda x, t: e, FLOW, "noise"), np.append(js.grids.uniform(FLOW, 60, t_max=0.8, t_min=0.02), 0.0)
+    net, grid = (
+        js.Denoiser(lambda x, t: e, FLOW, "noise"),
+        np.append(js.grids.uniform(FLOW, 60, t_max=0.8, t_min=0.02), 0.0),
+    )
     got = js.inversion.invert(net, x, solver=S.dpmpp_2m, grid=grid).x
     np.testing.assert_allclose(got, 0.2 * x + 0.8 * e, atol=0.02)
 
@@ -116,10 +121,16 @@ def test_an_edit_takes_entries_for_both_ways():
     base = js.models.gaussian_mixture(jnp.asarray(MEANS), 0.3, VP)
     denoiser = js.Denoiser(lambda x, t, w: base.net(x, t) * (1 + 0.2 * w), VP, "data")
     weights = jnp.linspace(-1.0, 1.0, 12)
-    edit = lambda there, back: js.inversion.edit(denoiser, denoiser, data(), solver=S.obelm(), steps=12, per_step=(there, back))
+    edit = lambda there, back: js.inversion.edit(
+        denoiser, denoiser, data(), solver=S.obelm(), steps=12, per_step=(there, back)
+    )
     np.testing.assert_allclose(edit(weights, weights), data(), atol=1e-11)
     inverted = js.inversion.invert(denoiser, data(), solver=S.obelm(), steps=12, per_step=weights)
-    np.testing.assert_allclose(edit(weights, 0 * weights), js.inversion.regenerate(denoiser, inverted, per_step=0 * weights), atol=1e-12)
+    np.testing.assert_allclose(
+        edit(weights, 0 * weights),
+        js.inversion.regenerate(denoiser, inverted, per_step=0 * weights),
+        atol=1e-12,
+    )
     assert float(jnp.abs(edit(weights, 0 * weights) - data()).max()) > 0.1
 
 
@@ -140,10 +151,16 @@ def test_refusals():
         (
             ValueError,
             "not saved here",
-            lambda: js.inversion.regenerate(net, js.inversion.invert(net, x, solver=S.obelm(), steps=4), save="all"),
+            lambda: js.inversion.regenerate(
+                net, js.inversion.invert(net, x, solver=S.obelm(), steps=4), save="all"
+            ),
         ),
         (TypeError, "reversible solver", lambda: js.inversion.invert(net, x, solver=S.mr_published())),
-        (ValueError, "not on a system", lambda: js.inversion.invert(js.Denoiser(lambda x, t: x, {"a": VP}, "data"), {"a": x})),
+        (
+            ValueError,
+            "not on a system",
+            lambda: js.inversion.invert(js.Denoiser(lambda x, t: x, {"a": VP}, "data"), {"a": x}),
+        ),
     ]
     for kind, message, call in cases:
         with pytest.raises(kind, match=message):

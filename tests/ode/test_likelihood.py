@@ -27,7 +27,9 @@ def correlated(path, kind="data"):
 
     def data(x, t):
         a, s = path.alpha(t), path.sigma(t)
-        gain = (a * w / (a**2 * w + s**2)).astype(x.dtype) if hasattr(a, "dtype") else a * w / (a**2 * w + s**2)
+        gain = (
+            (a * w / (a**2 * w + s**2)).astype(x.dtype) if hasattr(a, "dtype") else a * w / (a**2 * w + s**2)
+        )
         return M + V @ (gain * (V.T @ (x - (mu + a * (M - mu)))))
 
     def log_p(x, t):
@@ -48,7 +50,9 @@ def test_golden_truth(x64, name):
     np.testing.assert_allclose(jax.vmap(functools.partial(found, steps=200))(ends), exact, atol=1e-6)
     if name == "subvp":
         controller = diffrax.PIDController(rtol=1e-8, atol=1e-8)
-        np.testing.assert_allclose(jax.vmap(functools.partial(found, controller=controller))(ends), exact, atol=1e-6)
+        np.testing.assert_allclose(
+            jax.vmap(functools.partial(found, controller=controller))(ends), exact, atol=1e-6
+        )
 
 
 def test_prior_mismatch(x64):
@@ -60,7 +64,9 @@ def test_prior_mismatch(x64):
     both = lambda prior: float(log_prob(den, jnp.asarray(X), t_min=1e-5, steps=200, prior=prior))
     assert both("path") == pytest.approx(-2.011532, abs=1e-6)
     cov = path.alpha(1.0) ** 2 * S + path.sigma(1.0) ** 2 * np.eye(3)
-    true = lambda x: jax.scipy.stats.multivariate_normal.logpdf(x, jnp.asarray(path.alpha(1.0) * M), jnp.asarray(cov))
+    true = lambda x: jax.scipy.stats.multivariate_normal.logpdf(
+        x, jnp.asarray(path.alpha(1.0) * M), jnp.asarray(cov)
+    )
     assert both(true) == pytest.approx(exact, abs=1e-6)
 
 
@@ -79,10 +85,14 @@ def test_any_path(x64, name):
     path = ANY[name]()
     den, log_p = correlated(path, "velocity" if name in ("CondOT", "user's") else "data")
     controller = diffrax.PIDController(rtol=1e-8, atol=1e-8)
-    adaptive = [{"controller": controller, "adjoint": diffrax.ForwardMode()}] if name in ("EDM", "CondOT") else []
+    adaptive = (
+        [{"controller": controller, "adjoint": diffrax.ForwardMode()}] if name in ("EDM", "CondOT") else []
+    )
     for how in [{"steps": 200}, *adaptive]:
         ends = []
-        got = log_prob(den, jnp.asarray(X), prior=lambda x, ends=ends: (ends.append(x), jnp.zeros(()))[1], **how)
+        got = log_prob(
+            den, jnp.asarray(X), prior=lambda x, ends=ends: (ends.append(x), jnp.zeros(()))[1], **how
+        )
         np.testing.assert_allclose(got + log_p(ends[0], path.t_max), log_p(X, path.t_min), atol=1e-6)
 
 
@@ -100,7 +110,13 @@ def test_solvers_and_own_grid(x64):
     change = log_p(X, 0.1) - log_prob(den, jnp.asarray(X), t_max=0.7, t_min=0.1, prior=NOTHING, steps=400)
     for solver, order in ((js.solvers.dpm_2, 2), (js.solvers.dpm_2m, 2), (js.solvers.dpm_1, 1)):
         grids = [js.grids.log_snr(path, n, t_max=0.7, t_min=0.1) for n in (40, 80)]
-        errors = [abs(float(log_prob(den, jnp.asarray(X), grid=g, prior=NOTHING, solver=solver) + change) - log_p(X, 0.1)) for g in grids]
+        errors = [
+            abs(
+                float(log_prob(den, jnp.asarray(X), grid=g, prior=NOTHING, solver=solver) + change)
+                - log_p(X, 0.1)
+            )
+            for g in grids
+        ]
         assert order - 0.25 < np.log2(errors[0] / errors[1]) < order + 0.6, solver.name
 
 
@@ -109,8 +125,13 @@ def test_all_sign_vectors(x64):
     signs = jnp.asarray(list(itertools.product([-1.0, 1.0], repeat=3)))
     for den in (correlated(js.VP())[0], denoiser(PATHS["vp_linear"])):
         exact = log_prob(den, jnp.asarray(X), steps=40)
-        assert float(log_prob(den, jnp.asarray(X), steps=40, trace="hutchinson", noise=signs)) == pytest.approx(float(exact), abs=1e-10)
-        one = [float(log_prob(den, jnp.asarray(X), steps=40, trace="hutchinson", noise=z[None])) for z in signs[:4]]
+        assert float(
+            log_prob(den, jnp.asarray(X), steps=40, trace="hutchinson", noise=signs)
+        ) == pytest.approx(float(exact), abs=1e-10)
+        one = [
+            float(log_prob(den, jnp.asarray(X), steps=40, trace="hutchinson", noise=z[None]))
+            for z in signs[:4]
+        ]
         assert np.ptp(one) > 1e-3
         np.testing.assert_allclose(np.mean(one), exact, atol=1e-10)  # -z gives what z gives
 
@@ -119,12 +140,18 @@ def coupled(d=9, rank=None):
     """A network on EDM whose Jacobian is full, or of a given rank."""
     keys = jax.random.split(jax.random.key(3), 2)
     r = d if rank is None else rank
-    A, B = jax.random.normal(keys[0], (d, r), jnp.float64) / d, jax.random.normal(keys[1], (r, d), jnp.float64)
-    return js.Denoiser(lambda x, t: A @ jnp.tanh(B @ x) * (1 + t), js.EDM(sigma_min=0.1, sigma_max=3.0), "noise")
+    A, B = (
+        jax.random.normal(keys[0], (d, r), jnp.float64) / d,
+        jax.random.normal(keys[1], (r, d), jnp.float64),
+    )
+    return js.Denoiser(
+        lambda x, t: A @ jnp.tanh(B @ x) * (1 + t), js.EDM(sigma_min=0.1, sigma_max=3.0), "noise"
+    )
 
 
 @pytest.mark.parametrize(
-    ("trace", "noise", "probes"), [("hutchinson", "rademacher", 3), ("hutchinson", "gaussian", 3), ("hutch++", "gaussian", 6)]
+    ("trace", "noise", "probes"),
+    [("hutchinson", "rademacher", 3), ("hutchinson", "gaussian", 3), ("hutch++", "gaussian", 6)],
 )
 def test_unbiased(x64, trace, noise, probes):
     """Value and gradient, over 400 keys, within four standard errors; estimates do scatter."""
@@ -132,9 +159,12 @@ def test_unbiased(x64, trace, noise, probes):
     density = lambda x, **how: log_prob(den, x, steps=4, **how)
     exact = jax.value_and_grad(density)(x)
     keys = jax.random.split(jax.random.key(0), 400)
-    drawn = jax.jit(jax.vmap(jax.value_and_grad(lambda x, key: density(x, trace=trace, noise=noise, probes=probes, key=key)), (None, 0)))(
-        x, keys
-    )
+    drawn = jax.jit(
+        jax.vmap(
+            jax.value_and_grad(lambda x, key: density(x, trace=trace, noise=noise, probes=probes, key=key)),
+            (None, 0),
+        )
+    )(x, keys)
     for got, want in zip(drawn, exact, strict=True):
         error = np.asarray(got).std(0) / np.sqrt(len(keys))
         assert np.all(error > 1e-5)
@@ -152,7 +182,9 @@ def test_hutch_plus_plus_has_less_variance(x64):
     assert spread(coupled(), "hutch++") < 0.7 * spread(coupled(), "hutchinson")
     den = coupled(rank=2)
     exact = float(log_prob(den, x, steps=4))
-    assert float(log_prob(den, x, steps=4, trace="hutch++", probes=6, key=keys[0])) == pytest.approx(exact, abs=1e-10)
+    assert float(log_prob(den, x, steps=4, trace="hutch++", probes=6, key=keys[0])) == pytest.approx(
+        exact, abs=1e-10
+    )
     assert spread(den, "hutchinson") > 1e-3
 
 
@@ -160,7 +192,9 @@ def test_probes_by_default(x64):
     """One of Hutchinson's, three of Hutch++'s."""
     x, key = 0.3 * jnp.arange(9.0), jax.random.key(2)
     for trace, probes in (("hutchinson", 1), ("hutch++", 3)):
-        default, given = (log_prob(coupled(), x, steps=2, trace=trace, key=key, **how) for how in ({}, {"probes": probes}))
+        default, given = (
+            log_prob(coupled(), x, steps=2, trace=trace, key=key, **how) for how in ({}, {"probes": probes})
+        )
         assert float(default) == float(given)
 
 
@@ -178,7 +212,9 @@ def test_gradients_are_those_of_the_value(x64, how):
     A = 0.3 * jax.random.normal(jax.random.key(1), (3, 3), jnp.float64)
 
     def value(x, A, mu):
-        den = js.Denoiser(jax.tree_util.Partial(lambda A, x, t: jnp.tanh(A @ x), A), js.MeanReverting(mu), "noise")
+        den = js.Denoiser(
+            jax.tree_util.Partial(lambda A, x, t: jnp.tanh(A @ x), A), js.MeanReverting(mu), "noise"
+        )
         return log_prob(den, x, steps=12, key=jax.random.key(4), **how)
 
     at = (jnp.asarray(X), A, jnp.asarray(M))
@@ -186,7 +222,9 @@ def test_gradients_are_those_of_the_value(x64, how):
     value = jax.jit(value)
     for i, g in enumerate(gradients):
         direction = jax.random.normal(jax.random.key(i), g.shape, jnp.float64)
-        shifted = [value(*(a + h * direction if j == i else a for j, a in enumerate(at))) for h in (-1e-5, 1e-5)]
+        shifted = [
+            value(*(a + h * direction if j == i else a for j, a in enumerate(at))) for h in (-1e-5, 1e-5)
+        ]
         assert float((g * direction).sum()) == pytest.approx(float(shifted[1] - shifted[0]) / 2e-5, rel=1e-6)
 
 
@@ -222,7 +260,15 @@ def test_bits_of_a_uniform_density():
             jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
             return jnp.asarray(-4 * np.log(high - low), x.dtype)
 
-        bits = bits_per_dim(correlated(js.VP())[0], images, jax.random.key(0), low=low, high=high, density=density, batch_size=1)
+        bits = bits_per_dim(
+            correlated(js.VP())[0],
+            images,
+            jax.random.key(0),
+            low=low,
+            high=high,
+            density=density,
+            batch_size=1,
+        )
         jax.effects_barrier()
         np.testing.assert_allclose(bits, 8.0, rtol=1e-6)
         found = np.stack(sorted(seen, key=lambda a: a.sum()))
@@ -239,14 +285,21 @@ def test_bits_of_a_gaussian():
     var = std**2 + path.t_min**2
     closed = lambda den, x, key: -(x**2).sum() / (2 * var) - x.size / 2 * np.log(2 * np.pi * var)
     exact = bits_per_dim(den, images, jax.random.key(0), density=closed)
-    got = bits_per_dim(den, images, jax.random.key(0), batch_size=2)  # J is a multiple of the identity: one sign vector is exact
+    got = bits_per_dim(
+        den, images, jax.random.key(0), batch_size=2
+    )  # J is a multiple of the identity: one sign vector is exact
     np.testing.assert_allclose(got, exact, atol=2e-3)
     assert np.ptp(np.asarray(exact)) > 0.01
 
 
 def test_errors():
     den, x, key = correlated(js.VP())[0], jnp.asarray(X, jnp.float32), jax.random.key(0)
-    for solver in (js.solvers.euler_ancestral, js.solvers.dpmpp_sde, js.solvers.edm(s_churn=5.0), diffrax.ShARK()):
+    for solver in (
+        js.solvers.euler_ancestral,
+        js.solvers.dpmpp_sde,
+        js.solvers.edm(s_churn=5.0),
+        diffrax.ShARK(),
+    ):
         with pytest.raises(ValueError, match="stochastic"):
             log_prob(den, x, solver=solver)
     with pytest.raises(ValueError, match="works on 'data'.*rk_rho"):

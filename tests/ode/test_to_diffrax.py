@@ -75,14 +75,20 @@ def test_alpha_zero_in_t_only(x64):
         with pytest.raises(ValueError, match="variable='t'"):
             bridge.solve(den, jnp.asarray(X), variable=variable)
         with pytest.raises(ValueError, match="variable='t'"):
-            js.sample(den, X, key=jax.random.key(0), solver=bridge.FromDiffrax(diffrax.Heun(), variable=variable))
+            js.sample(
+                den, X, key=jax.random.key(0), solver=bridge.FromDiffrax(diffrax.Heun(), variable=variable)
+            )
 
 
 def test_end_at_sigma_zero(x64):
     """A noise network goes all the way; a data network stops at t_min and predicts, as the last step of a default grid does."""
     path = js.VP()
     data, flow, _ = gaussian(path)
-    noise = js.Denoiser(lambda x, t: (x - path.alpha(t) * data.net(x, t)) / jnp.where(t > 0, path.sigma(t), 1.0), path, "noise")
+    noise = js.Denoiser(
+        lambda x, t: (x - path.alpha(t) * data.net(x, t)) / jnp.where(t > 0, path.sigma(t), 1.0),
+        path,
+        "noise",
+    )
     got = tight(noise, jnp.asarray(X), variable="rho", t_min=0.0)
     np.testing.assert_allclose(got.x, flow(X, 1.0, 0.0), atol=1e-9)
     stop = flow(X, 1.0, path.t_min)
@@ -107,14 +113,18 @@ def test_system(x64):
         for i in range(2):  # the first part by name tells the times, the others have theirs in proportion
             at = float(got.ts[k][i])
             assert k != "depth" or at == pytest.approx(middle[k][i])
-            np.testing.assert_allclose(got.xs[k][i], parts[k][1](x[k], paths[k].t_max, at), rtol=1e-7, atol=1e-7)
+            np.testing.assert_allclose(
+                got.xs[k][i], parts[k][1](x[k], paths[k].t_max, at), rtol=1e-7, atol=1e-7
+            )
     assert got.t == {k: paths[k].t_min for k in paths}
 
 
 def printed(den_of, m=0.3, s=0.7):
     """The gradients of the closed form of specs: L = |y_0 - c|^2/2 of N(m, s^2) data from rho = 8 down to 0."""
     y_T, c = jnp.asarray([5.0, -3.0, 9.0]), jnp.asarray([0.1, 0.2, -0.4])
-    return jax.grad(lambda m, s, y: 0.5 * ((den_of(m, s, y) - c) ** 2).sum(), argnums=(0, 1, 2))(jnp.asarray(m), jnp.asarray(s), y_T)
+    return jax.grad(lambda m, s, y: 0.5 * ((den_of(m, s, y) - c) ** 2).sum(), argnums=(0, 1, 2))(
+        jnp.asarray(m), jnp.asarray(s), y_T
+    )
 
 
 def noise_net(m, s, x, t):
@@ -180,10 +190,15 @@ def test_nfe_counts_network_calls(solver):
         return den.net(x, t)
 
     counted = js.Denoiser(net, den.path, "data")
-    got = bridge.solve(counted, jnp.asarray(X, jnp.float32), solver=solver, adjoint=diffrax.ForwardMode(), t_min=0.0)
+    got = bridge.solve(
+        counted, jnp.asarray(X, jnp.float32), solver=solver, adjoint=diffrax.ForwardMode(), t_min=0.0
+    )
     jax.block_until_ready(got.x)
     jax.effects_barrier()
-    assert int(got.nfe) == len(calls) and got.stats["num_rejected_steps"] + got.stats["num_accepted_steps"] == got.stats["num_steps"]
+    assert (
+        int(got.nfe) == len(calls)
+        and got.stats["num_rejected_steps"] + got.stats["num_accepted_steps"] == got.stats["num_steps"]
+    )
 
 
 @pytest.mark.parametrize(("variable", "solver"), [("rho", diffrax.ShARK()), ("t", diffrax.Heun())])
@@ -194,11 +209,15 @@ def test_reverse_sde_has_the_marginals_of_the_data(x64, variable, solver):
     n, (centre, var) = 2048, moments(0.8)
     x = centre + np.sqrt(var) * jax.random.normal(jax.random.key(1), (n,))
     grid = js.grids.log_snr(path, 60, t_max=0.8, t_min=0.05)
-    got = np.asarray(tight(den, x, key=jax.random.key(2), variable=variable, solver=solver, controller=None, grid=grid).x)
+    got = np.asarray(
+        tight(den, x, key=jax.random.key(2), variable=variable, solver=solver, controller=None, grid=grid).x
+    )
     centre, var = moments(0.05)
     assert abs(got.mean() - centre) < 4 * np.sqrt(var / n)
     assert abs(got.var() - var) < 4 * var * np.sqrt(2 / n) + 0.01 * var
-    kept = path.alpha(0.8) / path.alpha(0.05) * np.sqrt(var / moments(0.8)[1])  # correlation of the forward process, 0.14
+    kept = (
+        path.alpha(0.8) / path.alpha(0.05) * np.sqrt(var / moments(0.8)[1])
+    )  # correlation of the forward process, 0.14
     assert abs(np.corrcoef(got, np.asarray(x))[0, 1] - kept) < 4 / np.sqrt(n)
 
 
@@ -206,7 +225,9 @@ def test_one_brownian_path_for_all_steps(x64):
     """Adaptive and fixed steps on one key find the same sample, far from where the ODE leads."""
     den = mixture(js.VP())[0]
     fixed = dict(controller=None, grid=js.grids.log_snr(den.path, 100, t_max=0.8, t_min=0.05))
-    adaptive = dict(controller=diffrax.PIDController(rtol=1e-3, atol=1e-3, pcoeff=0.1, icoeff=0.3), t_max=0.8, t_min=0.05)
+    adaptive = dict(
+        controller=diffrax.PIDController(rtol=1e-3, atol=1e-3, pcoeff=0.1, icoeff=0.3), t_max=0.8, t_min=0.05
+    )
     one, two = (tight(den, jnp.asarray(X), key=jax.random.key(5), **how).x for how in (fixed, adaptive))
     ode = js.run(den, js.tabulate(den.path, fixed["grid"], js.solvers.dpmpp_2m), jnp.asarray(X))
     assert float(jnp.abs(one - two).max()) < 0.02 < 0.3 < float(jnp.abs(one - ode).max())
@@ -227,7 +248,11 @@ CASES = [
     (diffrax.Heun(), "rho", js.solvers.rk_rho(tableau="2heun")),
     (diffrax.Ralston(), "t", js.solvers.heun(a=2 / 3)),
     (diffrax.Euler(), "t", js.solvers.euler),
-    (diffrax.Bosh3(), "rho", js.solvers.rk_rho(tableau="3ralston")),  # FSAL: a stale slope would show under the hook and per_step
+    (
+        diffrax.Bosh3(),
+        "rho",
+        js.solvers.rk_rho(tableau="3ralston"),
+    ),  # FSAL: a stale slope would show under the hook and per_step
 ]
 
 
@@ -236,7 +261,14 @@ def test_from_diffrax_equals_our_tables(x64, solver, variable, ours):
     """With a hook, entries per step and saved states."""
     path = js.VP()
     den = js.Denoiser(net_with_weight, path, "noise")
-    how = dict(grid=js.grids.log_snr(path, 7), hook=Shift(), per_step=jnp.linspace(0.5, 2.0, 7), save="all", x=jnp.asarray(X), key=None)
+    how = dict(
+        grid=js.grids.log_snr(path, 7),
+        hook=Shift(),
+        per_step=jnp.linspace(0.5, 2.0, 7),
+        save="all",
+        x=jnp.asarray(X),
+        key=None,
+    )
     got = js.sample(den, X, solver=bridge.FromDiffrax(solver, variable), **how)
     want = js.sample(den, X, solver=ours, **how)
     np.testing.assert_allclose(got.xs[1:], want.xs[1:], rtol=1e-9, atol=1e-10)
@@ -251,11 +283,15 @@ def test_from_diffrax_into_sigma_zero(x64, kind):
     if kind == "data":
         den = js.Denoiser(lambda x, t: x - t * noise_net(0.3, 0.7, x, t), path, "data")
     grid = js.grids.append_zero(js.grids.karras(path, 10, t_min=0.2))
-    got = js.sample(den, X, key=None, x=8 * jnp.asarray(X), grid=grid, solver=bridge.FromDiffrax(diffrax.Heun(), "rho"))
+    got = js.sample(
+        den, X, key=None, x=8 * jnp.asarray(X), grid=grid, solver=bridge.FromDiffrax(diffrax.Heun(), "rho")
+    )
     x = 8 * X
     for t, s in itertools.pairwise(grid):
         k = noise_net(0.3, 0.7, x, t)
-        x = x + (s - t) * (k if s == 0 and kind == "data" else 0.5 * (k + noise_net(0.3, 0.7, x + (s - t) * k, s)))
+        x = x + (s - t) * (
+            k if s == 0 and kind == "data" else 0.5 * (k + noise_net(0.3, 0.7, x + (s - t) * k, s))
+        )
     np.testing.assert_allclose(got, x, rtol=1e-12)
 
 
@@ -275,12 +311,16 @@ def by_hand(name, grid, x):
     return x
 
 
-@pytest.mark.parametrize("solver", [diffrax.LeapfrogMidpoint(), diffrax.ReversibleHeun(), diffrax.ImplicitEuler()])
+@pytest.mark.parametrize(
+    "solver", [diffrax.LeapfrogMidpoint(), diffrax.ReversibleHeun(), diffrax.ImplicitEuler()]
+)
 def test_from_diffrax_carries_state_and_solves(x64, solver):
     path = js.EDM(sigma_max=8.0)
     den = js.Denoiser(lambda x, t: noise_net(0.3, 0.7, x, t), path, "noise")
     grid = js.grids.karras(path, 12, t_min=0.05)
-    got = js.sample(den, X, key=None, x=8 * jnp.asarray(X), grid=grid, solver=bridge.FromDiffrax(solver, "rho", tol=1e-10))
+    got = js.sample(
+        den, X, key=None, x=8 * jnp.asarray(X), grid=grid, solver=bridge.FromDiffrax(solver, "rho", tol=1e-10)
+    )
     np.testing.assert_allclose(got, by_hand(type(solver).__name__, grid, 8 * X), rtol=1e-8)
 
 
@@ -292,7 +332,14 @@ def test_from_diffrax_order(x64, solver, order):
     errors = []
     for n in (8, 16):
         made = bridge.FromDiffrax(solver, "lam", tol=1e-9)
-        got = js.sample(den, X, key=None, x=jnp.asarray(x), grid=js.grids.log_snr(path, n, t_max=0.7, t_min=0.2), solver=made)
+        got = js.sample(
+            den,
+            X,
+            key=None,
+            x=jnp.asarray(x),
+            grid=js.grids.log_snr(path, n, t_max=0.7, t_min=0.2),
+            solver=made,
+        )
         errors.append(np.abs(np.asarray(got) - flow(X, 1.0, 0.2)).max())
     assert order - 0.3 < np.log2(errors[0] / errors[1]) < order + 1
 
@@ -319,10 +366,17 @@ def test_from_diffrax_sde(x64):
     den, _, moments = gaussian(path)
     n, (centre, var) = 2048, moments(0.8)
     x = centre + np.sqrt(var) * jax.random.normal(jax.random.key(1), (n,))
-    how = dict(x=x, grid=js.grids.log_snr(path, 40, t_max=0.8, t_min=0.05), solver=bridge.FromDiffrax(diffrax.ShARK(), "lam", eta=1.0))
+    how = dict(
+        x=x,
+        grid=js.grids.log_snr(path, 40, t_max=0.8, t_min=0.05),
+        solver=bridge.FromDiffrax(diffrax.ShARK(), "lam", eta=1.0),
+    )
     got = np.asarray(js.sample(den, x, key=jax.random.key(2), **how))
     centre, var = moments(0.05)
-    assert abs(got.mean() - centre) < 4 * np.sqrt(var / n) and abs(got.var() - var) < 4 * var * np.sqrt(2 / n) + 0.01 * var
+    assert (
+        abs(got.mean() - centre) < 4 * np.sqrt(var / n)
+        and abs(got.var() - var) < 4 * var * np.sqrt(2 / n) + 0.01 * var
+    )
     assert abs(np.corrcoef(got, np.asarray(x))[0, 1]) < 0.14 + 4 / np.sqrt(n)  # the ODE would give 1
     with pytest.raises(ValueError, match="key="):
         js.sample(den, x, key=None, **how)
@@ -352,18 +406,32 @@ def test_terms_in_a_solve_of_ones_own(x64):
     s0, s1 = (float(own.s(t)) for t in (0.7, 0.01))
     y = own.enter(jnp.asarray(X), 0.7)
     controller = diffrax.PIDController(rtol=1e-10, atol=1e-10)
-    got = diffrax.diffeqsolve(terms, diffrax.Tsit5(), s0, s1, 0.1, y, stepsize_controller=controller, adjoint=diffrax.ForwardMode())
+    got = diffrax.diffeqsolve(
+        terms, diffrax.Tsit5(), s0, s1, 0.1, y, stepsize_controller=controller, adjoint=diffrax.ForwardMode()
+    )
     np.testing.assert_allclose(own.leave(got.ys[-1], 0.01), flow(X, 0.7, 0.01), atol=1e-8)
     tree = diffrax.UnsafeBrownianPath((3,), jax.random.key(0))
     # the published SDE of VP, dx = -beta x/2 dt - (1 + eta^2) beta/2 score dt + eta sqrt(beta) dw, and the same in y = x/alpha
-    beta, alpha, rho, x = 0.1 + 0.3 * 19.9, path.alpha(0.3), path.rho(0.3), np.asarray(den.net(jnp.asarray(X), 0.3))
+    beta, alpha, rho, x = (
+        0.1 + 0.3 * 19.9,
+        path.alpha(0.3),
+        path.rho(0.3),
+        np.asarray(den.net(jnp.asarray(X), 0.3)),
+    )
     score = (alpha * x - X) / path.sigma(0.3) ** 2
-    eps, rise = -path.sigma(0.3) * score, {"t": 1.0, "rho": beta / (2 * alpha**2 * rho), "lam": beta / (2 * alpha**2 * rho**2)}  # dl/dt
+    eps, rise = (
+        -path.sigma(0.3) * score,
+        {"t": 1.0, "rho": beta / (2 * alpha**2 * rho), "lam": beta / (2 * alpha**2 * rho**2)},
+    )  # dl/dt
     for variable in rise:
         drift, noise = bridge.sde_terms(den, tree, variable, eta=0.5).terms
         flow = drift.vector_field
         s, y = flow.s(0.3), flow.enter(jnp.asarray(X), 0.3)
-        per_t = -beta / 2 * X - 1.25 * beta / 2 * score if variable == "t" else 1.25 * beta / (2 * alpha**2 * rho) * eps
+        per_t = (
+            -beta / 2 * X - 1.25 * beta / 2 * score
+            if variable == "t"
+            else 1.25 * beta / (2 * alpha**2 * rho) * eps
+        )
         np.testing.assert_allclose(drift.vf(s, y, None), -per_t / rise[variable], rtol=1e-9)
         g = 0.5 * np.sqrt(beta / rise[variable]) / (1 if variable == "t" else alpha)
         np.testing.assert_allclose(noise.vf(s, y, None).mv(jnp.ones(3)), g * np.ones(3), rtol=1e-9)
@@ -382,7 +450,9 @@ def test_errors():
         bridge.solve(den, x, t_max=2.0)
     with pytest.raises(ValueError, match="decreases"):
         bridge.solve(den, x, t_max=0.2, t_min=0.3)
-    with pytest.raises(ValueError, match="does not determine"):  # at t = 1 noise says nothing of the data, hence of the velocity
+    with pytest.raises(
+        ValueError, match="does not determine"
+    ):  # at t = 1 noise says nothing of the data, hence of the velocity
         bridge.solve(js.Denoiser(lambda x, t: x, js.CondOT(), "noise"), x, variable="t")
     with pytest.raises(TypeError, match="diffrax.Heun"):
         bridge.FromDiffrax(diffrax.Heun)

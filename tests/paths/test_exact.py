@@ -27,7 +27,8 @@ each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def density(x0):
     """p(x_0), by its definition."""
     return sum(
-        w * np.exp(-((x0 - m[0]) ** 2) / (2 * s**2)) / (s * np.sqrt(2 * np.pi)) for m, s, w in zip(MEANS, STDS, WEIGHTS, strict=True)
+        w * np.exp(-((x0 - m[0]) ** 2) / (2 * s**2)) / (s * np.sqrt(2 * np.pi))
+        for m, s, w in zip(MEANS, STDS, WEIGHTS, strict=True)
     )
 
 
@@ -40,7 +41,9 @@ def expectation(path, x, t):
         return np.exp(-((x - mu - a * (x0 - mu)) ** 2) / (2 * s**2)) * density(x0)
 
     peak = mu + (x - mu) / max(a, 0.2)
-    points = sorted({float(np.clip(p, -3.9, 3.9)) for p in (peak, peak - 5 * s, peak + 5 * s, -0.8, 0.5, 1.1)})
+    points = sorted(
+        {float(np.clip(p, -3.9, 3.9)) for p in (peak, peak - 5 * s, peak + 5 * s, -0.8, 0.5, 1.1)}
+    )
     top = quad(lambda u: u * joint(u), -4, 4, points=points, epsabs=1e-14, epsrel=1e-11, limit=300)[0]
     return top / quad(joint, -4, 4, points=points, epsabs=1e-14, epsrel=1e-11, limit=300)[0]
 
@@ -72,7 +75,11 @@ def test_score_is_the_gradient_of_the_log_density(path):
         parts = []
         for m, sd, w in zip(means, stds, weights, strict=True):
             var = a**2 * sd**2 + s**2
-            parts.append(jnp.log(w) - ((x - (mu + a * (m - mu))) ** 2).sum() / (2 * var) - 1.5 * jnp.log(2 * jnp.pi * var))
+            parts.append(
+                jnp.log(w)
+                - ((x - (mu + a * (m - mu))) ** 2).sum() / (2 * var)
+                - 1.5 * jnp.log(2 * jnp.pi * var)
+            )
         return jax.nn.logsumexp(jnp.stack(parts))
 
     x = jnp.asarray(mu + a * (means[1] - mu) + s * rng.normal(size=3))
@@ -98,7 +105,9 @@ def test_stds_of_each_axis(path):
 
     x = jnp.asarray(mu + a * (means[:2] - mu) + s * rng.normal(size=(2, 4)))
     denoiser = js.models.gaussian_mixture(means, stds, path, weights)
-    np.testing.assert_allclose(denoiser(x, t, "score"), jax.vmap(jax.grad(log_density))(x), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        denoiser(x, t, "score"), jax.vmap(jax.grad(log_density))(x), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_equal_stds_in_every_form():
@@ -118,7 +127,9 @@ def test_smoothed_images_are_a_mixture(path):
     smooth, mixture = js.models.empirical(images, path, 0.3), js.models.gaussian_mixture(images, 0.3, path)
     x = jnp.asarray(images[:2] + 0.2)
     for u in (0.0, 0.05, 0.4, 0.9):
-        np.testing.assert_allclose(smooth(x, u * path.t_max), mixture(x, u * path.t_max), rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(
+            smooth(x, u * path.t_max), mixture(x, u * path.t_max), rtol=1e-8, atol=1e-9
+        )
 
 
 def test_one_gaussian_is_linear():
@@ -127,7 +138,9 @@ def test_one_gaussian_is_linear():
     denoiser = js.models.gaussian_mixture([[1.0, -2.0]], 0.5, path)
     x = jnp.array([0.3, 0.8])
     gain = 0.4 * 0.25 / (0.16 * 0.25 + 0.36)  # cov(x_0, x)/var(x)
-    np.testing.assert_allclose(denoiser(x, t), np.array([1.0, -2.0]) + gain * (x - 0.4 * np.array([1.0, -2.0])), rtol=1e-12)
+    np.testing.assert_allclose(
+        denoiser(x, t), np.array([1.0, -2.0]) + gain * (x - 0.4 * np.array([1.0, -2.0])), rtol=1e-12
+    )
 
 
 def test_batch_is_single():
@@ -235,7 +248,9 @@ def test_empirical_near_twins_are_told_apart():
     """Two images 0.03 apart of norm 30, noise 0.02: which is meant is a matter of a difference of 1e-6 in the squared distance."""
     rng = np.random.default_rng(2)
     first = rng.uniform(-1, 1, (1000,)).astype(np.float32)
-    twins = np.stack([first, first + np.float32(0.03 / 1000**0.5) * rng.choice([-1, 1], 1000).astype(np.float32)])
+    twins = np.stack(
+        [first, first + np.float32(0.03 / 1000**0.5) * rng.choice([-1, 1], 1000).astype(np.float32)]
+    )
     denoiser = js.models.empirical(twins, js.EDM())
     x = (twins.mean(0) + 0.02 * rng.normal(size=1000)).astype(np.float32)
     got = np.asarray(denoiser(jnp.asarray(x), 0.02), np.float64)
@@ -256,11 +271,16 @@ def test_empirical_ends_and_score():
     mixture = js.models.gaussian_mixture(images, 1e-9, js.CondOT())
     np.testing.assert_allclose(denoiser(x, 0.6, "score"), mixture(x, 0.6, "score"), rtol=1e-8)
     np.testing.assert_allclose(
-        jax.jacobian(lambda x: denoiser(x, 0.6))(x), jax.jacobian(lambda x: mixture(x, 0.6))(x), rtol=1e-6, atol=1e-9
+        jax.jacobian(lambda x: denoiser(x, 0.6))(x),
+        jax.jacobian(lambda x: mixture(x, 0.6))(x),
+        rtol=1e-6,
+        atol=1e-9,
     )
 
 
-@pytest.mark.parametrize(("images", "x"), [((0, 4), None), ((4,), None), ((5, 4), (3,)), ((5, 4, 4), (2, 3, 4))])
+@pytest.mark.parametrize(
+    ("images", "x"), [((0, 4), None), ((4,), None), ((5, 4), (3,)), ((5, 4, 4), (2, 3, 4))]
+)
 def test_empirical_refuses_what_is_no_image(images, x):
     with pytest.raises(ValueError, match=r"images must be an array|must be an image of shape"):
         js.models.empirical(jnp.zeros(images), js.VP())(jnp.zeros(x or (4,)), 0.5)

@@ -12,7 +12,9 @@ from oracle import Cubic
 import jaxsampler as js
 from jaxsampler.paths import grids
 
-properties = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+properties = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 CONTINUOUS = (grids.uniform, grids.log_snr, grids.karras, grids.quadratic, grids.cosine)
 DISCRETE = (grids.leading, grids.trailing, grids.linspace)
 PATHS = {
@@ -32,7 +34,12 @@ counts = st.integers(1, 300)
 
 
 @properties
-@given(name=st.sampled_from(sorted(PATHS)), grid=st.sampled_from(CONTINUOUS), n=counts, cut=st.tuples(st.floats(0, 0.4), st.floats(0.6, 1)))
+@given(
+    name=st.sampled_from(sorted(PATHS)),
+    grid=st.sampled_from(CONTINUOUS),
+    n=counts,
+    cut=st.tuples(st.floats(0, 0.4), st.floats(0.6, 1)),
+)
 def test_every_grid_falls_between_exact_ends(name, grid, n, cut):
     """n + 1 float64 times, strictly decreasing, the ends to the bit, wherever they are put."""
     path, low, high = PATHS[name]
@@ -68,7 +75,9 @@ def test_equal_spacing_in_their_own_variable(path, low, high):
     equal(grids.uniform(path, 17, **ends))
     equal(path.lam(grids.log_snr(path, 17, **ends)))
     equal(np.sqrt(grids.quadratic(path, 17, **ends)))
-    equal(np.arccos(np.clip((2 * grids.cosine(path, 17, **ends) - high - low) / (high - low), -1, 1)), rtol=1e-5)
+    equal(
+        np.arccos(np.clip((2 * grids.cosine(path, 17, **ends) - high - low) / (high - low), -1, 1)), rtol=1e-5
+    )
     for rho in (7.0, 3.0, 1.0):
         times = grids.karras(path, 17, rho, **ends)
         level = np.asarray(path.sigma(times)) / path.alpha(times)
@@ -79,7 +88,9 @@ def test_karras_values():
     """Karras et al. 2022, eq. 5, where it gives whole numbers: seventh powers from 5^7 to 1, squares from 100 to 4."""
     sevenths = grids.karras(js.EDM(sigma_min=1.0, sigma_max=78125.0), 4)
     np.testing.assert_allclose(sevenths, [78125, 16384, 2187, 128, 1], rtol=1e-12)
-    np.testing.assert_allclose(grids.karras(js.EDM(sigma_min=4.0, sigma_max=100.0), 4, rho=2), [100, 64, 36, 16, 4], rtol=1e-12)
+    np.testing.assert_allclose(
+        grids.karras(js.EDM(sigma_min=4.0, sigma_max=100.0), 4, rho=2), [100, 64, 36, 16, 4], rtol=1e-12
+    )
     np.testing.assert_array_equal(grids.append_zero(sevenths), [*sevenths, 0.0])
 
 
@@ -102,7 +113,9 @@ def test_discrete_grids():
     """n = 10 of N = 1000: leading 900..0, trailing 999, 899..99, linspace 999, 888..0, then t = 0."""
     path = js.DiscreteVP.linear()
     np.testing.assert_allclose(indices(path, grids.leading(path, 10)), np.arange(900, -1, -100), atol=1e-9)
-    np.testing.assert_allclose(indices(path, grids.leading(path, 10, offset=1)), np.arange(901, 0, -100), atol=1e-9)
+    np.testing.assert_allclose(
+        indices(path, grids.leading(path, 10, offset=1)), np.arange(901, 0, -100), atol=1e-9
+    )
     np.testing.assert_allclose(indices(path, grids.trailing(path, 10)), np.arange(999, 0, -100), atol=1e-9)
     np.testing.assert_allclose(indices(path, grids.linspace(path, 10)), np.arange(999, -1, -111), atol=1e-9)
 
@@ -111,7 +124,9 @@ def test_discrete_grids_that_do_not_divide():
     """N = 10, n = 4: leading strides by N//n, the others round."""
     path = js.DiscreteVP.linear(10)
     np.testing.assert_allclose(indices(path, grids.leading(path, 4)), [6, 4, 2, 0], atol=1e-12)
-    np.testing.assert_allclose(indices(path, grids.trailing(path, 4)), [9, 7, 4, 1], atol=1e-12)  # round(7.5) = 8, round(2.5) = 2
+    np.testing.assert_allclose(
+        indices(path, grids.trailing(path, 4)), [9, 7, 4, 1], atol=1e-12
+    )  # round(7.5) = 8, round(2.5) = 2
     np.testing.assert_allclose(indices(path, grids.linspace(path, 4)), [9, 6, 3, 0], atol=1e-12)
 
 
@@ -134,7 +149,10 @@ def test_discrete_grids_are_legal(N, share, grid):
     ("path", "same"),
     [
         (js.EDM(), lambda p, n: grids.append_zero(grids.karras(p, n - 1))),
-        (js.VE(), lambda p, n: grids.karras(p, n, t_min=0.0)),  # sigma(0) is sigma_min: a step from 1e-5 to 0 would be wasted
+        (
+            js.VE(),
+            lambda p, n: grids.karras(p, n, t_min=0.0),
+        ),  # sigma(0) is sigma_min: a step from 1e-5 to 0 would be wasted
         (js.CondOT(), grids.uniform),
         (Cubic(), grids.uniform),  # alpha(1) = 0: lam has no finite start
         (js.DiscreteVP(np.linspace(0.99, 0.0, 50)), grids.uniform),
@@ -143,7 +161,10 @@ def test_discrete_grids_are_legal(N, share, grid):
         (js.CosineVP(), grids.log_snr),
         (js.DiscreteVP.linear(), grids.log_snr),
         (js.MeanReverting(0.3), grids.log_snr),
-        (js.MeanReverting(0.3, variant="irsde"), lambda p, n: grids.append_zero(grids.log_snr(p, n - 1, t_min=1.0))),
+        (
+            js.MeanReverting(0.3, variant="irsde"),
+            lambda p, n: grids.append_zero(grids.log_snr(p, n - 1, t_min=1.0)),
+        ),
     ],
     ids=lambda v: type(v).__name__,
 )
@@ -175,15 +196,24 @@ def test_interval_count_errors(grid, n):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: grids.uniform(js.VP(), 4, t_max=1.5), r"need 0 <= t_min < t_max <= 1\.0; got t_min=0\.001, t_max=1\.5"),
+        (
+            lambda: grids.uniform(js.VP(), 4, t_max=1.5),
+            r"need 0 <= t_min < t_max <= 1\.0; got t_min=0\.001, t_max=1\.5",
+        ),
         (lambda: grids.quadratic(js.VP(), 4, t_min=-0.1), r"got t_min=-0\.1"),
         (lambda: grids.cosine(js.VP(), 4, t_min=0.7, t_max=0.3), r"got t_min=0\.7, t_max=0\.3"),
         (lambda: grids.uniform(js.VP(), 4, t_min=float("nan")), "got t_min=nan"),
-        (lambda: grids.log_snr(js.CondOT(), 4), r"log_snr needs finite lam at both ends, got -inf at t=1\.0.*pass t_max, t_min"),
+        (
+            lambda: grids.log_snr(js.CondOT(), 4),
+            r"log_snr needs finite lam at both ends, got -inf at t=1\.0.*pass t_max, t_min",
+        ),
         (lambda: grids.log_snr(js.VP(), 4, t_min=0.0), r"inf at t=0\.0; pass t_max, t_min"),
         (lambda: grids.karras(js.CondOT(), 4), r"karras needs 0 < sigma/alpha < inf at both ends, got .*inf"),
         (lambda: grids.karras(js.EDM(), 4, t_min=0.0), r"karras needs 0 < sigma/alpha"),
-        (lambda: grids.trailing(js.DiscreteVP.linear(10), 11), "11 steps from 10 training indices: at most one step each"),
+        (
+            lambda: grids.trailing(js.DiscreteVP.linear(10), 11),
+            "11 steps from 10 training indices: at most one step each",
+        ),
         (lambda: grids.linspace(js.DiscreteVP.linear(10), 0), "at least one; got n=0"),
     ],
 )
@@ -206,7 +236,10 @@ def test_training_index_grids_need_a_discrete_path(grid):
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ([0.1, 0.5, 1.0], r"a grid decreases from noise to data; got grid\[0\]=0\.1 -> grid\[1\]=0\.5\. Did you mean grid\[::-1\]\?"),
+        (
+            [0.1, 0.5, 1.0],
+            r"a grid decreases from noise to data; got grid\[0\]=0\.1 -> grid\[1\]=0\.5\. Did you mean grid\[::-1\]\?",
+        ),
         ([1.0, 0.5, 0.5, 0.1], r"got grid\[1\]=0\.5 -> grid\[2\]=0\.5\. Remove repeated or rising times"),
         ([1.0, 0.2, 0.3, 0.1], r"got grid\[1\]=0\.2 -> grid\[2\]=0\.3\. Remove repeated or rising"),
         ([1.0, 0.5, np.nan], r"grid\[2\] is not finite"),
@@ -272,7 +305,12 @@ def golden_grids():
     vp, edm = golden.PATHS["vp_linear"], golden.PATHS["ve"]
     cosine = js.CosineVP()
     built = {}
-    skips = {"logSNR": grids.log_snr, "time_uniform": grids.uniform, "time_quadratic": grids.quadratic, "edm": grids.karras}
+    skips = {
+        "logSNR": grids.log_snr,
+        "time_uniform": grids.uniform,
+        "time_quadratic": grids.quadratic,
+        "edm": grids.karras,
+    }
     for schedule, names in golden.CONFIG["skips"].items():
         for skip in names:
             for n in (5, 10, 20):
@@ -286,7 +324,12 @@ def golden_grids():
         }
         for name, times in ramps.items():
             built[f"grid/kdiff/{name}/n{n}/sigma"] = grids.append_zero(times)
-        for phase, grid in {"t1": grids.uniform, "t2": grids.quadratic, "log1": grids.log_snr, "rho7": grids.karras}.items():
+        for phase, grid in {
+            "t1": grids.uniform,
+            "t2": grids.quadratic,
+            "log1": grids.log_snr,
+            "rho7": grids.karras,
+        }.items():
             built[f"grid/deis/vp_linear/{phase}/n{n}/t"] = grid(vp, n)
         for phase, grid in {"t1": grids.uniform, "t2": grids.quadratic}.items():
             built[f"grid/deis/vp_cosine/{phase}/n{n}/t"] = grid(cosine, n, t_max=0.99)
@@ -313,7 +356,10 @@ def test_every_golden_grid():
 def test_golden_schedules(schedule):
     """alpha, sigma, lam and the time back from lam at 23 points; alpha, sigma at the points of every grid."""
     path = golden.PATHS[schedule]
-    stored = {k: golden.GOLDEN[f"schedule/{schedule}/{k}"] for k in ("t", "alpha", "sigma", "lambda", "t_from_lambda")}
+    stored = {
+        k: golden.GOLDEN[f"schedule/{schedule}/{k}"]
+        for k in ("t", "alpha", "sigma", "lambda", "t_from_lambda")
+    }
     np.testing.assert_allclose(path.alpha(stored["t"]), stored["alpha"], rtol=1e-10)
     np.testing.assert_allclose(path.sigma(stored["t"]), stored["sigma"], rtol=1e-9)
     np.testing.assert_allclose(path.lam(stored["t"]), stored["lambda"], rtol=1e-9, atol=1e-9)
@@ -321,7 +367,9 @@ def test_golden_schedules(schedule):
     for name in (n for n in golden.GOLDEN.files if n.startswith(f"grid/{schedule}/") and n.endswith("/t")):
         for value in ("alpha", "sigma"):
             want = golden.GOLDEN[name[:-1] + value]
-            np.testing.assert_allclose(getattr(path, value)(golden.GOLDEN[name]), want, rtol=1e-9, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(path, value)(golden.GOLDEN[name]), want, rtol=1e-9, err_msg=name
+            )
 
 
 def test_discrete_grids_are_those_of_diffusers():
@@ -334,18 +382,25 @@ def test_discrete_grids_are_those_of_diffusers():
     }
     for name, grid in made.items():
         for n in (5, 10, 20):
-            np.testing.assert_allclose(indices(path, grid(path, n)), golden.GOLDEN[f"grid/diffusers/{name}/n{n}/t"], atol=1e-9)
+            np.testing.assert_allclose(
+                indices(path, grid(path, n)), golden.GOLDEN[f"grid/diffusers/{name}/n{n}/t"], atol=1e-9
+            )
 
 
 def test_discrete_grids_may_end_at_the_first_level():
     """t = 1/N instead of 0; where the last index is that level, nothing is appended."""
     path = js.DiscreteVP.linear(1000)
-    for grid in (lambda n: grids.leading(path, n, 1, final="first"), lambda n: grids.trailing(path, n, final="first")):
+    for grid in (
+        lambda n: grids.leading(path, n, 1, final="first"),
+        lambda n: grids.trailing(path, n, final="first"),
+    ):
         times = grid(10)
         assert len(times) == 11
         assert times[-1] == 1e-3
         grids.checked(path, times)
-    np.testing.assert_allclose(grids.leading(path, 4, final="first"), [0.751, 0.501, 0.251, 0.001], atol=1e-12)
+    np.testing.assert_allclose(
+        grids.leading(path, 4, final="first"), [0.751, 0.501, 0.251, 0.001], atol=1e-12
+    )
     np.testing.assert_allclose(grids.linspace(path, 4, final="first"), [1.0, 0.667, 0.334, 0.001], atol=1e-12)
     with pytest.raises(ValueError, match="unknown final 'last'; valid: zero .*, first"):
         grids.trailing(path, 4, final="last")
@@ -391,7 +446,10 @@ def test_ays_interpolates_log_levels(n):
     [
         (lambda: grids.ays(js.EDM(), 10, "sdxll"), "unknown table 'sdxll'; did you mean 'sdxl'"),
         (lambda: grids.ays(js.EDM(), 10, "?"), "valid: sd15, sdxl, svd"),
-        (lambda: grids.ays(js.EDM(), 10, "svd"), r"starts at sigma/alpha = 700, this path ends at 80; choose the path"),
+        (
+            lambda: grids.ays(js.EDM(), 10, "svd"),
+            r"starts at sigma/alpha = 700, this path ends at 80; choose the path",
+        ),
         (lambda: grids.ays(js.EDM(), 0), "at least one; got n=0"),
         (lambda: grids.polyexponential(js.CondOT(), 4), "polyexponential needs finite lam at both ends"),
     ],
@@ -406,4 +464,6 @@ def test_polyexponential():
     path = js.VP()
     np.testing.assert_allclose(grids.polyexponential(path, 9), grids.log_snr(path, 9), rtol=1e-12)
     lam = path.lam(grids.polyexponential(path, 4, 2.0))
-    np.testing.assert_allclose((lam[-1] - lam) / (lam[-1] - lam[0]), [1, 9 / 16, 1 / 4, 1 / 16, 0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        (lam[-1] - lam) / (lam[-1] - lam[0]), [1, 9 / 16, 1 / 4, 1 / 16, 0], rtol=1e-9, atol=1e-12
+    )

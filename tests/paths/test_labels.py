@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxsampler.paths.labels import label
 
 import jaxsampler as js
+from jaxsampler.paths.labels import label
 
 TIMES = np.array([1.0, 0.7303, 0.25, 0.001, 0.0004, 0.0])
 
@@ -57,7 +57,11 @@ def test_the_network_sees_its_training_indices():
     seen = []
     net = lambda x, n: jax.debug.callback(lambda n: seen.append(float(n)), n, ordered=True) or 0.1 * x
     js.sample(
-        js.discrete(net, path, "noise"), jnp.zeros(3), key=jax.random.key(0), solver=js.solvers.dpm_1, grid=js.grids.trailing(path, 4)
+        js.discrete(net, path, "noise"),
+        jnp.zeros(3),
+        key=jax.random.key(0),
+        solver=js.solvers.dpm_1,
+        grid=js.grids.trailing(path, 4),
     )
     jax.effects_barrier()
     np.testing.assert_allclose(seen, [999, 749, 499, 249], atol=1e-3)
@@ -74,7 +78,8 @@ def test_rounded_labels_are_whole():
 
 
 @pytest.mark.parametrize(
-    ("path", "convention", "want"), [(js.VP(), "score_sde", 749.25), (js.CondOT(), "flow", 750.0), (js.VP(), "time", 0.75)]
+    ("path", "convention", "want"),
+    [(js.VP(), "score_sde", 749.25), (js.CondOT(), "flow", 750.0), (js.VP(), "time", 0.75)],
 )
 def test_continuous_paths(path, convention, want):
     model = js.discrete(Seen(jnp.float32(2.0)), path, "noise", convention)
@@ -96,9 +101,18 @@ def test_the_networks_arrays_are_leaves():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: js.discrete(abs, js.DiscreteVP.linear(), "noise", "indx"), "unknown convention 'indx'; did you mean 'index'?"),
-        (lambda: js.discrete(abs, js.DiscreteVP.linear(), "noise", "1"), "valid: index, stretched, time, score_sde, flow"),
-        (lambda: js.discrete(abs, js.VP(), "noise"), "'index' counts the N noise levels of a discrete schedule: use a js.DiscreteVP path"),
+        (
+            lambda: js.discrete(abs, js.DiscreteVP.linear(), "noise", "indx"),
+            "unknown convention 'indx'; did you mean 'index'?",
+        ),
+        (
+            lambda: js.discrete(abs, js.DiscreteVP.linear(), "noise", "1"),
+            "valid: index, stretched, time, score_sde, flow",
+        ),
+        (
+            lambda: js.discrete(abs, js.VP(), "noise"),
+            "'index' counts the N noise levels of a discrete schedule: use a js.DiscreteVP path",
+        ),
         (lambda: js.discrete(abs, js.DiscreteVP.linear(), "eps"), "unknown prediction kind 'eps'"),
     ],
 )
@@ -131,7 +145,10 @@ def test_zero_terminal_snr_is_sampled_from_its_end():
 
     def v(x, index):
         t = (index + 1) / 1000
-        a, s = path.alpha(t), path.sigma(t)  # eps from the state, where it is known: v = alpha eps - sigma x0, at alpha = 0 just -x0
+        a, s = (
+            path.alpha(t),
+            path.sigma(t),
+        )  # eps from the state, where it is known: v = alpha eps - sigma x0, at alpha = 0 just -x0
         eps = (x - a * point) / s
         return a * eps - s * point
 
@@ -150,7 +167,9 @@ def test_cosine_betas():
     assert betas[-1] == pytest.approx(0.999, rel=1e-9)
     assert np.all(betas[:-1] < 0.999)
     assert js.DiscreteVP.cosine(T, max_beta=0.5).alphas_cumprod[-1] > bar[-1] * 10
-    np.testing.assert_allclose(path.alpha(np.arange(1, T) / T), js.CosineVP().alpha(np.arange(1, T) / T), rtol=1e-8)
+    np.testing.assert_allclose(
+        path.alpha(np.arange(1, T) / T), js.CosineVP().alpha(np.arange(1, T) / T), rtol=1e-8
+    )
 
 
 def test_clipped_levels():

@@ -18,7 +18,9 @@ from scipy.integrate import solve_ivp
 import jaxsampler as js
 
 pytestmark = pytest.mark.usefixtures("x64")
-properties = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+properties = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 GOLDEN = np.load(GOLDEN_FOLDER / "mr_sampler.npz")
 CONFIGS = json.loads(str(GOLDEN["index_json"]))["cfgs"]
 
@@ -120,12 +122,16 @@ def test_ends_and_monotony(path):
     """alpha(0) = 1 and the half log-SNR falls from data to noise; lam and rho are the logarithm and the ratio."""
     t = np.linspace(0, path.t_max, 201)
     alpha, sigma = np.broadcast_to(path.alpha(t), t.shape), np.asarray(path.sigma(t))
-    assert alpha[0] == pytest.approx(1, abs=6e-2 if path.sigma(0.0) else 0)  # "mrs" and VE start slightly noisy
+    assert alpha[0] == pytest.approx(
+        1, abs=6e-2 if path.sigma(0.0) else 0
+    )  # "mrs" and VE start slightly noisy
     assert np.all(sigma[1:] > sigma[:-1])
     assert np.all(alpha[1:] <= alpha[:-1])
     assert np.all(np.diff(path.lam(t)) < 0)
     inside = slice(1, -1)
-    np.testing.assert_allclose(np.exp(-np.asarray(path.lam(t)))[inside], sigma[inside] / alpha[inside], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(-np.asarray(path.lam(t)))[inside], sigma[inside] / alpha[inside], rtol=1e-12
+    )
     np.testing.assert_allclose(path.rho(t)[inside], sigma[inside] / alpha[inside], rtol=1e-13)
     if alpha[-1] == 0:
         assert (path.lam(path.t_max), path.rho(path.t_max)) == (-np.inf, np.inf)
@@ -181,7 +187,10 @@ EXACT = {
         PATHS["vp"],
         lambda t: (
             -(0.1 + 19.9 * t) / 2 * np.exp(-0.05 * t - 19.9 / 4 * t**2),
-            (0.1 + 19.9 * t) / 2 / np.expm1(0.1 * t + 19.9 / 2 * t**2) * np.sqrt(-np.expm1(-0.1 * t - 19.9 / 2 * t**2)),
+            (0.1 + 19.9 * t)
+            / 2
+            / np.expm1(0.1 * t + 19.9 / 2 * t**2)
+            * np.sqrt(-np.expm1(-0.1 * t - 19.9 / 2 * t**2)),
         ),
     ),
 }
@@ -255,7 +264,13 @@ def test_jax_path_samples_like_its_numpy_twin():
     with jax.enable_x64(False):
 
         def draw(path, key):
-            return js.sample(js.Denoiser(lambda x, t: 0.5 * x, path, "v"), jnp.zeros(3), key=key, solver=js.solvers.euler, steps=4)
+            return js.sample(
+                js.Denoiser(lambda x, t: 0.5 * x, path, "v"),
+                jnp.zeros(3),
+                key=key,
+                solver=js.solvers.euler,
+                steps=4,
+            )
 
         key = jax.random.key(0)
         want = draw(Twin(), key)
@@ -303,7 +318,9 @@ def test_cosine_schedule():
     np.testing.assert_allclose(path.sigma(t) ** 2, 1 - a_bar, rtol=1e-10, atol=1e-15)
     assert path.t_max == 0.9946
     # near 0, 1 - a_bar cancels: compare with tan(p) pi t/1.008 + O(t^2)
-    np.testing.assert_allclose(path.sigma(1e-9) ** 2, np.tan(0.008 / 1.008 * np.pi / 2) * np.pi / 1.008 * 1e-9, rtol=1e-6)
+    np.testing.assert_allclose(
+        path.sigma(1e-9) ** 2, np.tan(0.008 / 1.008 * np.pi / 2) * np.pi / 1.008 * 1e-9, rtol=1e-6
+    )
 
 
 def test_ve_and_edm():
@@ -328,7 +345,9 @@ def test_discrete_vp_is_the_running_product():
     np.testing.assert_allclose(path.alpha(t) ** 2, products, rtol=1e-11)
     np.testing.assert_allclose(path.sigma(t) ** 2, 1 - np.array(products), rtol=1e-10)
     middle = (t[:-1] + t[1:]) / 2
-    np.testing.assert_allclose(path.alpha(middle), np.sqrt(path.alpha(t[:-1]) * path.alpha(t[1:])), rtol=1e-12)
+    np.testing.assert_allclose(
+        path.alpha(middle), np.sqrt(path.alpha(t[:-1]) * path.alpha(t[1:])), rtol=1e-12
+    )
     assert (path.alpha(0.0), path.sigma(0.0)) == (1.0, 0.0)
     assert not np.signbit(path.sigma(0.0))
     assert path.t_min == 1e-3
@@ -360,7 +379,9 @@ def test_mean_reverting_tables(name):
     cfg = CONFIGS[name]
     std = cfg["max_sigma"] / 255 if cfg["max_sigma"] >= 1 else cfg["max_sigma"]
     path = js.MeanReverting(0.0, std=std, schedule=cfg["schedule"], T=cfg["T"], eps=cfg["eps"])
-    sched = {k: GOLDEN[f"sched.{name}.{k}"] for k in ("thetas", "thetas_cumsum", "sigmas", "sigma_bars", "dt")}
+    sched = {
+        k: GOLDEN[f"sched.{name}.{k}"] for k in ("thetas", "thetas_cumsum", "sigmas", "sigma_bars", "dt")
+    }
     i = np.arange(cfg["T"] + 1.0)
     bar = sched["thetas_cumsum"] * sched["dt"]
     np.testing.assert_allclose(path.bar(i), bar, rtol=1e-14, atol=1e-14)
@@ -384,7 +405,8 @@ def test_mean_reverting_published_values(schedule, dt, alpha_0, sigma_0, lam_0):
     """T = 100, eps = 0.005, std = 50/255: the printed values, lam_T common to all."""
     path = js.MeanReverting(0.0, schedule=schedule)
     first_theta = {
-        "cosine": 1 - np.cos((1 / 102 + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2,
+        "cosine": 1
+        - np.cos((1 / 102 + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2,
         "linear": 0.1 / 101,
         "constant": 1.0,
     }[schedule]
@@ -404,9 +426,13 @@ def test_mean_reversion_is_variance_preserving(schedule, variant):
     t = np.linspace(0, 40, 977)
     np.testing.assert_allclose(path.alpha(t) ** 2 + (path.sigma(t) / 0.3) ** 2, 1, rtol=1e-14)
     i, f = np.floor(np.minimum(t, 39.999)), t - np.floor(np.minimum(t, 39.999))
-    np.testing.assert_allclose(path.bar(t), (1 - f) * path.bar(i) + f * path.bar(i + 1), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        path.bar(t), (1 - f) * path.bar(i) + f * path.bar(i + 1), rtol=1e-12, atol=1e-15
+    )
     assert path.alpha(40.0) == pytest.approx(0.02, rel=1e-12)
-    other = js.MeanReverting(0.0, schedule=schedule, variant="mrs" if variant == "irsde" else "irsde", std=0.3, T=40, eps=0.02)
+    other = js.MeanReverting(
+        0.0, schedule=schedule, variant="mrs" if variant == "irsde" else "irsde", std=0.3, T=40, eps=0.02
+    )
     ratio = np.diff(path.bar(np.arange(41.0))) / np.diff(other.bar(np.arange(41.0)))
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-10)  # the same theta_1.., another dt
     if variant == "irsde":
@@ -486,7 +512,9 @@ def test_prior_of_sample_i_ignores_the_batch():
     path = js.MeanReverting(jnp.linspace(0, 1, 6).reshape(2, 3))
     whole = path.prior(jax.random.key(2), jax.ShapeDtypeStruct((64, 2, 3), jnp.float32))
     for n in (1, 7):
-        np.testing.assert_array_equal(path.prior(jax.random.key(2), jax.ShapeDtypeStruct((n, 2, 3), jnp.float32)), whole[:n])
+        np.testing.assert_array_equal(
+            path.prior(jax.random.key(2), jax.ShapeDtypeStruct((n, 2, 3), jnp.float32)), whole[:n]
+        )
 
 
 def test_pytrees_and_mu():
@@ -502,7 +530,9 @@ def test_pytrees_and_mu():
     # the end of the path forgets x_0 and rests on mu; its start is x_0
     eps = jax.tree.map(jnp.zeros_like, x)
     one = jax.tree.map(jnp.ones_like, x)
-    np.testing.assert_allclose(tree.perturb(one, 100.0, eps)["a"], 0.005 + 0.995 * np.broadcast_to([1, 2, 3], (4, 3)), rtol=1e-6)
+    np.testing.assert_allclose(
+        tree.perturb(one, 100.0, eps)["a"], 0.005 + 0.995 * np.broadcast_to([1, 2, 3], (4, 3)), rtol=1e-6
+    )
     irsde = js.MeanReverting(tree.mu, variant="irsde")
     np.testing.assert_allclose(irsde.perturb(one, 0.0, eps)["a"], 1, rtol=1e-6)
 
@@ -582,7 +612,10 @@ def test_user_path_root_is_found(lam):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: js.MeanReverting(0.0, schedule="cosin"), "unknown schedule 'cosin'; valid: cosine, linear, constant"),
+        (
+            lambda: js.MeanReverting(0.0, schedule="cosin"),
+            "unknown schedule 'cosin'; valid: cosine, linear, constant",
+        ),
         (lambda: js.MeanReverting(0.0, variant="mr"), "unknown variant 'mr'; valid: mrs, irsde"),
         (lambda: js.MeanReverting(0.0, std=0.0), "need std > 0, 0 < eps < 1, T >= 2; got std=0"),
         (lambda: js.MeanReverting(0.0, std=float("nan")), "need std > 0"),
@@ -594,13 +627,22 @@ def test_user_path_root_is_found(lam):
         (lambda: js.DiscreteVP([1.0, 0.5]), "from below 1"),
         (lambda: js.DiscreteVP([0.5, -0.1]), "towards 0"),
         (lambda: js.DiscreteVP([0.5]), "alphas_cumprod must fall"),
-        (lambda: js.VP().form("datta", 0.5), "unknown prediction kind 'datta'; valid: data, noise, score, velocity, v"),
+        (
+            lambda: js.VP().form("datta", 0.5),
+            "unknown prediction kind 'datta'; valid: data, noise, score, velocity, v",
+        ),
         (
             lambda: js.MeanReverting(jnp.zeros(4)).prior(jax.random.key(0), jnp.zeros(3)),
             r"mu of shape \(4,\) does not fit a state of shape \(3,\)",
         ),
-        (lambda: js.MeanReverting(jnp.zeros((2, 3))).centred(jnp.zeros(3)), r"mu of shape \(2, 3\) does not fit"),
-        (lambda: js.MeanReverting({"a": 0.0}).centred({"b": jnp.zeros(3)}), "mu is a .* the state is a .*; they must be alike"),
+        (
+            lambda: js.MeanReverting(jnp.zeros((2, 3))).centred(jnp.zeros(3)),
+            r"mu of shape \(2, 3\) does not fit",
+        ),
+        (
+            lambda: js.MeanReverting({"a": 0.0}).centred({"b": jnp.zeros(3)}),
+            "mu is a .* the state is a .*; they must be alike",
+        ),
     ],
 )
 def test_errors(make, message):

@@ -17,10 +17,14 @@ def two_points(path, D):
 
     def net(x, t):
         t = jnp.asarray(t, x.dtype)
-        squared = jnp.stack([((x - jnp.broadcast_to(p.astype(x.dtype), x.shape)) ** 2).sum(-1) for p in POINTS], -1)
+        squared = jnp.stack(
+            [((x - jnp.broadcast_to(p.astype(x.dtype), x.shape)) ** 2).sum(-1) for p in POINTS], -1
+        )
         ratio = squared / t.reshape(*t.shape, *[1] * (squared.ndim - t.ndim)) ** 2
         log_kernel = -ratio / 2 if np.isinf(D) else -(2 + D) / 2 * jnp.log1p(ratio / D)
-        r = jax.nn.softmax(log_kernel + jnp.broadcast_to(np.log(WEIGHTS).astype(x.dtype), log_kernel.shape), -1)
+        r = jax.nn.softmax(
+            log_kernel + jnp.broadcast_to(np.log(WEIGHTS).astype(x.dtype), log_kernel.shape), -1
+        )
         return r @ POINTS.astype(x.dtype)
 
     return js.Denoiser(net, path, "data")
@@ -65,7 +69,14 @@ def test_batch_axes():
 def test_points_are_reached_with_their_weights():
     """From the prior at sigma = 80 to 0 by 18 steps: every sample lies on a point, 70 % on the first."""
     n, path = 20_000, js.PFGMpp(D=6, batch_axes=1)
-    x = js.sample(two_points(path, 6), jnp.zeros((n, 2)), key=jax.random.key(3), solver=js.solvers.edm, steps=18, adjoint=js.Direct())
+    x = js.sample(
+        two_points(path, 6),
+        jnp.zeros((n, 2)),
+        key=jax.random.key(3),
+        solver=js.solvers.edm,
+        steps=18,
+        adjoint=js.Direct(),
+    )
     assert float(jnp.abs(jnp.abs(x[:, 0]) - 1).max()) < 1e-5
     assert float(jnp.abs(x[:, 1]).max()) < 1e-5
     assert abs(float((x[:, 0] > 0).mean()) - 0.7) < 4 * np.sqrt(0.21 / n)
@@ -80,12 +91,17 @@ def test_flow_keeps_the_marginals(law, right):
     x0 = jnp.asarray(POINTS)[jax.random.choice(k1, 2, (n,), p=jnp.asarray(WEIGHTS))]
     x = path.perturb(x0, 3.0, start.noise(k2, x0))
     grid = np.linspace(3 ** (1 / 7), 0.3 ** (1 / 7), 33) ** 7
-    out = np.asarray(js.sample(two_points(path, D), x0, key=None, x=x, solver=js.solvers.edm, grid=grid, adjoint=js.Direct()))
+    out = np.asarray(
+        js.sample(
+            two_points(path, D), x0, key=None, x=x, solver=js.solvers.edm, grid=grid, adjoint=js.Direct()
+        )
+    )
     squared = (out**2).sum(1)
     close = [
         abs(out[:, 0].mean() - 0.4) < 4 * out[:, 0].std() / np.sqrt(n),
         abs(squared.mean() - (1 + 0.09 * D * 2 / (D - 2))) < 4 * squared.std() / np.sqrt(n),
-        stats.kstest(out[:, 1] / 0.3, stats.t(D).cdf).pvalue > 1e-3,  # across the line of the points the kernel is all there is
+        stats.kstest(out[:, 1] / 0.3, stats.t(D).cdf).pvalue
+        > 1e-3,  # across the line of the points the kernel is all there is
     ]
     assert all(close) == right
 
@@ -97,7 +113,9 @@ def test_infinite_d_is_edm():
     assert infinite.gaussian
     np.testing.assert_array_equal(js.grids.default(infinite, 7), js.grids.default(edm, 7))
     solver = js.solvers.edm(s_churn=3.0)
-    samples = [js.sample(two_points(p, np.inf), like, key=key, solver=solver, steps=7) for p in (infinite, edm)]
+    samples = [
+        js.sample(two_points(p, np.inf), like, key=key, solver=solver, steps=7) for p in (infinite, edm)
+    ]
     np.testing.assert_array_equal(*samples)
 
 
@@ -110,14 +128,18 @@ def test_large_d_approaches_edm():
         path = js.PFGMpp(D=D, batch_axes=1)
         differences.append(float(jnp.abs(path.prior(key, like) / js.EDM().prior(key, like) - 1).mean()))
         x = jax.random.normal(key, (50, 2))
-        denoisers.append(float(jnp.abs(two_points(path, D)(x, 0.8) - two_points(js.EDM(), np.inf)(x, 0.8)).max()))
+        denoisers.append(
+            float(jnp.abs(two_points(path, D)(x, 0.8) - two_points(js.EDM(), np.inf)(x, 0.8)).max())
+        )
     np.testing.assert_allclose(np.diff(np.log10(differences)), -1, atol=0.2)
     np.testing.assert_allclose(np.diff(np.log10(denoisers)), -2, atol=0.2)
 
 
 def test_training_loss_is_least_at_the_exact_posterior_mean():
     """The losses draw the path's own noise: with D = 3 the Gaussian posterior mean is a worse predictor, with D = inf a better one."""
-    x0 = jnp.asarray(POINTS, jnp.float32)[jax.random.choice(jax.random.key(6), 2, (20_000,), p=jnp.asarray(WEIGHTS))]
+    x0 = jnp.asarray(POINTS, jnp.float32)[
+        jax.random.choice(jax.random.key(6), 2, (20_000,), p=jnp.asarray(WEIGHTS))
+    ]
     times = lambda path, u: 0.3 + 2.0 * u
     for D, other in ((3.0, np.inf), (np.inf, 3.0)):
         path = js.PFGMpp(D=D, batch_axes=1)
@@ -132,10 +154,16 @@ def test_training_loss_is_least_at_the_exact_posterior_mean():
 BAD = {
     "D": (lambda: js.PFGMpp(D=0), "positive"),
     "axes": (lambda: js.PFGMpp(batch_axes=-1), "0 or more"),
-    "leaves": (lambda: js.PFGMpp(batch_axes=1).prior(jax.random.key(0), [jnp.zeros((2, 3)), jnp.zeros((3, 3))]), "must be alike"),
+    "leaves": (
+        lambda: js.PFGMpp(batch_axes=1).prior(jax.random.key(0), [jnp.zeros((2, 3)), jnp.zeros((3, 3))]),
+        "must be alike",
+    ),
     "scalar": (lambda: js.PFGMpp(batch_axes=2).prior(jax.random.key(0), jnp.zeros(3)), "must be alike"),
     "score": (lambda: two_points(js.PFGMpp(D=6), 6)(jnp.zeros(2), 1.0, "score"), "score"),
-    "churn": (lambda: js.tabulate(js.PFGMpp(D=6), [2.0, 1.0], js.solvers.edm(s_churn=1.0)), "edm draws Gaussian noise"),
+    "churn": (
+        lambda: js.tabulate(js.PFGMpp(D=6), [2.0, 1.0], js.solvers.edm(s_churn=1.0)),
+        "edm draws Gaussian noise",
+    ),
     "sde": (lambda: js.tabulate(js.PFGMpp(D=6), [2.0, 1.0], js.solvers.dpmpp_2m_sde), "Gaussian"),
 }
 

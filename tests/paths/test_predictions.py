@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jaxsampler.paths.base import KINDS
 from oracle import Cubic, gaussian
 
 import jaxsampler as js
+from jaxsampler.paths.base import KINDS
 
 pytestmark = pytest.mark.usefixtures("x64")
-properties = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+properties = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 PATHS = {
     "vp": js.VP(),
     "sub_vp": js.SubVP(),
@@ -79,7 +81,9 @@ def test_any_kind_gives_any_other(path):
         for source in KINDS:
             for target in KINDS:
                 got = js.convert(known[source], x, t, path, source=source, target=target)
-                np.testing.assert_allclose(got, known[target], rtol=1e-6, atol=1e-6 * max(1.0, float(np.abs(known[target]).max())))
+                np.testing.assert_allclose(
+                    got, known[target], rtol=1e-6, atol=1e-6 * max(1.0, float(np.abs(known[target]).max()))
+                )
 
 
 @each_path
@@ -93,7 +97,9 @@ def test_gaussian_score_noise_and_velocity(path):
         np.testing.assert_allclose(denoiser(x, t, "score"), log_p(x), rtol=1e-9)
         np.testing.assert_allclose(denoiser(x, t, "noise"), -path.sigma(t) * log_p(x), rtol=1e-9)
         velocity = slope(lambda s, x=x, t=t: flow(x, t, s), t, 1e-5 * path.t_max)
-        np.testing.assert_allclose(denoiser(x, t, "velocity"), velocity, rtol=1e-6, atol=1e-8 * np.abs(velocity).max())
+        np.testing.assert_allclose(
+            denoiser(x, t, "velocity"), velocity, rtol=1e-6, atol=1e-8 * np.abs(velocity).max()
+        )
 
 
 @pytest.mark.parametrize("path", VP_LIKE.values(), ids=VP_LIKE)
@@ -145,7 +151,10 @@ def test_round_trips(name, source, target, via, u, x, m):
     """There and back is the identity, directly and through a third kind, for any state and output (they need not be consistent)."""
     path = PATHS[name]
     t = u * path.t_max
-    x, m = jnp.array([x]) * float(path.sigma(t) + path.alpha(t)), jnp.array([m]) / float(min(path.sigma(t), 1) if source == "score" else 1)
+    x, m = (
+        jnp.array([x]) * float(path.sigma(t) + path.alpha(t)),
+        jnp.array([m]) / float(min(path.sigma(t), 1) if source == "score" else 1),
+    )
 
     def to(value, a, b):
         return js.convert(value, x, t, path, source=a, target=b)
@@ -172,7 +181,9 @@ def test_state_and_prediction_are_affine_in_the_output(name, source, u):
     assert float(js.convert(m, x, t, path, source=source, target="noise")) == pytest.approx(eps, rel=1e-9)
 
 
-@pytest.mark.parametrize("path", [js.VP(), js.EDM(), js.CondOT(), js.MeanReverting(0.4, std=0.3)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "path", [js.VP(), js.EDM(), js.CondOT(), js.MeanReverting(0.4, std=0.3)], ids=lambda p: type(p).__name__
+)
 def test_traced_time_and_float32(path):
     """Under jit, with a traced float32 time, all pairs agree with float64 to single precision and stay float32."""
 
@@ -187,13 +198,19 @@ def test_traced_time_and_float32(path):
     for (a, b), got in single.items():
         assert got.dtype == jnp.float32
         want = np.asarray(js.convert(jnp.array([0.5, -0.2]), jnp.asarray(x), t, path, source=a, target=b))
-        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4 * max(1.0, np.abs(want).max()), err_msg=f"{a} -> {b}")
+        np.testing.assert_allclose(
+            got, want, rtol=2e-3, atol=2e-4 * max(1.0, np.abs(want).max()), err_msg=f"{a} -> {b}"
+        )
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------------------
 
 NO_NOISE = ("vp", "edm", "cond_ot", "discrete", "irsde", "cubic")
-NO_DATA = {"cond_ot": PATHS["cond_ot"], "cubic": PATHS["cubic"], "zero_snr": js.DiscreteVP(np.linspace(0.99, 0, 20))}
+NO_DATA = {
+    "cond_ot": PATHS["cond_ot"],
+    "cubic": PATHS["cubic"],
+    "zero_snr": js.DiscreteVP(np.linspace(0.99, 0, 20)),
+}
 FLAT = ("cond_ot", "edm", "cubic")  # finite sigma' at t = 0
 
 
@@ -264,7 +281,9 @@ SINGULAR = [
 def test_singular_conversions_are_refused(path, t, source, target):
     """Where the state and the output do not determine the target: an error that names the end and the way out, never a NaN."""
     m = jnp.ones(2)
-    message = rf"a '{source}' prediction does not determine '{target}' at t=.*keep the grid away from that end"
+    message = (
+        rf"a '{source}' prediction does not determine '{target}' at t=.*keep the grid away from that end"
+    )
     with pytest.raises(ValueError, match=message):
         js.convert(m, m, t, path, source=source, target=target)
     with pytest.raises(ValueError, match=message):
@@ -314,7 +333,9 @@ def test_denoiser_with_an_equinox_network():
     a, s = path.alpha(t), path.sigma(t)
     want = (x - s * (0.3 * x + 2.0 * t)) / a
     np.testing.assert_allclose(denoiser(x, t), want, rtol=1e-12)
-    np.testing.assert_allclose(eqx.filter_jit(lambda d, x, t: d(x, t))(denoiser, x, jnp.array(t)), want, rtol=1e-12)
+    np.testing.assert_allclose(
+        eqx.filter_jit(lambda d, x, t: d(x, t))(denoiser, x, jnp.array(t)), want, rtol=1e-12
+    )
     grads = jax.grad(lambda d: d(x, t).sum())(denoiser)
     np.testing.assert_allclose(grads.net.weight, -s / a * x.sum(), rtol=1e-12)
     np.testing.assert_allclose(grads.net.condition, -s / a * 2 * t, rtol=1e-12)
@@ -366,9 +387,17 @@ def test_denoiser_on_trees():
 @pytest.mark.parametrize(
     ("net", "error", "message"),
     [
-        (lambda x, t: x[:1], ValueError, r"the network returned shape \(1,\) for a state of shape \(2,\); they must be equal"),
+        (
+            lambda x, t: x[:1],
+            ValueError,
+            r"the network returned shape \(1,\) for a state of shape \(2,\); they must be equal",
+        ),
         (lambda x, t: x[None], ValueError, r"the network returned shape \(1, 2\)"),
-        (lambda x, t: x.astype(jnp.int32), TypeError, "the network returned dtype int32 for a state of float32; return floats"),
+        (
+            lambda x, t: x.astype(jnp.int32),
+            TypeError,
+            "the network returned dtype int32 for a state of float32; return floats",
+        ),
         (lambda x, t: jax.lax.complex(x, x), TypeError, "the network returned dtype complex64"),
         (lambda x, t: (x, x), TypeError, r"the network returned a .*\(\*, \*\).*, the state is a .*\*"),
         (lambda x, t: None, TypeError, "the network returned a"),

@@ -36,7 +36,9 @@ def test_the_classifier_is_as_good_as_its_card_says():
     assert card["metrics"]["accuracy at s = 0.0"] >= 0.92
     for s in (0.0, 1.0):
         claimed = card["metrics"][f"accuracy at s = {s}"]
-        assert classify.accuracy(net, photos, s) == pytest.approx(claimed, abs=4 * np.sqrt(claimed * (1 - claimed) / 512))
+        assert classify.accuracy(net, photos, s) == pytest.approx(
+            claimed, abs=4 * np.sqrt(claimed * (1 - claimed) / 512)
+        )
 
 
 @pytest.mark.parametrize("name", GENERATIVE)
@@ -59,7 +61,10 @@ def test_samples_are_of_the_class_asked_for(name):
         assert -1.5 < images.min() < -0.9
         return float((judge(images).argmax(-1) == labels).mean())
 
-    plain, guided = right(d.bind(label=labels)), right(js.guidance.classifier_free(d.bind(label=labels), d, 2.0))
+    plain, guided = (
+        right(d.bind(label=labels)),
+        right(js.guidance.classifier_free(d.bind(label=labels), d, 2.0)),
+    )
     assert plain > 0.6
     assert guided > 0.75
     assert right(d) < 0.4  # of any class: agreement with labels that it never saw is chance

@@ -61,14 +61,22 @@ def test_corrupt_weights_are_one_line(copy):
 def test_weights_of_another_network_are_refused(copy):
     card = json.loads(copy.with_suffix(".json").read_text())
     copy.with_suffix(".json").write_text(json.dumps(card | {"widths": [8, *card["widths"][1:]]}))
-    with pytest.raises(ValueError, match=r"array 'unet\.stem\.weight' is float32\[3, 3, 24, 48\], the model needs float32\[3, 3, 24, 8\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"array 'unet\.stem\.weight' is float32\[3, 3, 24, 48\], the model needs float32\[3, 3, 24, 8\]",
+    ):
         pretrained.load("restore", path=copy)
 
 
-@pytest.mark.parametrize("change", [lambda c: c | {"widths": "many"}, lambda c: {k: v for k, v in c.items() if k != "residual"}, list])
+@pytest.mark.parametrize(
+    "change",
+    [lambda c: c | {"widths": "many"}, lambda c: {k: v for k, v in c.items() if k != "residual"}, list],
+)
 def test_a_card_of_something_else_is_refused(copy, change):
     card = json.loads(copy.with_suffix(".json").read_text())
     copy.with_suffix(".json").write_text(json.dumps(change(card)))
-    with pytest.raises(ValueError, match=r"restore\.json is not (the card of a 'restore' network|a card)") as e:
+    with pytest.raises(
+        ValueError, match=r"restore\.json is not (the card of a 'restore' network|a card)"
+    ) as e:
         pretrained.load("restore", path=copy)
     assert "\n" not in str(e.value)

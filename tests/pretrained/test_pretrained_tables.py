@@ -46,7 +46,9 @@ def test_file_card_and_table_say_the_same(path, name, calls):
     assert not np.isnan(table.end[-1])
     assert table.draws == 0
     assert card["what"] and card["baseline"].split(",")[0] in SOLVERS
-    assert 0 < card["low"] < card["ratio"] < card["high"] < 1, "better than the best hand-made sampler, surely"
+    assert 0 < card["low"] < card["ratio"] < card["high"] < 1, (
+        "better than the best hand-made sampler, surely"
+    )
     assert card["rmse"] > 0
 
 
@@ -78,7 +80,11 @@ def test_the_mixture_is_sampled_as_well_as_the_card_says(judged, calls):
     ("name", "calls", "message"),
     [
         ("mixtrue", 5, "no learned table is for 'mixtrue'; did you mean 'mixture'?"),
-        ("mixture", 2, "no learned table for 'mixture' has 2 network calls; there are such of 3, 4, 5, 6, 7, 8, 9, 10"),
+        (
+            "mixture",
+            2,
+            "no learned table for 'mixture' has 2 network calls; there are such of 3, 4, 5, 6, 7, 8, 9, 10",
+        ),
     ],
 )
 @pytest.mark.parametrize("ask", [pretrained.table, pretrained.table_card])
@@ -93,7 +99,11 @@ def test_calls_where_nobody_says_how_many(monkeypatch, tmp_path):
     for name in ("a_3", "a_10", "b_2", "b_8", "two_words_11", "two_words_12"):
         (tmp_path / f"{name}.safetensors").touch()
     assert pretrained.tables() == {"a": [3, 10], "b": [2, 8], "two_words": [11, 12]}
-    assert [samplers.shipped(name, None).stem for name in ("a", "b", "two_words")] == ["a_10", "b_8", "two_words_11"]
+    assert [samplers.shipped(name, None).stem for name in ("a", "b", "two_words")] == [
+        "a_10",
+        "b_8",
+        "two_words_11",
+    ]
 
 
 MU = jnp.zeros((1, 1, 3))
@@ -110,7 +120,11 @@ MU = jnp.zeros((1, 1, 3))
         (js.CondOT(), js.CondOT(), True),
         (js.DiscreteVP.linear(5), js.DiscreteVP.linear(5), True),
         (js.DiscreteVP.linear(5), js.DiscreteVP.linear(5, beta_end=0.03), False),
-        (js.MeanReverting(np.ones((2, 64, 64, 3)), std=0.5), js.MeanReverting(MU, std=0.5, eps=float("0.005")), True),
+        (
+            js.MeanReverting(np.ones((2, 64, 64, 3)), std=0.5),
+            js.MeanReverting(MU, std=0.5, eps=float("0.005")),
+            True,
+        ),
         (
             js.MeanReverting(MU, std=0.5, T=200, variant="irsde", eps=0.01),
             js.MeanReverting(0.5 * MU, 0.5, "cosine", 200, 0.01, "irsde"),
@@ -129,8 +143,16 @@ def test_tables_for_other_times_are_refused():
     path = js.EDM()
     table = js.tabulate(path, js.grids.default(path, 3), js.solvers.ddim)
     assert samplers.expect(table, path) is table
-    odd = [eqx.tree_at(lambda t: t.end, table, end) for end in np.array([[-1.0, 1.0, 0.0], [80.0, 1.0, 0.0], [np.nan] * 3])]
-    for bad, other in [(table, js.EDM(sigma_max=20.0)), (table, js.EDM(sigma_max=161.0)), (table, js.CondOT()), *((t, path) for t in odd)]:
+    odd = [
+        eqx.tree_at(lambda t: t.end, table, end)
+        for end in np.array([[-1.0, 1.0, 0.0], [80.0, 1.0, 0.0], [np.nan] * 3])
+    ]
+    for bad, other in [
+        (table, js.EDM(sigma_max=20.0)),
+        (table, js.EDM(sigma_max=161.0)),
+        (table, js.CondOT()),
+        *((t, path) for t in odd),
+    ]:
         with pytest.raises(ValueError, match="the table was made for another path; this network is on"):
             samplers.expect(bad, other)
     scaled = dataclasses.replace(table, t=np.append(20.0, table.t[1:]), start=np.array([0.25, 0.0]))
@@ -139,5 +161,8 @@ def test_tables_for_other_times_are_refused():
         samplers.expect(scaled, js.EDM(sigma_max=30.0))
     with pytest.raises(ValueError, match="the table holds 2 tables"):
         samplers.expect(js.stack([table, table]), path)
-    with pytest.raises(ValueError, match=r"the table was made for EDM\(sigma_max=20.0\); this network is on EDM\(\): make one with that"):
+    with pytest.raises(
+        ValueError,
+        match=r"the table was made for EDM\(sigma_max=20.0\); this network is on EDM\(\): make one with that",
+    ):
         samplers.expect(jax.tree.map(np.copy, table), path, made_for="EDM(sigma_max=20.0)")

@@ -31,7 +31,14 @@ class Counted:
 def test_one_trace_per_sample(name):
     for adjoint in (None, js.Direct(), js.RecursiveCheckpoint(3)):
         net = Counted()
-        js.sample(js.Denoiser(net, VP, "noise"), jnp.zeros(3), key=jax.random.key(0), solver=S[name], steps=7, adjoint=adjoint)
+        js.sample(
+            js.Denoiser(net, VP, "noise"),
+            jnp.zeros(3),
+            key=jax.random.key(0),
+            solver=S[name],
+            steps=7,
+            adjoint=adjoint,
+        )
         assert net.traces == 1
         if adjoint is None and name not in ("dpmpp_3m", "dpmpp_3s", "dpmpp_2m_sde"):
             break  # the adjoint does not know the solver: three of them stand for all
@@ -71,7 +78,9 @@ def test_program_does_not_grow_with_steps():
         net = js.Denoiser(Counted(), VP, "noise")
         table = js.tabulate(VP, js.grids.log_snr(VP, n), S["dpmpp_3m"])
         jaxpr = jax.make_jaxpr(lambda table, x: js.run(net, table, x))(table, jnp.ones(3))
-        return sum(1 for _ in equations(jaxpr.jaxpr)), jax.jit(lambda table, x: js.run(net, table, x)).lower(table, jnp.ones(3))
+        return sum(1 for _ in equations(jaxpr.jaxpr)), jax.jit(lambda table, x: js.run(net, table, x)).lower(
+            table, jnp.ones(3)
+        )
 
     (few, a), (many, b) = size(10), size(1000)
     assert many <= few * 1.1
@@ -108,7 +117,10 @@ def test_noise_of_a_sample_does_not_depend_on_the_batch():
     np.testing.assert_allclose(seen[64][:7], seen[7], atol=1e-5)
     # a network that ignores x shows the noise itself, bit for bit
     blind = js.Denoiser(lambda x, t: jnp.zeros_like(x), VP, "noise")
-    draws = {b: js.sample(blind, jnp.zeros((b, 5)), key=jax.random.key(3), solver=S["dpmpp_2m_sde"], steps=5) for b in (1, 7, 64)}
+    draws = {
+        b: js.sample(blind, jnp.zeros((b, 5)), key=jax.random.key(3), solver=S["dpmpp_2m_sde"], steps=5)
+        for b in (1, 7, 64)
+    }
     np.testing.assert_array_equal(draws[7][:1], draws[1])
     np.testing.assert_array_equal(draws[64][:7], draws[7])
 
@@ -123,8 +135,12 @@ def test_given_noise_is_used_in_order():
     net = js.Denoiser(Counted(), VP, "noise")
     table = js.tabulate(VP, js.grids.log_snr(VP, 4), S["dpmpp_2m_sde"])
     key = jax.random.key(5)
-    noise = jnp.stack([jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (3,)) for i in range(4)])
-    np.testing.assert_array_equal(js.run(net, table, jnp.ones(3), noise=noise), js.run(net, table, jnp.ones(3), key=key))
+    noise = jnp.stack(
+        [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (3,)) for i in range(4)]
+    )
+    np.testing.assert_array_equal(
+        js.run(net, table, jnp.ones(3), noise=noise), js.run(net, table, jnp.ones(3), key=key)
+    )
     moved = js.run(net, table, jnp.ones(3), noise=noise[::-1])
     assert float(jnp.abs(moved - js.run(net, table, jnp.ones(3), key=key)).max()) > 0.01
 
@@ -133,7 +149,9 @@ def test_unused_last_draws_may_be_missing():
     table = js.tabulate(VP, [0.9, 0.5, 0.1, 0.0], S["dpmpp_2m_sde"])
     noise = jax.random.normal(jax.random.key(0), (3, 2))
     net = js.Denoiser(Counted(), VP, "data")
-    np.testing.assert_array_equal(js.run(net, table, jnp.ones(2), noise=noise[:2]), js.run(net, table, jnp.ones(2), noise=noise))
+    np.testing.assert_array_equal(
+        js.run(net, table, jnp.ones(2), noise=noise[:2]), js.run(net, table, jnp.ones(2), noise=noise)
+    )
     with pytest.raises(ValueError, match=r"\[2 or more, 2\]"):
         js.run(net, table, jnp.ones(2), noise=noise[:1])
 
@@ -193,16 +211,24 @@ def test_check_names_the_first_bad_row_and_its_time():
     def net(x, t):
         return jnp.where(t < grid[4] * 1.001, jnp.nan, 0.5 * x)
 
-    with pytest.raises(Exception, match=rf"row 4 of 8 \(model call at t={grid[4]:.4g}.*network returned a non-finite"):
+    with pytest.raises(
+        Exception, match=rf"row 4 of 8 \(model call at t={grid[4]:.4g}.*network returned a non-finite"
+    ):
         jax.block_until_ready(js.run(js.Denoiser(net, VP, "data"), table, jnp.ones(3), check=True))
     fine = js.Denoiser(Counted(), VP, "data")
-    np.testing.assert_array_equal(js.run(fine, table, jnp.ones(3), check=True), js.run(fine, table, jnp.ones(3)))
+    np.testing.assert_array_equal(
+        js.run(fine, table, jnp.ones(3), check=True), js.run(fine, table, jnp.ones(3))
+    )
 
     def overflow(x, t):
         return jnp.full_like(x, 3e38)
 
     with pytest.raises(Exception, match=r"row \d of 8.*the state became non-finite"):
-        jax.block_until_ready(js.run(js.Denoiser(overflow, VP, "noise"), js.tabulate(VP, grid, S["dpm_1"]), jnp.ones(3), check=True))
+        jax.block_until_ready(
+            js.run(
+                js.Denoiser(overflow, VP, "noise"), js.tabulate(VP, grid, S["dpm_1"]), jnp.ones(3), check=True
+            )
+        )
 
 
 def test_check_is_free_when_off():
@@ -238,7 +264,9 @@ def test_pytree_states_and_a_leafwise_network():
     assert out.xs["a"].shape == (2, 2, 3)
     noise = {"a": jnp.ones((5, 2, 3)), "b": [jnp.ones((5, 4))]}
     table = js.tabulate(VP, js.grids.log_snr(VP, 5), S["dpmpp_2m_sde"])
-    alone = js.run(js.Denoiser(lambda x, t: 0.3 * jnp.sin(x), VP, "data"), table, x["b"][0], noise=noise["b"][0])
+    alone = js.run(
+        js.Denoiser(lambda x, t: 0.3 * jnp.sin(x), VP, "data"), table, x["b"][0], noise=noise["b"][0]
+    )
     np.testing.assert_allclose(js.run(net, table, x, noise=noise)["b"][0], alone, rtol=1e-6)
 
 
@@ -275,7 +303,10 @@ def test_gradients_reach_weights_conditioning_start_grid_and_table():
         for i, g in enumerate(grads):
             h = 1e-5
             bump = lambda sign, i=i, h=h: loss(
-                *jax.tree.unflatten(jax.tree.structure(args), [a + sign * h * (j == i) for j, a in enumerate(jax.tree.leaves(args))])
+                *jax.tree.unflatten(
+                    jax.tree.structure(args),
+                    [a + sign * h * (j == i) for j, a in enumerate(jax.tree.leaves(args))],
+                )
             )
             np.testing.assert_allclose(g.sum(), (bump(1) - bump(-1)) / (2 * h), rtol=2e-5)
 
@@ -284,7 +315,9 @@ def test_plain_callable_has_no_path():
     """A callable returns the kind itself; on a mean-reverting path its mu is 0."""
     table = js.tabulate(VP, js.grids.log_snr(VP, 5), S["dpmpp_2m"])
     net = Counted()
-    np.testing.assert_array_equal(js.run(net, table, jnp.ones(3)), js.run(js.Denoiser(net, VP, "data"), table, jnp.ones(3)))
+    np.testing.assert_array_equal(
+        js.run(net, table, jnp.ones(3)), js.run(js.Denoiser(net, VP, "data"), table, jnp.ones(3))
+    )
 
 
 def test_a_traced_stochastic_table_without_noise_is_nan():
@@ -322,7 +355,13 @@ class Rows(eqx.Module):
 def test_other_solvers_share_the_driver():
     denoiser, _, _ = gaussian(VP)
     out = js.sample(
-        denoiser, jnp.zeros(4000), key=jax.random.key(0), solver=Langevin(), grid=np.linspace(0.2, 0.1, 60), save=[0, -1], check=True
+        denoiser,
+        jnp.zeros(4000),
+        key=jax.random.key(0),
+        solver=Langevin(),
+        grid=np.linspace(0.2, 0.1, 60),
+        save=[0, -1],
+        check=True,
     )
     assert isinstance(Langevin(), js.Solver)
     assert abs(float(out.x.mean()) - 0.7 * float(VP.alpha(0.1))) < 0.05
@@ -338,7 +377,9 @@ def test_sample_is_prior_then_run():
     want = js.run(net, js.tabulate(path, js.grids.log_snr(path, 6), S["mr_sde"]), x, key=b)
     got = js.sample(net, jax.ShapeDtypeStruct((3, 2), jnp.float32), key=key, solver=S["mr_sde"], steps=6)
     np.testing.assert_array_equal(got, want)
-    same = js.sample(net, jnp.zeros((3, 2)), key=key, solver=js.tabulate(path, js.grids.log_snr(path, 6), S["mr_sde"]))
+    same = js.sample(
+        net, jnp.zeros((3, 2)), key=key, solver=js.tabulate(path, js.grids.log_snr(path, 6), S["mr_sde"])
+    )
     np.testing.assert_array_equal(same, want)
 
 
@@ -353,7 +394,9 @@ def test_a_deterministic_sample_draws_nothing():
     net = js.Denoiser(Counted(), VP, "noise")
     table, x, key = small(), jnp.ones(2), jax.random.key(0)
     for model in (net, net.net):
-        assert "random_bits" not in str(jax.make_jaxpr(lambda x, model=model: js.run(model, table, x, key=key))(x))
+        assert "random_bits" not in str(
+            jax.make_jaxpr(lambda x, model=model: js.run(model, table, x, key=key))(x)
+        )
     noisy = js.tabulate(VP, [0.9, 0.5, 0.1], S["dpmpp_sde_1"])
     assert "random_bits" in str(jax.make_jaxpr(lambda x: js.run(net, noisy, x, key=key))(x))
 
@@ -398,27 +441,51 @@ def test_errors_say_what_to_do():
         (TypeError, "cast x", lambda: js.run(net, small(), jnp.ones(3, jnp.int32))),
         (TypeError, "dtype int32", lambda: js.sample(net, jnp.ones(3, jnp.int32), key=key)),
         (TypeError, "empty", lambda: js.run(net, small(), {})),
-        (ValueError, r"returned shape \(2,\).*\(3,\)", lambda: js.run(js.Denoiser(lambda x, t: x[:2], VP, "data"), small(), x)),
+        (
+            ValueError,
+            r"returned shape \(2,\).*\(3,\)",
+            lambda: js.run(js.Denoiser(lambda x, t: x[:2], VP, "data"), small(), x),
+        ),
         (TypeError, "returned dtype int32", lambda: js.run(lambda x, t: x.astype(jnp.int32), small(), x)),
         (TypeError, "the state is a", lambda: js.run(lambda x, t: (x, x), small(), x)),
         (ValueError, "under vmap", lambda: js.run(net, js.stack([small(), small()]), x)),
         (ValueError, "Did you mean grid", lambda: js.sample(net, x, key=key, grid=[0.1, 0.9])),
         (ValueError, "did you mean 'dpmpp_2m'", lambda: js.solvers.by_name("dpmp_2m")),
         (TypeError, "did you mean 'form'", lambda: js.solvers.dpmpp_2m(from_="taylor")),
-        (ValueError, "valid: dpmsolver", lambda: js.tabulate(VP, [0.9, 0.5, 0.1], js.solvers.dpmpp_2m(form="heun"))),
+        (
+            ValueError,
+            "valid: dpmsolver",
+            lambda: js.tabulate(VP, [0.9, 0.5, 0.1], js.solvers.dpmpp_2m(form="heun")),
+        ),
         (ValueError, "mr_ode has no order=4", lambda: js.solvers.mr_ode(order=4)),
-        (ValueError, "at least 3 steps", lambda: js.tabulate(VP, [0.9, 0.5, 0.1], js.solvers.mr_ode(order=3, published=True))),
+        (
+            ValueError,
+            "at least 3 steps",
+            lambda: js.tabulate(VP, [0.9, 0.5, 0.1], js.solvers.mr_ode(order=3, published=True)),
+        ),
         (ValueError, "at least 2", lambda: js.RecursiveCheckpoint(1)),
         (ValueError, "they must be equal", lambda: js.sample(net, jnp.zeros((4, 2)), key=key, x=x)),
         (TypeError, r"mr_published\(\)", lambda: js.sample(net, x, key=key, solver=js.solvers.mr_published)),
-        (ValueError, "give it to this solver itself", lambda: js.sample(net, x, key=key, solver=Langevin(), noise=x[None])),
-        (ValueError, "has its grid already", lambda: js.sample(net, x, key=key, solver=small(), grid=[0.9, 0.1])),
+        (
+            ValueError,
+            "give it to this solver itself",
+            lambda: js.sample(net, x, key=key, solver=Langevin(), noise=x[None]),
+        ),
+        (
+            ValueError,
+            "has its grid already",
+            lambda: js.sample(net, x, key=key, solver=small(), grid=[0.9, 0.1]),
+        ),
         (ValueError, "arrays like the state", lambda: js.run(net, small(), x, noise="brown")),
         (ValueError, "needs key=", lambda: js.run(net, small(), x, noise="brownian")),
         (ValueError, "list of indices", lambda: js.run(net, small(), x, save=3)),
         (ValueError, "before stacking", lambda: js.pad(js.stack([small(), small()]), nfe=9)),
         (ValueError, "eta scales", lambda: js.solvers.ddim(eta=5.0)),
-        (ValueError, "MeanReverting path", lambda: js.tabulate(VP, [0.9, 0.5], js.solvers.euler(published=True))),
+        (
+            ValueError,
+            "MeanReverting path",
+            lambda: js.tabulate(VP, [0.9, 0.5], js.solvers.euler(published=True)),
+        ),
     ]
     for kind, message, call in cases:
         with pytest.raises(kind, match=message):

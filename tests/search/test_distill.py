@@ -15,10 +15,20 @@ from jaxsampler.search.parametrisation import learnable
 from jaxsampler.search.unrolled import unrolled
 
 PATH = js.VP()
-NET = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), PATH)
+NET = js.models.gaussian_mixture(
+    np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), PATH
+)
 GRID = js.grids.uniform(PATH, 4)
 KEY = jax.random.key(3)
-SMALL: dict[str, Any] = {"key": KEY, "like": jnp.zeros(2), "noises": 512, "held_out": 512, "batch": 256, "teacher": 60, "progress": False}
+SMALL: dict[str, Any] = {
+    "key": KEY,
+    "like": jnp.zeros(2),
+    "noises": 512,
+    "held_out": 512,
+    "batch": 256,
+    "teacher": 60,
+    "progress": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +63,9 @@ def test_consistent(distilled):
     table, _, consistent = distilled
     A, B = unrolled(table, PATH)
     alpha, sigma = PATH.alpha(GRID), PATH.sigma(GRID)
-    exact = np.allclose(A, sigma / sigma[0], rtol=1e-10) and np.allclose(B.sum(1), alpha - A * alpha[0], atol=1e-10)
+    exact = np.allclose(A, sigma / sigma[0], rtol=1e-10) and np.allclose(
+        B.sum(1), alpha - A * alpha[0], atol=1e-10
+    )
     assert exact == consistent
 
 
@@ -70,7 +82,13 @@ def test_least_squares(distilled):
         change = 0.01 * (change - change.mean() if consistent else change)
         B = np.array(table.B)
         B[-1] += change
-        other = js.Table(**{name: getattr(table, name) for name in ("t", "A", "C", "form", "end", "slot", "keep", "draw", "start")}, B=B)
+        other = js.Table(
+            **{
+                name: getattr(table, name)
+                for name in ("t", "A", "C", "form", "end", "slot", "keep", "draw", "start")
+            },
+            B=B,
+        )
         assert rmse(other) > rmse(table)
 
 
@@ -100,7 +118,9 @@ def test_paths_with_ends():
         table, errors = distill(net, path, grid, consistent=False, **SMALL)
         x = np.asarray(net.prior(jax.random.key(5), jax.ShapeDtypeStruct((512, 2), np.float32)))
         target = waypoints(net, path, grid, x, rows=60)[:, -1]
-        rmse = lambda t, net=net, x=x, target=target: float(np.sqrt(np.mean((np.asarray(js.run(net, t, jnp.asarray(x))) - target) ** 2)))
+        rmse = lambda t, net=net, x=x, target=target: float(
+            np.sqrt(np.mean((np.asarray(js.run(net, t, jnp.asarray(x))) - target) ** 2))
+        )
         assert rmse(table) == pytest.approx(errors[-1, 1], rel=0.3)
         assert rmse(table) < 0.6 * rmse(js.tabulate(path, grid, js.solvers.dpmpp_1))
 
@@ -139,7 +159,13 @@ def test_the_start_is_found_at_all_ends(ends, consistent):
 def test_learning_begins_there(distilled):
     """The first score is that of the distilled table, and what is learned is better."""
     table, errors, consistent = distilled
-    options = SMALL | {"vary": "table", "consistent": consistent, "iterations": 120, "initial": table, "teacher": 200}
+    options = SMALL | {
+        "vary": "table",
+        "consistent": consistent,
+        "iterations": 120,
+        "initial": table,
+        "teacher": 200,
+    }
     learned, report = learn(NET, PATH, js.solvers.dpmpp_2m, GRID, **options)
     assert report.start == pytest.approx(errors[-1, 1], rel=0.25) and report.best < 0.95 * report.start
     fit = begin(NET, PATH, js.solvers.dpmpp_2m, GRID, **options)
@@ -156,7 +182,13 @@ def test_consistent_into_no_noise():
     grid = js.grids.uniform(path, 4)
     table, errors = distill(net, path, grid, **SMALL)
     np.testing.assert_allclose(unrolled(table, path)[1][-1], [0, 0, 0, 1], atol=1e-12)
-    fit = begin(net, path, js.solvers.unipc(order=2), grid, **SMALL | {"teacher": 200, "iterations": 12, "vary": "table", "initial": table})
+    fit = begin(
+        net,
+        path,
+        js.solvers.unipc(order=2),
+        grid,
+        **SMALL | {"teacher": 200, "iterations": 12, "vary": "table", "initial": table},
+    )
     assert fit.log[0, 2] == pytest.approx(errors[-1, 1], rel=0.25)
 
 
@@ -171,7 +203,11 @@ def test_consistent_into_no_noise():
 )
 def test_no_such_start(change, message):
     table, _ = distill(NET, PATH, GRID, consistent=False, **SMALL)
-    options = {"grid": GRID, "vary": "table", "consistent": False, "iterations": 12, "initial": table} | SMALL | change
+    options = (
+        {"grid": GRID, "vary": "table", "consistent": False, "iterations": 12, "initial": table}
+        | SMALL
+        | change
+    )
     with pytest.raises(ValueError, match=message):
         begin(NET, PATH, js.solvers.dpmpp_2m, **options)
 
@@ -185,7 +221,13 @@ def test_no_such_start(change, message):
         ({"grid": GRID[::-1]}, r"Did you mean grid\[::-1\]"),
         ({"teacher": (np.zeros((8, 2)), np.zeros((8, 4, 2)))}, "needs 1024 samples or more and 4 states"),
         ({"teacher": (np.zeros((1024, 2)), np.full((1024, 4, 2), np.nan))}, "not finite for 1024 of 1024"),
-        ({"denoiser": js.Denoiser(lambda x, t: jnp.where(t < 0.6, jnp.nan, x), PATH, "data"), "teacher": "given"}, "not finite in row 2"),
+        (
+            {
+                "denoiser": js.Denoiser(lambda x, t: jnp.where(t < 0.6, jnp.nan, x), PATH, "data"),
+                "teacher": "given",
+            },
+            "not finite in row 2",
+        ),
     ],
 )
 def test_bad_input(change, message):

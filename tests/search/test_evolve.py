@@ -50,13 +50,22 @@ def test_evolution_beats_its_parents_and_random_search():
     stacked = js.stack([table])
     assert SCORE(stacked)[0] == pytest.approx(report.score, rel=1e-4)
     hand_made = FRESH(SPACE.tables(known(SPACE))).min()
-    assert FRESH(stacked)[0] < 0.95 * hand_made  # on noise that it never saw, and of which that is the best of 240
+    assert (
+        FRESH(stacked)[0] < 0.95 * hand_made
+    )  # on noise that it never saw, and of which that is the best of 240
 
 
 def test_the_report_is_the_archive():
     final = each(lambda table: table.t[1])
     table, report = evolve(
-        far, SPACE, budget=150, size=40, start=SPACE.sample(np.random.default_rng(0), 3), final_score=final, finalists=7, **QUIET
+        far,
+        SPACE,
+        budget=150,
+        size=40,
+        start=SPACE.sample(np.random.default_rng(0), 3),
+        final_score=final,
+        finalists=7,
+        **QUIET,
     )
     scores = report.archive.scores
     assert report.evaluated == len(scores) == 150 and report.dropped == 0
@@ -75,7 +84,13 @@ def test_children_are_of_their_parents():
     parents = still.sample(np.random.default_rng(0), 5)
     made = children(still, parents, np.random.default_rng(1), 200)
     whole = [
-        any(all(np.array_equal(a[i], b[j], equal_nan=True) for a, b in zip(*map(jax.tree.leaves, (made, parents)))) for j in range(5))
+        any(
+            all(
+                np.array_equal(a[i], b[j], equal_nan=True)
+                for a, b in zip(*map(jax.tree.leaves, (made, parents)))
+            )
+            for j in range(5)
+        )
         for i in range(200)
     ]
     assert abs(np.mean(whole) - 0.76) < 0.13  # .7, and a fifth of the crossings are with oneself
@@ -89,7 +104,14 @@ def test_one_compilation_for_all_generations():
         traces.append(1)
         return table.B[-1, 1]
 
-    evolve(each(score, chunk=16), SPACE, budget=100, size=30, start=SPACE.sample(np.random.default_rng(0), 5), **QUIET)
+    evolve(
+        each(score, chunk=16),
+        SPACE,
+        budget=100,
+        size=30,
+        start=SPACE.sample(np.random.default_rng(0), 5),
+        **QUIET,
+    )
     assert len(traces) == 1
 
 
@@ -119,7 +141,9 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(name, tmp_path):
     written = ", ".join(f"{k}={v!r}" for k, v in options.items())
     script = SCRIPT.format(module=module, name=name, folder=str(tmp_path), options=written)
     root = str(ROOT)
-    child = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True
+    )
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert (tmp_path / "state.safetensors").exists()
     calls = []
@@ -148,14 +172,22 @@ def test_a_larger_budget_goes_on_within_the_generation(tmp_path):
 def test_a_folder_of_another_search_is_refused(tmp_path):
     begin = SPACE.sample(np.random.default_rng(0), 3)
     evolve(far, SPACE, budget=20, size=20, start=begin, folder=tmp_path, **QUIET)
-    for options, what in [({"size": 21}, "size"), ({"key": jax.random.key(1)}, "key"), ({"start": begin[:2]}, "start")]:
+    for options, what in [
+        ({"size": 21}, "size"),
+        ({"key": jax.random.key(1)}, "key"),
+        ({"start": begin[:2]}, "start"),
+    ]:
         with pytest.raises(ValueError, match=f"holds a search with another {what}: use another folder"):
-            evolve(far, SPACE, folder=tmp_path, **({"budget": 40, "size": 20, "start": begin} | QUIET | options))
+            evolve(
+                far, SPACE, folder=tmp_path, **({"budget": 40, "size": 20, "start": begin} | QUIET | options)
+            )
     with pytest.raises(ValueError, match="another grids, shift"):
         other = Space(VP, 4, shift=0.1, grids=[js.grids.uniform, js.grids.log_snr])
         evolve(far, other, budget=40, size=20, start=begin, folder=tmp_path, **QUIET)
     with pytest.raises(ValueError, match="holds a search by another score"):
-        evolve(lambda tables: 2 * far(tables), SPACE, budget=40, size=20, start=begin, folder=tmp_path, **QUIET)
+        evolve(
+            lambda tables: 2 * far(tables), SPACE, budget=40, size=20, start=begin, folder=tmp_path, **QUIET
+        )
     (tmp_path / "state.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="corrupt"):
         evolve(far, SPACE, budget=40, size=20, start=begin, folder=tmp_path, **QUIET)
@@ -171,7 +203,9 @@ def test_schedules_that_score_nan_are_dropped_and_counted():
     bad = (second > 0.6) | (second < 0.2)
     assert report.dropped == bad.sum() > 10
     np.testing.assert_array_equal(np.isnan(report.archive.scores), bad)
-    assert np.isfinite(report.score) and report.score == far(SPACE.tables(report.archive.schedules))[~bad].min()
+    assert (
+        np.isfinite(report.score) and report.score == far(SPACE.tables(report.archive.schedules))[~bad].min()
+    )
     assert set(Archive.ranked(report.archive, 200)) == set(np.flatnonzero(~bad))
 
 
@@ -179,7 +213,11 @@ def test_schedules_that_score_nan_are_dropped_and_counted():
     ("score", "options", "message"),
     [
         (lambda tables: np.full(len(tables.t), np.nan), {}, "all of the first 20 schedules scored NaN"),
-        (lambda tables: 1.0, {}, r"one number for each of the 20 stacked tables, got float64 of shape \(\).*js.search.each"),
+        (
+            lambda tables: 1.0,
+            {},
+            r"one number for each of the 20 stacked tables, got float64 of shape \(\).*js.search.each",
+        ),
         (lambda tables: tables.t, {}, r"shape \(20, 4\)"),
         (far, {"budget": 0}, "budget is the number of schedules"),
         (far, {"size": 0}, "at least 1"),
@@ -195,7 +233,10 @@ def test_bad_input(score, options, message):
 
 def test_the_same_key_finds_the_same(capfd):
     options = {"budget": 60, "size": 20, "start": SPACE.sample(np.random.default_rng(0), 3)}
-    a, b, c = (evolve(far, SPACE, key=key, **options)[1].archive for key in (KEY, jax.random.PRNGKey(0), jax.random.key(1)))
+    a, b, c = (
+        evolve(far, SPACE, key=key, **options)[1].archive
+        for key in (KEY, jax.random.PRNGKey(0), jax.random.key(1))
+    )
     assert bits(a) == bits(b) != bits(c)
     assert "60/60" in capfd.readouterr().err  # the progress bar
 
@@ -219,7 +260,13 @@ for nfe, noises in ((5, 32), (5, 64), (10, 32), (10, 64)):
 def test_schedules_per_second(capsys):
     """In a process of its own: type checks of the tests would be timed too."""
     root = str(ROOT)
-    out = subprocess.run([sys.executable, "-c", RATES], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", RATES],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     with capsys.disabled():
         print("\n" + out.stdout)
     assert min(int(line.split()[0]) for line in out.stdout.splitlines()) > 200

@@ -17,7 +17,9 @@ from jaxsampler.search.learning import CUT, learn, learn_best
 from jaxsampler.search.teacher import fine_table
 
 PATH = js.VP()
-NET = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), PATH)
+NET = js.models.gaussian_mixture(
+    np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), PATH
+)
 GRID = js.grids.uniform(PATH, 4)
 SMALL: dict[str, Any] = {
     "like": jnp.zeros(2),
@@ -82,8 +84,13 @@ def test_the_result_is_a_table_like_any_other(learned, tmp_path):
     table, _ = learned
     x = jax.random.normal(jax.random.key(1), (3, 2))
     table.save(tmp_path / "learned.safetensors")
-    np.testing.assert_array_equal(js.run(NET, js.Table.load(tmp_path / "learned.safetensors"), x), js.run(NET, table, x))
-    gradients = [jax.grad(lambda x, a=a: js.run(NET, table, x, adjoint=a).sum())(x) for a in (js.RecursiveCheckpoint(), js.AdjointDPM())]
+    np.testing.assert_array_equal(
+        js.run(NET, js.Table.load(tmp_path / "learned.safetensors"), x), js.run(NET, table, x)
+    )
+    gradients = [
+        jax.grad(lambda x, a=a: js.run(NET, table, x, adjoint=a).sum())(x)
+        for a in (js.RecursiveCheckpoint(), js.AdjointDPM())
+    ]
     assert np.all(np.isfinite(gradients)) and np.abs(gradients[0]).max() > 0.01
 
 
@@ -105,7 +112,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "pairs", lambda *a, **options: 1 / 0)
     again, resumed = train(folder=tmp_path)
     assert len(calls) == 6 + 1 + 6
-    for a, b in zip(jax.tree.leaves((whole, report.history)), jax.tree.leaves((again, resumed.history)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((whole, report.history)), jax.tree.leaves((again, resumed.history)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="another seed: use another folder"):
         train(folder=tmp_path, seed=1)
@@ -195,8 +204,12 @@ def test_choices():
 def test_the_first_call_is_of_use_with_less_noise():
     """From sigma = 80 the first output is the mean of the data and little more; with its scale free, it is asked where it knows more."""
     path = js.EDM()
-    net = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), path)
-    (_, fixed), (table, free) = (train(net, path, grid=js.grids.log_snr(path, 3), vary=vary) for vary in ("table", "table+scale"))
+    net = js.models.gaussian_mixture(
+        np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), path
+    )
+    (_, fixed), (table, free) = (
+        train(net, path, grid=js.grids.log_snr(path, 3), vary=vary) for vary in ("table", "table+scale")
+    )
     assert free.best < 0.8 * fixed.best and free.numbers[0] == fixed.numbers[0] + 1
     assert 0.02 < table.start[0] < 0.2 and table.t[0] < 10  # 80 -> some 4
 
@@ -227,7 +240,10 @@ def test_plan():
     plan = Plan.of([("nodes",), ("weights",)], None, 240, 10, {"weights": 0.5})
     assert plan.ends == (4, 12) and plan.per == 20 and plan.free == (("nodes",), ("nodes", "weights"))
     assert [plan.stage(b) for b in (0, 3, 4, 11)] == [(0, 0, 4), (0, 0, 4), (1, 4, 8), (1, 4, 8)]
-    assert plan.rates[0]["nodes"] == pytest.approx(0.03 * 0.4) and plan.rates[1] == {"nodes": pytest.approx(0.0072), "weights": 0.5}
+    assert plan.rates[0]["nodes"] == pytest.approx(0.03 * 0.4) and plan.rates[1] == {
+        "nodes": pytest.approx(0.0072),
+        "weights": 0.5,
+    }
     assert Plan.of([("nodes",)] * 3, (1, 1, 10), 12, 5, None).ends == (1, 2, 12)
     assert Plan.of([("nodes",)] * 3, (10, 10, 0.1), 12, 5, None).ends == (6, 11, 12)
     assert Plan.of([("nodes",)] * 2, (30, 1), 12, 5, None).ends == (11, 12)
@@ -276,7 +292,10 @@ def test_bad_inputs():
         ("share for each of the 2 stages", lambda: train(split=(1, np.nan))),
         ("leaves nothing free", lambda: train(vary="amplitude")),
         ("holds NaN", lambda: train(teacher=(np.zeros((512, 2)), np.full((512, 2), np.nan)))),
-        (r"tables of \[4, 2\] rows", lambda: learn_best(NET, PATH, [(js.solvers.dpmpp_2m, g) for g in (GRID, TWO)], key=KEY)),
+        (
+            r"tables of \[4, 2\] rows",
+            lambda: learn_best(NET, PATH, [(js.solvers.dpmpp_2m, g) for g in (GRID, TWO)], key=KEY),
+        ),
         ("give like=", lambda: train(like=None)),
         ("finite samples", lambda: train(teacher=lambda x: x / 0)),
         ("needs 512 samples or more", lambda: train(teacher=(np.zeros((9, 2)), np.zeros((9, 2))))),

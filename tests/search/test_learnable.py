@@ -34,7 +34,10 @@ GRIDS = {
 
 def test_unrolled_2m_by_hand():
     """Coefficients of 2M and of 2M on noise on lam = (0, 1, 2, 3), from the difference quotients on paper (y = x/alpha)."""
-    for solver, second_row in ((S.dpmpp_2m, (-0.030724, 0.032756, 0.948181)), (S.dpm_2m, (0.069170, -0.067138, 0.948181))):
+    for solver, second_row in (
+        (S.dpmpp_2m, (-0.030724, 0.032756, 0.948181)),
+        (S.dpm_2m, (0.069170, -0.067138, 0.948181)),
+    ):
         grid = VP.time(np.array([0.0, 1.0, 2.0, 3.0]))
         A, B = unrolled(js.tabulate(VP, grid, solver), VP)
         alpha = VP.alpha(grid)
@@ -50,10 +53,18 @@ def test_the_start_is_the_parent(name, grid):
     (path, times), solver = GRIDS[grid], PARENTS[name]
     if grid == "all" and solver.kind == "noise":
         pytest.skip("noise says nothing of the data where alpha = 0")
-    vary = "nodes+shifts+weights+scale" + ("+relaxation" if name in RELAXABLE else "") + ("+compensation" if name != "edm" else "")
+    vary = (
+        "nodes+shifts+weights+scale"
+        + ("+relaxation" if name in RELAXABLE else "")
+        + ("+compensation" if name != "edm" else "")
+    )
     model = learnable(path, solver, times, vary=vary)
     table, base = model.table(), js.tabulate(path, times, solver)
-    assert isinstance(table.B, np.ndarray) and table.B.dtype == np.float64 and table.B.shape == (base.nfe, base.nfe)
+    assert (
+        isinstance(table.B, np.ndarray)
+        and table.B.dtype == np.float64
+        and table.B.shape == (base.nfe, base.nfe)
+    )
     np.testing.assert_allclose(table.t, base.t, rtol=1e-12)
     (A, B), (want_A, want_B) = unrolled(table, path), unrolled(base, path)
     np.testing.assert_allclose(A, want_A, atol=1e-12)
@@ -78,7 +89,9 @@ def test_the_start_runs_like_the_parent():
 def counted(n, name, **options):
     made = METHODS.get(name, {"vary": name}) | options
     made.pop("loss", None)
-    return learnable(VP, S.dpmpp_3m if made["vary"] != "compensation" else S.unipc, js.grids.log_snr(VP, n), **made).count()
+    return learnable(
+        VP, S.dpmpp_3m if made["vary"] != "compensation" else S.unipc, js.grids.log_snr(VP, n), **made
+    ).count()
 
 
 def test_numbers_of_published_methods():
@@ -94,13 +107,18 @@ def test_numbers_of_published_methods():
     }.items():
         assert tuple(counted(n, name) for n in (5, 10)) == numbers, name
     assert counted(5, "table") == 4 + 5 + 10  # consistent: A is tied, and a number less in each row
-    at_zero = learnable(EDM, S.dpmpp_2m, GRIDS["to 0"][1], vary="nodes")  # the last finite node moves where the end is sigma = 0
+    at_zero = learnable(
+        EDM, S.dpmpp_2m, GRIDS["to 0"][1], vary="nodes"
+    )  # the last finite node moves where the end is sigma = 0
     assert at_zero.count() == np.size(at_zero.free["nodes"]) == 5
 
 
 @pytest.mark.parametrize(
     ("vary", "consistent"),
-    [*itertools.product(["shifts", "weights", "shifts+scale", "compensation"], [True, False]), ("amplitude", False)],
+    [
+        *itertools.product(["shifts", "weights", "shifts+scale", "compensation"], [True, False]),
+        ("amplitude", False),
+    ],
 )
 @pytest.mark.parametrize("grid", GRIDS)
 def test_counted_numbers_do_something(grid, vary, consistent, x64):
@@ -113,15 +131,21 @@ def test_counted_numbers_do_something(grid, vary, consistent, x64):
         return jnp.concatenate([table.t, table.start, *(a.ravel() for a in unrolled(table, path))])
 
     slopes = jax.jacobian(numbers)(jax.tree.map(jnp.asarray, model.free))
-    columns = np.concatenate([np.asarray(slopes[name]).reshape(len(slopes[name]), -1) for name in model.free], 1)
+    columns = np.concatenate(
+        [np.asarray(slopes[name]).reshape(len(slopes[name]), -1) for name in model.free], 1
+    )
     assert model.count() == np.linalg.matrix_rank(columns, tol=1e-9)
 
 
-@pytest.mark.parametrize("path", [VP, EDM, js.EDM(sigma_max=60.0), js.EDM(sigma_max=100.0), js.VE(), js.CosineVP()], ids=repr)
+@pytest.mark.parametrize(
+    "path", [VP, EDM, js.EDM(sigma_max=60.0), js.EDM(sigma_max=100.0), js.VE(), js.CosineVP()], ids=repr
+)
 def test_the_first_time_can_leave_the_highest(path):
     """A shift of zero is no trap: float32 rounding of t_max decides the side, not whether there is a slope."""
     model = learnable(path, S.dpmpp_2m, js.grids.uniform(path, 3), vary="shifts")
-    time = lambda shift, free=model.free: replaced(model, free | {"shifts": jnp.zeros(3).at[0].set(shift)}).table().t[0]
+    time = lambda shift, free=model.free: (
+        replaced(model, free | {"shifts": jnp.zeros(3).at[0].set(shift)}).table().t[0]
+    )
     here, down, up = (jax.value_and_grad(time)(s) for s in (0.0, 0.1, -0.1))
     assert abs(float(here[1])) == pytest.approx((path.t_max - float(time(0.001))) / 0.001, rel=0.1)
     assert down[1] < 0 < up[1] and max(float(down[0]), float(up[0])) < path.t_max
@@ -138,7 +162,12 @@ def test_corrections_move_what_they_should(grid):
     path, times = GRIDS[grid]
     model = moved(learnable(path, S.dpmpp_2m, times, vary="nodes+shifts+relaxation+weights"))
     new = model.times()
-    assert new[0] == times[0] and new[-1] == times[-1] and np.all(np.diff(new) < 0) and np.all(np.abs(new - times)[1:-1] > 1e-6)
+    assert (
+        new[0] == times[0]
+        and new[-1] == times[-1]
+        and np.all(np.diff(new) < 0)
+        and np.all(np.abs(new - times)[1:-1] > 1e-6)
+    )
     finite = path.lam(times[np.isfinite(path.lam(times))])  # only those at infinite ends move
     for end, fixed in ((0, grid != "all"), (-1, grid == "inner")):
         assert (abs(model.nodes()[end] - finite[end]) < 1e-12) == fixed
@@ -147,15 +176,29 @@ def test_corrections_move_what_they_should(grid):
     np.testing.assert_allclose(A[1:], ratio, atol=1e-12)
     np.testing.assert_allclose(B[1:].sum(1), path.alpha(new[1:]) - ratio * path.alpha(new[0]), atol=1e-12)
     change = (
-        B[1:] - unrolled(js.tabulate(path, new, S.relax(S.dpmpp_2m, 1 + model.free["relaxation"], to_zero=grid != "inner")), path)[1][1:]
+        B[1:]
+        - unrolled(
+            js.tabulate(
+                path, new, S.relax(S.dpmpp_2m, 1 + model.free["relaxation"], to_zero=grid != "inner")
+            ),
+            path,
+        )[1][1:]
     )
-    assert np.all(np.abs(np.triu(change, 1)) < 1e-12) and all(np.abs(row[: n + 1]).min() > 1e-4 for n, row in enumerate(change[1:-1], 1))
+    assert np.all(np.abs(np.triu(change, 1)) < 1e-12) and all(
+        np.abs(row[: n + 1]).min() > 1e-4 for n, row in enumerate(change[1:-1], 1)
+    )
     if grid == "inner":
-        bound = np.abs(model.free["weights"]).max(1) * 2 * path.sigma(new[1:])  # corrections shrink with the noise
+        bound = (
+            np.abs(model.free["weights"]).max(1) * 2 * path.sigma(new[1:])
+        )  # corrections shrink with the noise
         assert np.all(np.abs(change).max(1) <= bound)
         free = moved(learnable(path, S.dpmpp_2m, times, vary="table", consistent=False))
         A, B = unrolled(free.table(), path)
-        np.testing.assert_allclose(A[1:] / (path.sigma(free.times()[1:]) / path.sigma(new[0])), 1 + free.free["amplitude"], rtol=1e-12)
+        np.testing.assert_allclose(
+            A[1:] / (path.sigma(free.times()[1:]) / path.sigma(new[0])),
+            1 + free.free["amplitude"],
+            rtol=1e-12,
+        )
         assert np.abs(B[1:].sum(1) - path.alpha(free.times()[1:])).max() > 0.05
 
 
@@ -167,7 +210,11 @@ def test_scale_takes_x_T_to_less_noise(grid, solver):
     model = learnable(path, solver, times, vary="weights+scale")
     tables = [replaced(model, model.free | {"scale": np.array([c])}).table() for c in (0.5, -0.5, 1.0)]
     np.testing.assert_array_equal(tables[0].start, tables[1].start)
-    np.testing.assert_allclose([t.t[0] for t in tables], [np.sqrt(times[0] * times[1]), np.sqrt(times[0] * times[1]), times[1]], rtol=1e-12)
+    np.testing.assert_allclose(
+        [t.t[0] for t in tables],
+        [np.sqrt(times[0] * times[1]), np.sqrt(times[0] * times[1]), times[1]],
+        rtol=1e-12,
+    )
     for table in tables:
         first = table.start[0]
         np.testing.assert_allclose(first * path.sigma(times[0]), path.sigma(table.t[0]), rtol=1e-12)
@@ -175,7 +222,10 @@ def test_scale_takes_x_T_to_less_noise(grid, solver):
         (A, B), (want_A, want_B) = unrolled(table, path), unrolled(model.table(), path)
         np.testing.assert_allclose(A[1:] * first, want_A[1:], atol=1e-12)
         np.testing.assert_allclose(B[1:], want_B[1:], atol=1e-12)
-    for path, grid, solver in ((VP, [1.0, 0.1], S.dpmpp_1), (js.VE(), [1.0, 0.0], S.heun)):  # no second time, or t = 0
+    for path, grid, solver in (
+        (VP, [1.0, 0.1], S.dpmpp_1),
+        (js.VE(), [1.0, 0.0], S.heun),
+    ):  # no second time, or t = 0
         assert "scale" not in learnable(path, solver, grid, vary="weights+scale", consistent=False).free
 
 
@@ -224,7 +274,9 @@ def test_traced_equals_concrete_and_has_a_finite_gradient(path, times, solver, x
         ahead, behind = (functional(model.free | {name: model.free[name] + h * bump}) for h in (1e-5, -1e-5))
         assert abs(float((g * bump).sum()) - (ahead - behind) / 2e-5) < 1e-6 * max(1, abs(ahead)), name
     first = jax.jit(jax.grad(functional))(jax.tree.map(jnp.asarray, still.free))
-    assert all(np.all(np.isfinite(g)) for g in first.values()) and first["scale"] != 0  # |scale| has a slope at the parent
+    assert (
+        all(np.all(np.isfinite(g)) for g in first.values()) and first["scale"] != 0
+    )  # |scale| has a slope at the parent
 
 
 def test_bad_inputs():
@@ -232,13 +284,22 @@ def test_bad_inputs():
     times = GRIDS["inner"][1]
     for message, call in (
         ("did you mean 'relaxation'", lambda: learnable(VP, S.dpmpp_2m, times, vary="relaxaton")),
-        ("deis has no derivative estimates to relax", lambda: learnable(VP, S.deis, times, vary="relaxation")),
+        (
+            "deis has no derivative estimates to relax",
+            lambda: learnable(VP, S.deis, times, vary="relaxation"),
+        ),
         ("calls the network twice", lambda: learnable(VP, S.heun, times, vary="compensation")),
         ("draws noise", lambda: learnable(VP, S.ddpm, times)),
         ("nothing to learn", lambda: learnable(OT, S.dpmpp_1, np.array([1.0, 0.0]))),
         ("count from 1", lambda: learnable(VP, S.dpmpp_2m, times, band=0)),
-        ("leave one of them out", lambda: learnable(VP, S.dpmpp_2m, times, vary="table", consistent=False, band=2)),
-        ("the scale for two calls", lambda: learnable(VP, S.dpmpp_2m, times[-2:], vary="scale", consistent=False)),
+        (
+            "leave one of them out",
+            lambda: learnable(VP, S.dpmpp_2m, times, vary="table", consistent=False, band=2),
+        ),
+        (
+            "the scale for two calls",
+            lambda: learnable(VP, S.dpmpp_2m, times[-2:], vary="scale", consistent=False),
+        ),
         ("intervals, derivatives", lambda: S.relax(S.dpmpp_2m, np.ones(3))),
     ):
         with pytest.raises(ValueError, match=message):

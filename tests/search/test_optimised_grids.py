@@ -33,7 +33,10 @@ def test_the_cheapest_grid_is_that_of_brute_force(gamma):
     cost[np.tril_indices(7)] = np.nan
     for n in range(1, 7):
         every = [np.array([0, *inner, 6]) for inner in itertools.combinations(range(1, 6), n - 1)]
-        total = [sum(gamma**k * cost[a, b] for k, (a, b) in enumerate(itertools.pairwise(nodes))) for nodes in every]
+        total = [
+            sum(gamma**k * cost[a, b] for k, (a, b) in enumerate(itertools.pairwise(nodes)))
+            for nodes in every
+        ]
         np.testing.assert_array_equal(cheapest(cost, n, gamma), every[int(np.argmin(total))])
 
 
@@ -59,7 +62,10 @@ def test_arctan_is_the_best_grid_for_ddim_on_gaussian_data(name):
 
     def spread(grid):
         start = moments(grid[0])[0] + np.array([1.0, 2.0])
-        got, exact = (np.diff(x)[0] for x in (js.loop(denoiser, path, grid, js.solvers.ddim, start), flow(start, grid[0], grid[-1])))
+        got, exact = (
+            np.diff(x)[0]
+            for x in (js.loop(denoiser, path, grid, js.solvers.ddim, start), flow(start, grid[0], grid[-1]))
+        )
         return got / exact
 
     with jax.enable_x64(True):
@@ -101,7 +107,11 @@ def test_cost_of_a_jump_by_hand(alpha):
     away, alpha = jnp.array([[1.0, 2.0]]), jnp.array(alpha)
     x = alpha[:, None] * (jnp.array([[3.0, 0.0], [1.0, 1.0], [0.0, 0.0]]) + away)
     args = x, 0 * x + away, alpha, alpha * jnp.array([3.0, 1.0, 0.0])
-    expected = {"l1": [1, 0, 0], "l2": [1, 0, 0], "deviation": [-1, 0, 0]}  # the jump lies on the line through both ends, (1, 1) does not
+    expected = {
+        "l1": [1, 0, 0],
+        "l2": [1, 0, 0],
+        "deviation": [-1, 0, 0],
+    }  # the jump lies on the line through both ends, (1, 1) does not
     for cost, values in expected.items():
         got = jump_costs(*args, cost)
         np.testing.assert_allclose([got[0, 1], got[0, 2], got[1, 2]], values, atol=1e-6)
@@ -121,7 +131,9 @@ def test_klub_of_gaussian_data():
     path = js.EDM(sigma_max=10.0, sigma_min=0.02)
     times = np.asarray(js.grids.karras(path, 40))
     x0 = jax.vmap(normal_data())(jax.random.split(KEY, 2000))
-    change = np.asarray(changes(gaussian(path, std=STD)[0], x0, KEY, times, 1000), np.float64) / 2  # two dimensions
+    change = (
+        np.asarray(changes(gaussian(path, std=STD)[0], x0, KEY, times, 1000), np.float64) / 2
+    )  # two dimensions
     cost = bound(change, times**-2.0)
     for i, j in ((0, 40), (0, 20), (15, 25), (30, 40), (20, 21)):
         assert cost[i, j] == pytest.approx(klub(times[[i, j]]), rel=0.08)
@@ -144,7 +156,11 @@ def test_least_bound_of_gaussian_data(name):
 def test_the_bound_bounds():
     """Stochastic DDIM (SDE-DPM-Solver++ 1) makes a Gaussian of Gaussian data; its divergence is below the bound, and not far."""
     path = js.EDM(sigma_max=10.0, sigma_min=0.05)
-    for grid in (js.grids.karras(path, 6), js.grids.log_snr(path, 4), js.grids.arctan(path, 8, STD, t_min=0.05)):
+    for grid in (
+        js.grids.karras(path, 6),
+        js.grids.log_snr(path, 4),
+        js.grids.arctan(path, 8, STD, t_min=0.05),
+    ):
         table = js.tabulate(path, grid, js.solvers.dpmpp_sde_1)
         var = STD**2 + grid[0] ** 2
         for t, A, B, C in zip(grid[:-1], table.A, table.B[:, 0], table.C, strict=True):
@@ -155,7 +171,9 @@ def test_the_bound_bounds():
 
 
 def test_sweeps_go_down_to_a_local_minimum():
-    cost = bound(np.abs(np.subtract.outer(np.arange(41.0), np.arange(41.0))) ** 1.5, np.linspace(0, 5, 41) ** 3)
+    cost = bound(
+        np.abs(np.subtract.outer(np.arange(41.0), np.arange(41.0))) ** 1.5, np.linspace(0, 5, 41) ** 3
+    )
     start = np.array([0, 10, 20, 30, 40])
     total = lambda nodes: sum(cost[a, b] for a, b in itertools.pairwise(nodes))
     seen = [swept(cost, start, k) for k in (0, 1, 2, 100)]
@@ -175,7 +193,9 @@ def published_objective(lam):
         nodes = list(range(s, s - min(s + 1, 3, n - s), -1))
         for j in nodes:
             others = [lam[i] for i in nodes if i != j]
-            basis = lambda l, j=j, others=others: np.exp(l) * np.prod([(l - o) / (lam[j] - o) for o in others])
+            basis = lambda l, j=j, others=others: (
+                np.exp(l) * np.prod([(l - o) / (lam[j] - o) for o in others])
+            )
             parts[s, j] = quad(basis, lam[s], lam[s + 1])[0] * error[j]
     apart = np.isin(np.arange(n), [0, 1, 2, n - 1])
     return np.linalg.norm(parts[apart], axis=1).sum() + np.abs(parts[~apart].sum(0)).sum()
@@ -196,19 +216,28 @@ def test_dmn_objective(name):
 def test_an_output_counts_with_its_effect_on_the_data():
     """One DDIM step is the same step whatever it asks the network for."""
     path, grid = js.VP(), [0.7, 0.2]
-    values = [amplification(js.tabulate(path, grid, solver), path) for solver in (js.solvers.dpmpp_1, js.solvers.dpm_1)]
+    values = [
+        amplification(js.tabulate(path, grid, solver), path)
+        for solver in (js.solvers.dpmpp_1, js.solvers.dpm_1)
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
 @pytest.mark.parametrize(
-    "solver", [js.solvers.unipc(order=3), [js.solvers.dpm_1, js.solvers.dpm_1, js.solvers.dpm_2, js.solvers.dpmpp_1, js.solvers.dpm_2]]
+    "solver",
+    [
+        js.solvers.unipc(order=3),
+        [js.solvers.dpm_1, js.solvers.dpm_1, js.solvers.dpm_2, js.solvers.dpmpp_1, js.solvers.dpm_2],
+    ],
 )
 def test_contributions_are_the_derivatives_of_the_sample(solver, x64):
     """Outputs that do not depend on the state: the sample's derivative by each of them."""
     path = js.VP()
     table = js.tabulate(path, js.grids.uniform(path, 5), solver)
     at = jnp.asarray(table.t)
-    sample = lambda outputs: js.run(lambda x, t: outputs[jnp.argmin(jnp.abs(at - t))] + 0 * x, table, jnp.zeros(()))
+    sample = lambda outputs: js.run(
+        lambda x, t: outputs[jnp.argmin(jnp.abs(at - t))] + 0 * x, table, jnp.zeros(())
+    )
     exact = jax.jacobian(sample)(jnp.zeros(table.nfe))
     np.testing.assert_allclose(contributions(table).sum(0), exact, rtol=1e-9, atol=1e-12)
 
@@ -249,9 +278,13 @@ def test_optimised_grids_beat_hand_made_ones(name, ratio):
     x = jax.vmap(lambda k: path.prior(k, like))(jax.random.split(jax.random.key(7), 512))
     run = jax.jit(lambda table, x: js.run(denoiser, table, x))
     exact = run(js.tabulate(path, js.grids.default(path, 100), js.solvers.dpmpp_2m), x)
-    rmse = lambda grid: float(jnp.sqrt(jnp.square(run(js.tabulate(path, grid, js.solvers.ddim), x) - exact).mean()))
+    rmse = lambda grid: float(
+        jnp.sqrt(jnp.square(run(js.tabulate(path, grid, js.solvers.ddim), x) - exact).mean())
+    )
     for n in (6, 10):
-        other = js.grids.karras(path, n) if name == "vp" else js.grids.append_zero(js.grids.log_snr(path, n - 1))
+        other = (
+            js.grids.karras(path, n) if name == "vp" else js.grids.append_zero(js.grids.log_snr(path, n - 1))
+        )
         hand = [js.grids.default(path, n), js.grids.uniform(path, n), other]
         errors = [rmse(grid) for grid in hand]
         found = rmse(js.grids.optimise(path, n, "gits", denoiser=denoiser, like=like, key=KEY))
@@ -281,16 +314,35 @@ DENOISER = gaussian(js.VP())[0]
     [
         (lambda: js.grids.optimise(js.VP(), 4, "gitz"), "unknown objective 'gitz'; did you mean 'gits'"),
         (lambda: js.grids.optimise(js.VP(), 0), "at least one; got n=0"),
-        (lambda: js.grids.optimise(js.VP(), 4, "ays", denoiser=DENOISER), "objective='ays' needs data=, key="),
-        (lambda: js.grids.optimise(js.EDM(), 4, "gits", denoiser=DENOISER, like=jnp.zeros(2), key=KEY), "another path.*path=denoiser.path"),
+        (
+            lambda: js.grids.optimise(js.VP(), 4, "ays", denoiser=DENOISER),
+            "objective='ays' needs data=, key=",
+        ),
+        (
+            lambda: js.grids.optimise(js.EDM(), 4, "gits", denoiser=DENOISER, like=jnp.zeros(2), key=KEY),
+            "another path.*path=denoiser.path",
+        ),
         (lambda: gits(DENOISER, 4, jnp.zeros(2), key=KEY, cost="l3"), "unknown cost 'l3'; did you mean"),
-        (lambda: gits(DENOISER, 9, jnp.zeros(2), key=KEY, among=8, samples=2), "9 candidate times make grids of 1 to 8 intervals, not 9"),
+        (
+            lambda: gits(DENOISER, 9, jnp.zeros(2), key=KEY, among=8, samples=2),
+            "9 candidate times make grids of 1 to 8 intervals, not 9",
+        ),
         (lambda: gits(DENOISER, 2, jnp.zeros(2), key=KEY, among=[0.1, 0.5]), "Did you mean grid"),
         (lambda: candidates(js.VP(), [0.5, 0.1], t_min=0.1), "have their ends already"),
         (lambda: ays(DENOISER, 3, jnp.zeros((1, 2)), key=KEY), "at least two samples"),
         (lambda: ays(DENOISER, 3, jnp.zeros((4, 2)), key=KEY, sweeps=-1), "sweeps must be a whole number"),
-        (lambda: ays(js.Denoiser(lambda x, t: x * jnp.nan, js.VP(), "data"), 3, jnp.zeros((4, 2)), key=KEY), "costs NaN"),
-        (lambda: ays(js.Denoiser(lambda x, t: x, js.PFGMpp(D=64.0), "data"), 3, jnp.zeros((4, 2)), key=KEY), "bound is that of Gaussian"),
+        (
+            lambda: ays(
+                js.Denoiser(lambda x, t: x * jnp.nan, js.VP(), "data"), 3, jnp.zeros((4, 2)), key=KEY
+            ),
+            "costs NaN",
+        ),
+        (
+            lambda: ays(
+                js.Denoiser(lambda x, t: x, js.PFGMpp(D=64.0), "data"), 3, jnp.zeros((4, 2)), key=KEY
+            ),
+            "bound is that of Gaussian",
+        ),
     ],
 )
 def test_bad_input(make, message):

@@ -18,13 +18,18 @@ TABLES = Space(VP, 3).tables(Space(VP, 3).sample(np.random.default_rng(0), 5))
 
 
 def samples():
-    return [np.asarray(js.run(DENOISER, jax.tree.map(lambda a, i=i: a[i], TABLES), X), np.float64) for i in range(5)]
+    return [
+        np.asarray(js.run(DENOISER, jax.tree.map(lambda a, i=i: a[i], TABLES), X), np.float64)
+        for i in range(5)
+    ]
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_rmse(together):
     reference = np.asarray(jax.random.normal(jax.random.key(1), (12, 2)), np.float64)
-    got = rmse(DENOISER, X, reference, chunk=3, together=together)(TABLES)  # 3 and 2: the last chunk is filled up
+    got = rmse(DENOISER, X, reference, chunk=3, together=together)(
+        TABLES
+    )  # 3 and 2: the last chunk is filled up
     want = [np.linalg.norm(out - reference) / np.sqrt(24) for out in samples()]
     assert got.dtype == np.float64
     np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -62,7 +67,9 @@ def test_what_is_no_score_says_so():
     with pytest.raises(ValueError, match=r"must return one number, got shape \(3, 4\)"):
         each(lambda table: table.B)(TABLES)
     with pytest.raises(ValueError, match="takes stacked tables"):
-        each(lambda table: table.t[0])(Space(VP, 3).table(Space(VP, 3).sample(np.random.default_rng(0), 1)[0]))
+        each(lambda table: table.t[0])(
+            Space(VP, 3).table(Space(VP, 3).sample(np.random.default_rng(0), 1)[0])
+        )
     with pytest.raises(ValueError, match="chunk is a number of tables"):
         each(lambda table: table.t[0], chunk=0)
     with pytest.raises(ValueError, match=r"x \(12, 2\) and reference \(12,\) must be alike"):

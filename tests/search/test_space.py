@@ -18,7 +18,12 @@ from jaxsampler.solvers import unified_framework as usf
 S = js.solvers
 VP = js.VP()
 NET = jax.tree_util.Partial(
-    lambda x, t: 0.5 * jnp.tanh(1.3 * x @ jnp.asarray(ROTATE, x.dtype) + jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape))
+    lambda x, t: (
+        0.5
+        * jnp.tanh(
+            1.3 * x @ jnp.asarray(ROTATE, x.dtype) + jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape)
+        )
+    )
 )
 ROTATE = np.array([[0.2, 1.0, -0.4], [-0.9, 0.3, 0.5], [0.1, -0.6, 0.8]])
 LAM = np.linspace(-9.0, 9.0, 25)
@@ -33,7 +38,13 @@ SPACES = {
     "fitted": Space(VP, 4, statistics=FITTED),
     "wide": Space(VP, 6, **WIDE),
     "one call": Space(VP, 1),
-    "named": Space(js.DiscreteVP.linear(), 3, assumed=1.0, statistics=FITTED, relaxations={"dpmsolver-2": 0.5, "unipc-bh1": 0.5}),
+    "named": Space(
+        js.DiscreteVP.linear(),
+        3,
+        assumed=1.0,
+        statistics=FITTED,
+        relaxations={"dpmsolver-2": 0.5, "unipc-bh1": 0.5},
+    ),
     "edm, into 0": Space(js.EDM(0.01, 20.0), 4, statistics=FITTED, **WIDE),
     "flow": Space(js.CondOT(), 4, **WIDE),
 }
@@ -103,7 +114,12 @@ def test_contains(name):
     orders, relaxation, kind, corrected, solver = PAIRS[name]
     space, grid = Space(VP, 5, assumed=0.0), js.grids.log_snr(VP, 5)
     decisions = [
-        Decision(p, kind, relaxation=relaxation if p > 1 else None, corrector=p + 1 if corrected and i < 4 else None)
+        Decision(
+            p,
+            kind,
+            relaxation=relaxation if p > 1 else None,
+            corrector=p + 1 if corrected and i < 4 else None,
+        )
         for i, p in enumerate(orders)
     ]
     one = encode(space, grid, decisions)
@@ -111,7 +127,10 @@ def test_contains(name):
     both = js.stack([js.pad(js.tabulate(VP, grid, solver), regs=6), space.table(one)])
     want, got = sampled(net, both, x)
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
-    same = [all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(s), jax.tree.leaves(one))) for s in unstack(known(space))]
+    same = [
+        all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(s), jax.tree.leaves(one)))
+        for s in unstack(known(space))
+    ]
     assert sum(same) == 1
 
 
@@ -124,7 +143,9 @@ def test_choices_come_as_often_as_asked():
     for p, share in {1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1}.items():
         assert abs(np.mean(late.order[:, 4] == p) - share) < 4 * np.sqrt(share / len(late))
     assert abs(np.mean(late.corrector[:, 4] > 0) - 0.5) < 4 * np.sqrt(0.25 / len(late))
-    assert abs(np.mean(late.nodes[late.order[:, 4] > 1, 4, 0] == 1) - 0.5) < 4 * np.sqrt(0.25 / (0.8 * len(late)))
+    assert abs(np.mean(late.nodes[late.order[:, 4] > 1, 4, 0] == 1) - 0.5) < 4 * np.sqrt(
+        0.25 / (0.8 * len(late))
+    )
     c = late.c[late.order[:, 4] > 1, 4]
     assert abs(np.std(c) / 0.03 - 1) < 4 / np.sqrt(2 * len(c))
 
@@ -132,7 +153,9 @@ def test_choices_come_as_often_as_asked():
 def test_times_move_by_a_relative_gaussian():
     space = Space(VP, 2, assumed=0.0, gentle=1.0, grids=[np.array([1.0, 0.5, 0.001])])
     t = space.sample(np.random.default_rng(0), 4000).times[:, 1]
-    assert abs(np.std(t / 0.5) / 0.08 - 1) < 4 / np.sqrt(8000) and abs(np.mean(t / 0.5) - 1) < 4 * 0.08 / np.sqrt(4000)
+    assert abs(np.std(t / 0.5) / 0.08 - 1) < 4 / np.sqrt(8000) and abs(
+        np.mean(t / 0.5) - 1
+    ) < 4 * 0.08 / np.sqrt(4000)
     again = space.mutate(np.random.default_rng(1), space.sample(np.random.default_rng(0), 4000)).times[:, 1]
     still = Space(VP, 2, assumed=0.0, grids=space.grids, gentle=1.0, move=0.0).mutate(
         np.random.default_rng(1), space.sample(np.random.default_rng(0), 4000)
@@ -145,10 +168,23 @@ def test_mutation_changes_what_it_says():
     rest = {"gentle": 1.0, "shift": 0.0, "bend": 0.0, "redraw": 0.0, "move": 0.0}
     source = Space(VP, 5, **WIDE).sample(np.random.default_rng(0), 400)
     still = Space(VP, 5, **WIDE, **rest).mutate(np.random.default_rng(1), source)
-    assert all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(jax.tree.leaves(still), jax.tree.leaves(source)))
+    assert all(
+        np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+        for a, b in zip(jax.tree.leaves(still), jax.tree.leaves(source))
+    )
     moved = Space(VP, 5, **WIDE, **(rest | {"move": 0.2})).mutate(np.random.default_rng(1), source)
-    changed = np.array([len(np.setdiff1d(a.times, b.times[np.isfinite(b.times)])) for a, b in zip(unstack(moved), unstack(source))])
-    points = np.array([np.sum(~np.isin(a.times[np.isfinite(a.times)], b.times)) for a, b in zip(unstack(moved), unstack(source))])
+    changed = np.array(
+        [
+            len(np.setdiff1d(a.times, b.times[np.isfinite(b.times)]))
+            for a, b in zip(unstack(moved), unstack(source))
+        ]
+    )
+    points = np.array(
+        [
+            np.sum(~np.isin(a.times[np.isfinite(a.times)], b.times))
+            for a, b in zip(unstack(moved), unstack(source))
+        ]
+    )
     assert set(points) == {0, 1} and abs(points.mean() - 0.2) < 4 * np.sqrt(0.16 / 400) and changed.max() <= 2
     redrawn = Space(VP, 5, **WIDE, **(rest | {"redraw": 0.1})).mutate(np.random.default_rng(1), source)
     same = source.assumed == redrawn.assumed
@@ -162,7 +198,9 @@ def test_crossing_takes_the_first_intervals_of_one_and_the_last_of_the_other():
     space = Space(VP, 6, orders={1: 1.0}, kinds={"data": 0.5, "noise": 0.5}, corrector=0.0)
     rng = np.random.default_rng(0)
     a, b = space.sample(rng, 200), space.sample(rng, 200)
-    a, b = (dataclasses.replace(s, kind=np.where(s.order > 0, k, 0).astype(np.int32)) for s, k in ((a, 0), (b, 1)))
+    a, b = (
+        dataclasses.replace(s, kind=np.where(s.order > 0, k, 0).astype(np.int32)) for s, k in ((a, 0), (b, 1))
+    )
     child, times = space.cross(rng, space.valid(a), space.valid(b)), 0
     for s, one, two in zip(unstack(child), unstack(a), unstack(b)):
         n = space.nfe + int(s.assumed)
@@ -196,7 +234,10 @@ def test_a_seed_gives_the_same_schedules():
         ({"corrector": 1.5}, "corrector is a probability"),
         ({"shift": -0.1}, "at least 0; got -0.1"),
         ({"grids": [js.grids.log_snr(VP, 4)]}, "5 calls need grids of 6 times"),
-        ({"grids": [js.grids.log_snr(VP, 5)]}, "5 calls need grids of 7 times.* with assumed=0, 6 times will do"),
+        (
+            {"grids": [js.grids.log_snr(VP, 5)]},
+            "5 calls need grids of 7 times.* with assumed=0, 6 times will do",
+        ),
         ({"grids": [js.grids.log_snr(VP, 5)[::-1]]}, "decreases"),
         ({"nfe": 2000, "assumed": 0.0}, "no room to search"),
         ({"path": js.CondOT(), "kinds": {"noise": 1.0}}, "starts at alpha = 0, where only the data kind can"),

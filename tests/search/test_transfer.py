@@ -25,7 +25,9 @@ def corrected(vary: str, **options: Any) -> js.Table:
     """A learned table: every free number of it moved, network times of its own among them."""
     rng = np.random.default_rng(2)
     model = learnable(VP, S.dpmpp_3m, INNER, vary=vary, **options)
-    return replaced(model, {name: 0.1 * rng.standard_normal(np.shape(value)) for name, value in model.free.items()}).table()
+    return replaced(
+        model, {name: 0.1 * rng.standard_normal(np.shape(value)) for name, value in model.free.items()}
+    ).table()
 
 
 TABLES = {
@@ -80,15 +82,23 @@ def test_there_and_back(name):
     table = TABLES[name]
     back = transfer(transfer(table, VP, OT), OT, VP)
     for field in dataclasses.fields(table):
-        np.testing.assert_allclose(getattr(back, field.name), getattr(table, field.name), rtol=1e-9, atol=1e-12, err_msg=field.name)
+        np.testing.assert_allclose(
+            getattr(back, field.name), getattr(table, field.name), rtol=1e-9, atol=1e-12, err_msg=field.name
+        )
 
 
-@pytest.mark.parametrize("solver", [S.dpmpp_2m, S.dpm_2m, S.unipc(order=3), S.dpmpp_2s, S.edm, S.dpmpp_3m_sde], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver",
+    [S.dpmpp_2m, S.dpm_2m, S.unipc(order=3), S.dpmpp_2s, S.edm, S.dpmpp_3m_sde],
+    ids=lambda s: s.name,
+)
 def test_solvers_in_noise_levels_commute(solver):
     """Solvers written in rho or lam are the same on every path: to tabulate there is to transfer."""
     grid = EDM.time(VP.lam(INNER))
     moved, made = transfer(js.tabulate(VP, INNER, solver), VP, EDM), js.tabulate(EDM, grid, solver)
-    np.testing.assert_allclose(samples(EDM, moved), samples(EDM, dataclasses.replace(made, start=moved.start)), atol=1e-10)
+    np.testing.assert_allclose(
+        samples(EDM, moved), samples(EDM, dataclasses.replace(made, start=moved.start)), atol=1e-10
+    )
     np.testing.assert_allclose(moved.end, made.end, rtol=1e-10)
 
 
@@ -136,7 +146,11 @@ def test_from_edm_to_flow():
     np.testing.assert_allclose(samples(OT, moved), samples(EDM, table), atol=1e-10)
 
 
-@pytest.mark.parametrize(("source", "grid"), [(OT, js.grids.uniform(OT, 12)), (VP, js.grids.log_snr(VP, 12)[:-1])], ids=["flow", "vp"])
+@pytest.mark.parametrize(
+    ("source", "grid"),
+    [(OT, js.grids.uniform(OT, 12)), (VP, js.grids.log_snr(VP, 12)[:-1])],
+    ids=["flow", "vp"],
+)
 def test_from_more_noise_than_there_is(source, grid):
     """A table from rho = inf or 152 on EDM: first call at 80 of x_T as it is; nearly its samples, exactly if the data are one point."""
     table = js.tabulate(source, np.append(grid[grid > 0], 0.0), S.unipc(order=2))
@@ -173,11 +187,17 @@ def test_beyond_a_target_of_little_noise():
     """VE that ends at sigma = 0.5: every call at more noise keeps eps, so that of one point mass the network sees it, in whatever row."""
     small = js.VE(sigma_max=0.5)
     table = js.tabulate(EDM, np.array([80.0, 0.75, 0.6, 0.2]), S.dpmpp_2m)
-    assert (EDM.lam(np.array(table.t)) > 0).any(), "of the calls beyond the end some have less noise than signal"
+    assert (EDM.lam(np.array(table.t)) > 0).any(), (
+        "of the calls beyond the end some have less noise than signal"
+    )
     moved = transfer(table, EDM, small)
     seen = []
     eps = lambda x, t: x / small.sigma(t)  # of data at 0
-    net = js.Denoiser(lambda x, t: jax.debug.callback(lambda e: seen.append(float(e)), eps(x, t)[0]) or 0.0 * x, small, "data")
+    net = js.Denoiser(
+        lambda x, t: jax.debug.callback(lambda e: seen.append(float(e)), eps(x, t)[0]) or 0.0 * x,
+        small,
+        "data",
+    )
     js.run(net, moved, jnp.array([0.5]))
     jax.effects_barrier()
     np.testing.assert_allclose(seen, 1.0, rtol=1e-5)

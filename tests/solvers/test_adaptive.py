@@ -27,7 +27,15 @@ def runner(order, kind, **options):
 
     def run(tolerance, x):
         solver = S.dpm_adaptive(order=order, kind=kind, atol=tolerance, rtol=tolerance, **options)
-        return js.sample(js.Denoiser(net, VP, "data"), x, key=None, solver=solver, grid=np.array(ENDS), x=x, adjoint=js.Direct())
+        return js.sample(
+            js.Denoiser(net, VP, "data"),
+            x,
+            key=None,
+            solver=solver,
+            grid=np.array(ENDS),
+            x=x,
+            adjoint=js.Direct(),
+        )
 
     return jax.jit(run)
 
@@ -44,7 +52,9 @@ def test_error_and_cost_follow_the_tolerance(order, kind):
     assert all(float(out.t) == ENDS[1] for out in outs)
     assert np.all(errors < 2 * tolerances)
     assert abs(np.polyfit(np.log(tolerances), np.log(errors), 1)[0] - 1) < 0.2
-    assert abs(np.polyfit(np.log(tolerances), np.log([int(out.nfe) for out in outs]), 1)[0] + 1 / order) < 0.05
+    assert (
+        abs(np.polyfit(np.log(tolerances), np.log([int(out.nfe) for out in outs]), 1)[0] + 1 / order) < 0.05
+    )
     assert all(int(out.nfe) == order * int(out.accepted + out.rejected) for out in outs)
 
 
@@ -84,7 +94,9 @@ def test_gradients_are_those_of_the_flow():
 
     def end(x, mean, t):
         grid = jnp.stack([jnp.asarray(ENDS[0]), t])
-        out = js.sample(gaussian(VP, mean)[0], x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct())
+        out = js.sample(
+            gaussian(VP, mean)[0], x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct()
+        )
         return out.x.sum(), out
 
     xs = jnp.asarray([[0.9], [-30.0], [0.2]])
@@ -97,11 +109,21 @@ def test_gradients_are_those_of_the_flow():
     np.testing.assert_allclose(by_time, velocity, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"atol": 1e-18, "rtol": 1e-18}, {"atol": 1e-9, "rtol": 1e-9, "max_steps": 30}])
+@pytest.mark.parametrize(
+    "options", [{"atol": 1e-18, "rtol": 1e-18}, {"atol": 1e-9, "rtol": 1e-9, "max_steps": 30}]
+)
 def test_what_cannot_be_reached_is_reported(options):
     """Too tight for float64, or too few trials: the time it came to and the exact flow's state there."""
     denoiser, flow = mixture(VP)
-    out = js.sample(denoiser, X, key=None, solver=S.dpm_adaptive(kind="data", **options), grid=np.array(ENDS), x=X, adjoint=js.Direct())
+    out = js.sample(
+        denoiser,
+        X,
+        key=None,
+        solver=S.dpm_adaptive(kind="data", **options),
+        grid=np.array(ENDS),
+        x=X,
+        adjoint=js.Direct(),
+    )
     assert not out.reached
     assert ENDS[1] < float(out.t) < ENDS[0]
     np.testing.assert_allclose(out.x, flow(X, ENDS[0], float(out.t)), rtol=1e-7)
@@ -113,7 +135,12 @@ def test_a_last_step_to_zero_does_not_leap():
     denoiser, flow, _ = gaussian(path)
     x = jnp.asarray([40.0, -90.0])
     out = js.sample(
-        denoiser, x, key=None, solver=S.dpm_adaptive(kind="data", atol=1e-6, rtol=1e-6, max_steps=5), grid=[80.0, 0.002, 0.0], x=x
+        denoiser,
+        x,
+        key=None,
+        solver=S.dpm_adaptive(kind="data", atol=1e-6, rtol=1e-6, max_steps=5),
+        grid=[80.0, 0.002, 0.0],
+        x=x,
     )
     assert not out.reached
     assert float(out.t) > 0.002
@@ -121,7 +148,14 @@ def test_a_last_step_to_zero_does_not_leap():
 
 
 def test_a_network_that_fails_is_reported():
-    out = js.sample(js.Denoiser(lambda x, t: x * jnp.nan, VP, "noise"), X, key=None, solver=S.dpm_adaptive(), grid=np.array(ENDS), x=X)
+    out = js.sample(
+        js.Denoiser(lambda x, t: x * jnp.nan, VP, "noise"),
+        X,
+        key=None,
+        solver=S.dpm_adaptive(),
+        grid=np.array(ENDS),
+        x=X,
+    )
     assert not out.reached
     assert float(out.t) == ENDS[0]
     assert int(out.accepted) == 0
@@ -134,7 +168,12 @@ def test_a_trial_that_overflows_is_taken_back():
     path = js.EDM(0.1, 1.0)
     denoiser = js.Denoiser(lambda x, t: jnp.sinh(20 * x) / 20, path, "noise")
     out = js.sample(
-        denoiser, jnp.ones(()), key=None, solver=S.dpm_adaptive(h_init=0.5, atol=1e-6, rtol=1e-6), grid=[1.0, 0.1], x=jnp.ones(())
+        denoiser,
+        jnp.ones(()),
+        key=None,
+        solver=S.dpm_adaptive(h_init=0.5, atol=1e-6, rtol=1e-6),
+        grid=[1.0, 0.1],
+        x=jnp.ones(()),
     )
     assert out.reached
     assert int(out.rejected) >= 5
@@ -147,7 +186,11 @@ def test_inner_points_are_landed_on():
     solver = S.dpm_adaptive(kind="data", atol=1e-6, rtol=1e-6)
     grid = VP.time(np.linspace(-1.0, 1.2, 5))
     shift = lambda end: end.x + jnp.where(end.t < 0.3, 1.0, 0.0)
-    run = jax.jit(lambda x: js.sample(denoiser, x, key=None, solver=solver, grid=grid, x=x, save="all", hook=shift, adjoint=js.Direct()))
+    run = jax.jit(
+        lambda x: js.sample(
+            denoiser, x, key=None, solver=solver, grid=grid, x=x, save="all", hook=shift, adjoint=js.Direct()
+        )
+    )
     got = run(jnp.asarray(X))
     x = X
     for i in range(4):
@@ -155,7 +198,9 @@ def test_inner_points_are_landed_on():
         np.testing.assert_allclose(got.xs[i + 1], x, rtol=1e-5)
     np.testing.assert_array_equal(got.x.x, got.xs[-1])
     whole = runner(3, "data")(jnp.asarray(1e-6), jnp.asarray(X))
-    assert int(got.x.nfe) < int(whole.nfe) + 50  # about one interrupted step at each point, not a new start from h_init
+    assert (
+        int(got.x.nfe) < int(whole.nfe) + 50
+    )  # about one interrupted step at each point, not a new start from h_init
 
 
 def test_batch_axis_is_one_control_for_all():
@@ -169,19 +214,29 @@ def test_batch_axis_is_one_control_for_all():
     np.testing.assert_allclose(last.x.T, first.x, rtol=1e-11)
 
 
-@pytest.mark.parametrize("path", [js.EDM(), js.CondOT(), js.MeanReverting(0.3, variant="irsde")], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "path", [js.EDM(), js.CondOT(), js.MeanReverting(0.3, variant="irsde")], ids=lambda p: type(p).__name__
+)
 def test_ends_where_lam_is_infinite(path):
     """Into sigma = 0 and out of alpha = 0 by one first-order step; in between the exact flow."""
     denoiser, flow, _ = gaussian(path)
-    inner = {"EDM": [80.0, 1e-4], "CondOT": [0.9999, 1e-5], "MeanReverting": [100.0, 0.01]}[type(path).__name__]
+    inner = {"EDM": [80.0, 1e-4], "CondOT": [0.9999, 1e-5], "MeanReverting": [100.0, 0.01]}[
+        type(path).__name__
+    ]
     grid = [*([1.0] if isinstance(path, js.CondOT) else []), *inner, 0.0]
     x = path.prior(jax.random.key(0), jnp.zeros(4))
     solver = S.dpm_adaptive(kind="data", atol=1e-7, rtol=1e-7)
 
-    run = lambda x: js.sample(denoiser, x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct(), check=True)
+    run = lambda x: js.sample(
+        denoiser, x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct(), check=True
+    )
     if isinstance(path, js.CondOT):  # both ends; the gradient takes its time to compile
-        (_, out), slope = jax.jit(jax.value_and_grad(lambda x: ((out := run(x)).x.sum(), out), has_aux=True))(x)
-        np.testing.assert_allclose(slope, (flow(x + 1e-3, grid[0], 0.0) - flow(x, grid[0], 0.0)) / 1e-3, atol=2e-3)
+        (_, out), slope = jax.jit(jax.value_and_grad(lambda x: ((out := run(x)).x.sum(), out), has_aux=True))(
+            x
+        )
+        np.testing.assert_allclose(
+            slope, (flow(x + 1e-3, grid[0], 0.0) - flow(x, grid[0], 0.0)) / 1e-3, atol=2e-3
+        )
     else:
         out = jax.jit(run)(x)
     assert out.reached
@@ -193,7 +248,10 @@ def test_low_precision():
     """float32 agrees with float64, bfloat16 states stay bfloat16, and times are float32 at least."""
     want = runner(3, "data")(jnp.asarray(1e-3), jnp.asarray(X))
     with jax.enable_x64(False):
-        single, half = (runner(3, "data")(jnp.float32(1e-3), jnp.asarray(X, dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+        single, half = (
+            runner(3, "data")(jnp.float32(1e-3), jnp.asarray(X, dtype))
+            for dtype in (jnp.float32, jnp.bfloat16)
+        )
     assert single.reached
     assert single.t.dtype == jnp.float32
     np.testing.assert_allclose(single.x, want.x, rtol=1e-4)
@@ -210,18 +268,30 @@ def test_pid_control(order):
     E = 0.4
 
     def factor(errors, **gains):
-        return S.PID(**({"pcoeff": 0.0, "icoeff": 0.0, "dcoeff": 0.0} | gains))(errors[0], tuple(1 / e for e in errors[1:]), order)[0]
+        return S.PID(**({"pcoeff": 0.0, "icoeff": 0.0, "dcoeff": 0.0} | gains))(
+            errors[0], tuple(1 / e for e in errors[1:]), order
+        )[0]
 
     np.testing.assert_allclose(unlimited(factor((E, E, E), **gains)), E ** (-0.5 / order), rtol=1e-6)
-    np.testing.assert_allclose(unlimited(factor((E, 2 * E, 5 * E), pcoeff=0.3)), 2 ** (0.3 / order), rtol=1e-6)
-    np.testing.assert_allclose(unlimited(factor((E, 2 * E, 4 * E), dcoeff=0.2)), 1.0, rtol=1e-6)  # log E falls steadily
-    np.testing.assert_allclose(unlimited(factor((E, 2 * E, 8 * E), dcoeff=0.2)), 2 ** (-0.2 / order), rtol=1e-6)
+    np.testing.assert_allclose(
+        unlimited(factor((E, 2 * E, 5 * E), pcoeff=0.3)), 2 ** (0.3 / order), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        unlimited(factor((E, 2 * E, 4 * E), dcoeff=0.2)), 1.0, rtol=1e-6
+    )  # log E falls steadily
+    np.testing.assert_allclose(
+        unlimited(factor((E, 2 * E, 8 * E), dcoeff=0.2)), 2 ** (-0.2 / order), rtol=1e-6
+    )
     out = runner(order, "data", pid=S.PID())(jnp.asarray(1e-6), jnp.asarray(X))
     np.testing.assert_allclose(out.x, mixture(VP)[1](X, *ENDS), rtol=1e-4)
 
 
 def test_user_errors():
-    for options, message in (({"order": 4}, "order 2 or 3"), ({"kind": "v"}, "kind 'noise' or 'data'"), ({"max_steps": 0}, "max_steps")):
+    for options, message in (
+        ({"order": 4}, "order 2 or 3"),
+        ({"kind": "v"}, "kind 'noise' or 'data'"),
+        ({"max_steps": 0}, "max_steps"),
+    ):
         with pytest.raises(ValueError, match=message):
             S.dpm_adaptive(**options)
     with pytest.raises(ValueError, match="unknown form"):

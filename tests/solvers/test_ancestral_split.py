@@ -34,7 +34,9 @@ def test_two_names_for_one_sampler(name, path):
     np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [S.euler_ancestral, S.dpmpp_2s_ancestral, S.dpm_2_ancestral], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver", [S.euler_ancestral, S.dpmpp_2s_ancestral, S.dpm_2_ancestral], ids=lambda s: s.name
+)
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize("path", [js.VP(), js.MeanReverting(0.3)], ids=["vp", "mr"])
 def test_marginals_have_the_order_of_the_flow_step(solver, eta, path):
@@ -60,7 +62,9 @@ def test_more_noise_than_the_level_holds_is_refused_by_the_split():
     np.testing.assert_allclose(table.C[0], path.sigma(0.4), rtol=1e-12)
 
 
-@pytest.mark.parametrize("solver", [S.dpmpp_2s_ancestral, S.dpm_2_ancestral, S.dpmpp_sde], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver", [S.dpmpp_2s_ancestral, S.dpm_2_ancestral, S.dpmpp_sde], ids=lambda s: s.name
+)
 def test_eta_may_be_learned(solver):
     """The gradient with respect to eta, at eta = 0 too, against a central difference."""
     path = js.VP()

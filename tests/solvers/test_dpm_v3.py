@@ -32,7 +32,9 @@ def constant(path, n, l, s, t=(1.0, 1e-3)):
 
 
 def run(denoiser, x, solver, grid, **kwargs):
-    return np.asarray(js.sample(denoiser, x, key=None, x=x, solver=solver, grid=grid, adjoint=js.Direct(), **kwargs))
+    return np.asarray(
+        js.sample(denoiser, x, key=None, x=x, solver=solver, grid=grid, adjoint=js.Direct(), **kwargs)
+    )
 
 
 def paper(net, path, lam, index, x, order, corrector, pseudo_predictor, pseudo_corrector, lower_order_final):
@@ -53,28 +55,38 @@ def paper(net, path, lam, index, x, order, corrector, pseudo_predictor, pseudo_c
 
     def divided(nodes, values):
         return (
-            values[0] if len(nodes) == 1 else (divided(nodes[1:], values[1:]) - divided(nodes[:-1], values[:-1])) / (nodes[-1] - nodes[0])
+            values[0]
+            if len(nodes) == 1
+            else (divided(nodes[1:], values[1:]) - divided(nodes[:-1], values[:-1])) / (nodes[-1] - nodes[0])
         )
 
     def advance(x, i, nodes, f, pseudo):
         """From index[i] to index[i+1], g known at the grid points `nodes`, i first."""
         here, there = index[i], index[i + 1]
         at = [index[j] for j in nodes]
-        g = [np.exp(S[here] - S[j]) * fj - np.exp(S[here]) * (B[j] - B[here]) for j, fj in zip(at, f, strict=True)]
+        g = [
+            np.exp(S[here] - S[j]) * fj - np.exp(S[here]) * (B[j] - B[here])
+            for j, fj in zip(at, f, strict=True)
+        ]
         d = lam[at] - lam[here]
         m = len(nodes) - 1
         if pseudo:
             ders = [np.prod(range(1, k + 1)) * divided(d[: k + 1], g[: k + 1]) for k in range(1, m + 1)]
         else:
             ders = np.linalg.solve(
-                np.array([[dj**k / np.prod(range(1, k + 1)) for k in range(1, m + 1)] for dj in d[1:]]).reshape(m, m),
+                np.array(
+                    [[dj**k / np.prod(range(1, k + 1)) for k in range(1, m + 1)] for dj in d[1:]]
+                ).reshape(m, m),
                 np.array([gj - g[0] for gj in g[1:]]).reshape(m, x.size),
             ).reshape(m, *x.shape)
         out = a[there] / a[here] * np.exp(L[here] - L[there]) * x
         out = out - a[there] * np.exp(-L[there] - S[here]) * (I[there] - I[here]) * g[0]
         out = out - a[there] * np.exp(-L[there]) * (C[there] - C[here] - B[here] * (I[there] - I[here]))
         for k, der in enumerate(ders, 1):
-            kernel = np.exp(L + S - L[here] - S[here]) * ((lam - lam[here]) ** k / np.prod(range(1, k + 1)))[:, None]
+            kernel = (
+                np.exp(L + S - L[here] - S[here])
+                * ((lam - lam[here]) ** k / np.prod(range(1, k + 1)))[:, None]
+            )
             E = cumulative(kernel)
             out = out - a[there] * np.exp(L[here] - L[there]) * (E[there] - E[here]) * der
         return out
@@ -97,7 +109,9 @@ def paper(net, path, lam, index, x, order, corrector, pseudo_predictor, pseudo_c
             if q > 1 and (corrector is True or (corrector == "half" and t[here] <= 0.5)):
                 f_next = (sg[here] * eps - l[here] * x_next) / a[here]
                 nodes = [i, i + 1, *(i - j for j in range(1, p))][:q]
-                corrected = advance(x, i, nodes, [f_next if j == i + 1 else f[j] for j in nodes], pseudo_corrector)
+                corrected = advance(
+                    x, i, nodes, [f_next if j == i + 1 else f[j] for j in nodes], pseudo_corrector
+                )
                 eps = eps + l[here] * (corrected - x_next) / sg[here]
                 x_next = corrected
         x = x_next
@@ -114,7 +128,9 @@ RULES = [
     dict(order=3, corrector="half", pseudo_corrector=True),
     dict(order=3, corrector=True, pseudo_predictor=True, pseudo_corrector=True, lower_order_final=False),
 ]
-DEFAULTS = dict(order=3, corrector=True, pseudo_predictor=False, pseudo_corrector=False, lower_order_final=True)
+DEFAULTS = dict(
+    order=3, corrector=True, pseudo_predictor=False, pseudo_corrector=False, lower_order_final=True
+)
 
 
 @pytest.mark.usefixtures("x64")
@@ -125,7 +141,9 @@ def test_published_equals_the_papers_formulas(rules):
     lam = np.linspace(VP.lam(1.0), VP.lam(1e-3), 241)
     x = np.random.default_rng(0).standard_normal((4, 3))
     want = paper(net, VP, lam, index, x, **{**DEFAULTS, **rules})
-    off = VP.time(lam[index] + 0.4 * np.diff(lam)[0] * np.array([0, 1, -1, 1, 1, -1, 1, 0]))  # nearest table points are those
+    off = VP.time(
+        lam[index] + 0.4 * np.diff(lam)[0] * np.array([0, 1, -1, 1, 1, -1, 1, 0])
+    )  # nearest table points are those
     got = run(js.Denoiser(net, VP, "noise"), x, dpm_v3(statistics, published=True, **rules), off)
     np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
 
@@ -142,7 +160,10 @@ def test_default_equals_the_papers_formulas_with_dense_integrals(rules):
         want[m] = paper(net.net, VP, lam, m * np.arange(8), x, **{**DEFAULTS, **rules})
     want = (4 * want[2560] - want[1280]) / 3
     grid = VP.time(lam[2560 * np.arange(8)])
-    coarse, fine = (np.abs(run(net, x, dpm_v3(smooth(n=n), **rules), grid) - want).max() / np.abs(want).max() for n in (120, 240))
+    coarse, fine = (
+        np.abs(run(net, x, dpm_v3(smooth(n=n), **rules), grid) - want).max() / np.abs(want).max()
+        for n in (120, 240)
+    )
     assert fine < 1e-7
     assert coarse / fine > 10  # fourth order in the spacing of the table
 
@@ -162,7 +183,10 @@ def test_constant_statistics_are_dpm_solver(kind, order):
     x, grid = jnp.asarray([0.3, -1.2, 0.8]), js.grids.log_snr(VP, 8)
     want = run(denoiser, x, same(lower_order_final=True), grid)
     for published, ratio, limit in ((True, 3.8, 1e-2), (False, 14.0, 1e-5)):
-        solvers = [dpm_v3(constant(VP, n, l, s), order=order, corrector=False, published=published) for n in (80, 160)]
+        solvers = [
+            dpm_v3(constant(VP, n, l, s), order=order, corrector=False, published=published)
+            for n in (80, 160)
+        ]
         coarse, fine = (np.abs(run(denoiser, x, solver, grid) - want).max() for solver in solvers)
         assert coarse / fine > ratio
         assert 0 < fine < limit
@@ -177,7 +201,9 @@ def diagonal(path, mean, var):
         return fit(mean) + (x - a * fit(mean)) * a * fit(var) / (a**2 * fit(var) + s**2)
 
     def flow(x, t, u):
-        scale = np.sqrt((path.alpha(u) ** 2 * var + path.sigma(u) ** 2) / (path.alpha(t) ** 2 * var + path.sigma(t) ** 2))
+        scale = np.sqrt(
+            (path.alpha(u) ** 2 * var + path.sigma(u) ** 2) / (path.alpha(t) ** 2 * var + path.sigma(t) ** 2)
+        )
         return path.alpha(u) * mean + scale * (np.asarray(x) - path.alpha(t) * mean)
 
     def exact(lam):
@@ -192,7 +218,9 @@ MEAN, VAR = np.array([0.7, -0.4, 0.1]), np.array([0.16, 0.01, 1.5])
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("path", "ends"), [(VP, (1.0, 1e-3)), (js.EDM(), (80.0, 2e-3)), (js.CondOT(), (0.99, 1e-3))], ids=["vp", "edm", "condot"]
+    ("path", "ends"),
+    [(VP, (1.0, 1e-3)), (js.EDM(), (80.0, 2e-3)), (js.CondOT(), (0.99, 1e-3))],
+    ids=["vp", "edm", "condot"],
 )
 def test_first_order_is_exact_for_a_gaussian(path, ends):
     """f does not depend on x then; what is left is the quadrature."""
@@ -227,7 +255,9 @@ def test_estimated_statistics_of_a_gaussian():
     assert errors[1] < 2e-3
     assert errors[0] / errors[1] > 3.5
     x = jnp.asarray([[0.3, -1.0, 0.5], [1.0, 2.0, -0.2]])
-    error = lambda solver: np.abs(run(denoiser, x, solver, js.grids.log_snr(VP, 5)) - flow(x, 1.0, 1e-3)).max()
+    error = lambda solver: np.abs(
+        run(denoiser, x, solver, js.grids.log_snr(VP, 5)) - flow(x, 1.0, 1e-3)
+    ).max()
     assert error(dpm_v3(got, order=1, corrector=False)) < 1e-3 < 0.05 < error(js.solvers.ddim)
 
 
@@ -283,7 +313,9 @@ def test_estimated_statistics_of_a_mixture(path):
         slope = (p @ (f * df) - p @ f * (p @ df)) / (p @ f**2 - (p @ f) ** 2)
         want = l_at(lam), slope, p @ df - slope * (p @ f)
         off = np.abs(np.subtract([got.l[i, 0], got.s[i, 0], got.b[i, 0]], want))
-        assert np.all(off < 4 * np.array([0.003, 0.02, 0.004])), f"{off}; the bounds are four standard errors over keys"
+        assert np.all(off < 4 * np.array([0.003, 0.02, 0.004])), (
+            f"{off}; the bounds are four standard errors over keys"
+        )
 
 
 def test_samples_are_weighed_alike_whatever_the_batch():
@@ -300,13 +332,21 @@ def test_statistics_do_not_depend_on_the_kind_of_network():
     net = random_net()
     data = np.random.default_rng(0).standard_normal((40, 3))
     as_data = js.Denoiser(lambda x, t: js.Denoiser(net, VP, "noise")(x, t, "data"), VP, "data")
-    one, other = (ems(d, data, key=jax.random.key(0), n=8, progress=False) for d in (js.Denoiser(net, VP, "noise"), as_data))
+    one, other = (
+        ems(d, data, key=jax.random.key(0), n=8, progress=False)
+        for d in (js.Denoiser(net, VP, "noise"), as_data)
+    )
     for name in "lsb":
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-9)
 
 
 def test_progress(capfd):
-    ems(mixture(VP)[0], np.ones((4, 1), np.float32) * np.arange(4, dtype=np.float32)[:, None], key=jax.random.key(0), n=5)
+    ems(
+        mixture(VP)[0],
+        np.ones((4, 1), np.float32) * np.arange(4, dtype=np.float32)[:, None],
+        key=jax.random.key(0),
+        n=5,
+    )
     jax.effects_barrier()
     assert "statistics |##############################| 6/6" in capfd.readouterr().err
 
@@ -346,7 +386,10 @@ def test_published_error_does_not_fall_with_steps():
     errors = {}
     for published in (True, False):
         solver = dpm_v3(statistics, order=1, corrector=False, published=published)
-        errors[published] = [np.abs(run(denoiser, x, solver, js.grids.log_snr(VP, n)) - flow(x, 1.0, 1e-3)).max() for n in (5, 15, 60)]
+        errors[published] = [
+            np.abs(run(denoiser, x, solver, js.grids.log_snr(VP, n)) - flow(x, 1.0, 1e-3)).max()
+            for n in (5, 15, 60)
+        ]
     np.testing.assert_allclose(errors[True], errors[True][0], rtol=0.2)
     assert min(errors[True]) > 10 * max(errors[False])
 
@@ -358,7 +401,12 @@ def test_fitted_statistics_help():
     data = np.random.default_rng(0)
     means, stds = np.array([-0.8, 0.5, 1.1]), np.array([0.3, 0.2, 0.4])
     k = data.choice(3, 500, p=[0.3, 0.5, 0.2])
-    fitted = ems(denoiser, (means[k] + stds[k] * data.standard_normal(500))[:, None], key=jax.random.key(0), progress=False)
+    fitted = ems(
+        denoiser,
+        (means[k] + stds[k] * data.standard_normal(500))[:, None],
+        key=jax.random.key(0),
+        progress=False,
+    )
     x, grid = jnp.asarray(data.standard_normal((200, 1))), js.grids.log_snr(VP, 8)
     want = flow(x[:, 0], 1.0, 1e-3)[:, None]
     error = lambda statistics: np.abs(run(denoiser, x, dpm_v3(statistics, order=2), grid) - want).mean()
@@ -394,7 +442,10 @@ def test_every_path_on_its_default_grid(path):
     end = js.grids.default(path, 10)[-1]
     begin = js.grids.default(path, 10)[0]
     want = flow(x, begin, end)
-    errors = [np.abs(run(denoiser, x, dpm_v3(statistics, order=2), js.grids.default(path, n)) - want).max() for n in (6, 24)]
+    errors = [
+        np.abs(run(denoiser, x, dpm_v3(statistics, order=2), js.grids.default(path, n)) - want).max()
+        for n in (6, 24)
+    ]
     assert errors[1] < 0.01
     assert errors[1] < errors[0] or errors[1] < 1e-3
 
@@ -453,7 +504,16 @@ def test_batches_vmap_precision_and_hooks():
     half = js.Denoiser(lambda x, t: denoiser.net(x.astype(jnp.bfloat16), t.astype(jnp.bfloat16)), VP, "data")
     rough = run(half, x.astype(jnp.float32), solver, grid)
     np.testing.assert_allclose(rough, whole, atol=0.3)
-    seen = js.sample(denoiser, x, key=None, x=x, solver=solver, grid=grid, save="all", hook=lambda e: jnp.where(e.t > 0.5, e.x, e.x + 1))
+    seen = js.sample(
+        denoiser,
+        x,
+        key=None,
+        x=x,
+        solver=solver,
+        grid=grid,
+        save="all",
+        hook=lambda e: jnp.where(e.t > 0.5, e.x, e.x + 1),
+    )
     plain = js.sample(denoiser, x, key=None, x=x, solver=solver, grid=grid, save="all")
     k = int(np.argmax(grid <= 0.5))
     np.testing.assert_allclose(seen.xs[:k], plain.xs[:k], rtol=1e-12)
@@ -467,14 +527,20 @@ def test_one_trace_for_any_number_of_steps():
         traces.append(t)
         return 0.3 * x
 
-    jax.jit(lambda x: js.sample(js.Denoiser(net, VP, "noise"), x, key=None, x=x, solver=dpm_v3(smooth()), steps=17))(jnp.ones(3))
+    jax.jit(
+        lambda x: js.sample(
+            js.Denoiser(net, VP, "noise"), x, key=None, x=x, solver=dpm_v3(smooth()), steps=17
+        )
+    )(jnp.ones(3))
     assert len(traces) == 1
 
 
 def test_bad_input():
     statistics, x = smooth(), jnp.ones((2, 3))
     net = lambda x, t: x
-    go = lambda solver, path=VP, x=x, **k: js.sample(js.Denoiser(net, path, "noise"), x, key=None, x=x, solver=solver, **k)
+    go = lambda solver, path=VP, x=x, **k: js.sample(
+        js.Denoiser(net, path, "noise"), x, key=None, x=x, solver=solver, **k
+    )
     with pytest.raises(ValueError, match=r"belong to the path VP\(\), not to CosineVP"):
         go(dpm_v3(statistics), js.CosineVP())
     with pytest.raises(ValueError, match=r"not to VP\(beta_min=0.1, beta_max=19"):
@@ -522,7 +588,9 @@ def test_files(tmp_path):
         np.testing.assert_array_equal(getattr(back, name), getattr(made, name))
         assert getattr(back, name).dtype == np.float32
     assert (back.ends, back.mark, back.about) == (made.ends, made.mark, made.about)
-    assert dict(back.about) | {"path": "VP()", "kind": "data", "samples": 4, "key": (0, 7)} == dict(back.about)
+    assert dict(back.about) | {"path": "VP()", "kind": "data", "samples": 4, "key": (0, 7)} == dict(
+        back.about
+    )
     with pytest.raises(ValueError, match="belong to the path VP"):
         back.check(js.EDM())
     from safetensors import safe_open

@@ -12,7 +12,14 @@ from jaxsampler.solvers.edm_heun import TABLEAUS, tableau_order
 pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 KUTTA_NYSTROM = (  # six stages, order 5 [Butcher 2016, eq. 236a]
-    [[], [1 / 4], [1 / 8, 1 / 8], [0, 0, 1 / 2], [3 / 16, -3 / 8, 3 / 8, 9 / 16], [-3 / 7, 8 / 7, 6 / 7, -12 / 7, 8 / 7]],
+    [
+        [],
+        [1 / 4],
+        [1 / 8, 1 / 8],
+        [0, 0, 1 / 2],
+        [3 / 16, -3 / 8, 3 / 8, 9 / 16],
+        [-3 / 7, 8 / 7, 6 / 7, -12 / 7, 8 / 7],
+    ],
     [7 / 90, 0, 32 / 90, 12 / 90, 32 / 90, 7 / 90],
     [0, 1 / 4, 1 / 4, 1 / 2, 3 / 4, 1],
 )
@@ -30,7 +37,12 @@ def test_order_conditions_see_every_tree():
     A, b, c = KUTTA_NYSTROM
     swapped = [[0, 0.25][: len(row)] if i == 2 else row for i, row in enumerate(A)]
     assert tableau_order((swapped, b, c)) < 5
-    assert tableau_order(([[], [1 / 2], [0, 1 / 2], [0, 1, 0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6], [0, 1 / 2, 1 / 2, 1])) == 3
+    assert (
+        tableau_order(
+            ([[], [1 / 2], [0, 1 / 2], [0, 1, 0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6], [0, 1 / 2, 1 / 2, 1])
+        )
+        == 3
+    )
     assert tableau_order(([[], [1]], [0.5, 0.4], [0, 1])) == 0
 
 
@@ -53,7 +65,11 @@ BAD = {
     "nodes": (lambda: S.rk_rho(tableau=([[], [1.0]], [0.5, 0.5], [0, 0.5])), ValueError, "row sums"),
     "stages": (lambda: S.rk_rho(tableau=([[], [1.0]], [0.5, 0.25, 0.25], [0, 1.0])), ValueError, "3 stages"),
     "order": (lambda: S.rk_rho(tableau="midpoint", order=3), ValueError, "to order 2 only, not 3"),
-    "consistency": (lambda: S.rk_rho(tableau=([[], [1.0]], [0.5, 0.4], [0, 1.0])), ValueError, "to order 0 only"),
+    "consistency": (
+        lambda: S.rk_rho(tableau=([[], [1.0]], [0.5, 0.4], [0, 1.0])),
+        ValueError,
+        "to order 0 only",
+    ),
     "edm": (lambda: S.edm(order=3), ValueError, "rk_rho has more"),
     "multistep": (lambda: S.churn(S.dpmpp_2m, 1.0), ValueError, "not dpmpp_2m"),
     "noisy": (lambda: S.churn(S.ddpm, 1.0), ValueError, "not ddpm"),
@@ -76,7 +92,9 @@ def test_a_midpoint_in_lam_or_in_rho():
         table = js.tabulate(path, grid, solver)
         np.testing.assert_allclose(table.t, [3.0, level], rtol=1e-12)
         middle = x + (level - 3.0) * net.net(x, jnp.float64(3.0))
-        np.testing.assert_allclose(js.run(net, table, x), x - 2.0 * net.net(middle, jnp.float64(level)), rtol=1e-12)
+        np.testing.assert_allclose(
+            js.run(net, table, x), x - 2.0 * net.net(middle, jnp.float64(level)), rtol=1e-12
+        )
 
 
 def test_heun_in_rho_is_edm_but_for_its_last_step():
@@ -115,8 +133,12 @@ def test_churn_acts_in_its_range_and_draws_everywhere():
     path, grid = js.EDM(), np.array([10.0, 5.0, 2.0, 1.0, 0.5])
     table = js.tabulate(path, grid, S.edm(s_churn=0.8, s_min=1.0, s_max=5.0))
     np.testing.assert_allclose(table.t[::2], [10.0, 6.0, 2.4, 1.2], rtol=1e-12)  # gamma = 0.8/4
-    np.testing.assert_allclose(table.C[1::2], [np.sqrt(6.0**2 - 25), np.sqrt(2.4**2 - 4), np.sqrt(1.2**2 - 1), 0.0], rtol=1e-12)
-    np.testing.assert_array_equal(table.draw[1:-1:2], [1, 2, 3])  # draw 0 is there, unused, before the first call
+    np.testing.assert_allclose(
+        table.C[1::2], [np.sqrt(6.0**2 - 25), np.sqrt(2.4**2 - 4), np.sqrt(1.2**2 - 1), 0.0], rtol=1e-12
+    )
+    np.testing.assert_array_equal(
+        table.draw[1:-1:2], [1, 2, 3]
+    )  # draw 0 is there, unused, before the first call
     assert tuple(table.start) == (1.0, 0.0)
     strong = js.tabulate(path, grid, S.edm(s_churn=100.0))
     np.testing.assert_allclose(strong.t[::2], np.sqrt(2) * grid[:-1], rtol=1e-12)  # never more than sqrt(2)
@@ -130,10 +152,14 @@ def test_churn_stops_at_the_end_of_a_path_but_not_of_edm():
     grid = np.array([vp.t_max, 0.999 * vp.t_max, 0.5, 0.2])
     table = js.tabulate(vp, grid, S.edm(s_churn=100.0))
     assert table.start[1] == 0.0
-    np.testing.assert_allclose(table.t[:4:2], 1.0, rtol=1e-9)  # the second level is raised to the end, not past it
+    np.testing.assert_allclose(
+        table.t[:4:2], 1.0, rtol=1e-9
+    )  # the second level is raised to the end, not past it
     assert table.C[1] > 0
     edm = js.EDM()
-    assert js.tabulate(edm, js.grids.default(edm, 4), S.edm(s_churn=100.0)).t[0] == pytest.approx(80 * np.sqrt(2))
+    assert js.tabulate(edm, js.grids.default(edm, 4), S.edm(s_churn=100.0)).t[0] == pytest.approx(
+        80 * np.sqrt(2)
+    )
 
 
 def test_churn_says_its_number_of_intervals():
@@ -162,7 +188,9 @@ def test_churned_dpm_2():
     np.testing.assert_allclose(got, x, rtol=1e-12)
 
 
-@pytest.mark.parametrize("path", [js.VP(), js.EDM(0.01, 20.0), js.MeanReverting(0.4)], ids=["vp", "edm", "mr"])
+@pytest.mark.parametrize(
+    "path", [js.VP(), js.EDM(0.01, 20.0), js.MeanReverting(0.4)], ids=["vp", "edm", "mr"]
+)
 def test_traced_churn_and_grid_differentiate(path):
     grid = js.grids.log_snr(path, 3, t_max=float(path.time(-1.0)), t_min=float(path.time(1.2)))
     base, x = random_net(4), jnp.array([[0.4, -1.0, 2.0]])
@@ -181,10 +209,16 @@ def test_traced_churn_and_grid_differentiate(path):
         np.testing.assert_allclose((slopes[i] * h).sum(), (up - down) / 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("solver", [S.edm, S.edm(s_churn=3.0), S.rk_rho(tableau="4rk")], ids=["edm", "churn", "4rk"])
+@pytest.mark.parametrize(
+    "solver", [S.edm, S.edm(s_churn=3.0), S.rk_rho(tableau="4rk")], ids=["edm", "churn", "4rk"]
+)
 def test_from_pure_noise_to_clean_data(solver):
     """alpha = 0 at the start, sigma = 0 at the end: point data are reached exactly, as every step is straight."""
     path = js.CondOT()
     net = js.Denoiser(lambda x, t: 0.0 * x + 0.7, path, "data")
     x = jax.random.normal(jax.random.key(0), (5,))
-    np.testing.assert_allclose(js.run(net, js.tabulate(path, np.linspace(1, 0, 6), solver), x, key=jax.random.key(1)), 0.7, rtol=1e-10)
+    np.testing.assert_allclose(
+        js.run(net, js.tabulate(path, np.linspace(1, 0, 6), solver), x, key=jax.random.key(1)),
+        0.7,
+        rtol=1e-10,
+    )

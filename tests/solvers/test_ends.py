@@ -40,9 +40,13 @@ def test_into_clean_data(name):
     out, grads = grad_of_sample(path, grid, name, x)
     assert all(jnp.isfinite(g).all() for g in (out, *grads))
     table = js.tabulate(path, grid, solver)
-    if solver.kind in ("data", "noise") and not solver.stochastic:  # the last row replaces the state by its prediction
+    if (
+        solver.kind in ("data", "noise") and not solver.stochastic
+    ):  # the last row replaces the state by its prediction
         np.testing.assert_allclose(
-            table.form[-1] @ np.array([1.0, 0.0]) * table.B[-1].sum(), 1.0 if solver.kind == "data" else 0.0, atol=1e-9
+            table.form[-1] @ np.array([1.0, 0.0]) * table.B[-1].sum(),
+            1.0 if solver.kind == "data" else 0.0,
+            atol=1e-9,
         )
 
 

@@ -32,7 +32,9 @@ class UnnormalisedCosine(js.Path):
 
 SCHEDULES = {"vp_linear": PATHS["vp_linear"], "vp_cosine": UnnormalisedCosine()}
 RUNS = {
-    name: jax.jit(lambda table, path=path: js.run(denoiser(path), table, jnp.asarray(GOLDEN["z"]), adjoint=js.Direct()))
+    name: jax.jit(
+        lambda table, path=path: js.run(denoiser(path), table, jnp.asarray(GOLDEN["z"]), adjoint=js.Direct())
+    )
     for name, path in SCHEDULES.items()
 }
 PUBLISHED = [name for name in CASES if name.startswith("deis/")]
@@ -91,7 +93,9 @@ def test_coefficients(name):
     if method.startswith("rhoab"):
         got[:, 1:] /= path.alpha(grid[1:])[:, None]
     want = GOLDEN[name]
-    np.testing.assert_allclose(got if published else got[:, 1:], want, rtol=1e-10, atol=1e-10 * np.abs(want).max())
+    np.testing.assert_allclose(
+        got if published else got[:, 1:], want, rtol=1e-10, atol=1e-10 * np.abs(want).max()
+    )
 
 
 def test_no_case_is_left_out():
@@ -132,7 +136,9 @@ def test_tab_weights_by_adaptive_quadrature(name):
     edges = [s, *inner, t]
     table = js.tabulate(path, grid, S.deis(order=3))
     for j in range(3):
-        want = -sum(quad(integrand, a, b, (j,), epsabs=1e-13, epsrel=1e-12)[0] for a, b in itertools.pairwise(edges))
+        want = -sum(
+            quad(integrand, a, b, (j,), epsabs=1e-13, epsrel=1e-12)[0] for a, b in itertools.pairwise(edges)
+        )
         np.testing.assert_allclose(table.B[-1, table.slot[-1 - j]], want, rtol=1e-10, atol=1e-11)
 
 
@@ -159,7 +165,9 @@ def test_published_rectangles_cost_the_order():
         return np.asarray(run(js.pad(table, nfe=800, regs=8)))
 
     truth = ends(200, S.rk_rho(tableau="4rk"))
-    errors = np.array([[np.abs(ends(n, S.deis(published=p)) - truth).max() for n in (40, 80)] for p in (False, True)])
+    errors = np.array(
+        [[np.abs(ends(n, S.deis(published=p)) - truth).max() for n in (40, 80)] for p in (False, True)]
+    )
     ours, published = np.log2(errors[:, 0] / errors[:, 1])
     assert abs(ours - 4) < 0.2
     assert abs(published - 1) < 0.2
@@ -173,7 +181,10 @@ def test_published_rectangles_cost_the_order():
         (lambda: S.deis_rho(order=0), "deis_rho has orders 1 to 4, got 0"),
         (lambda: S.lms(order=2.5), r"orders 1 to 4, got 2\.5|parameter"),
         (lambda: S.ipndm(order=9), "ipndm has orders 1 to 4, got 9"),
-        (lambda: js.tabulate(js.CondOT(), [1.0, 0.5], S.deis), "not finite: this solver cannot use that end of the path"),
+        (
+            lambda: js.tabulate(js.CondOT(), [1.0, 0.5], S.deis),
+            "not finite: this solver cannot use that end of the path",
+        ),
     ],
 )
 def test_errors(make, message):

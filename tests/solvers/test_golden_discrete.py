@@ -11,7 +11,9 @@ import jaxsampler as js
 pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 PATH, N = PATHS["discrete"], 1000
-REPO, DDIM, DDPM, PNDM = (cases(p) for p in ("pndm_repo/", "diffusers/ddim/", "diffusers/ddpm/", "diffusers/pndm/"))
+REPO, DDIM, DDPM, PNDM = (
+    cases(p) for p in ("pndm_repo/", "diffusers/ddim/", "diffusers/ddpm/", "diffusers/pndm/")
+)
 
 
 @pytest.mark.parametrize("name", REPO)
@@ -44,7 +46,9 @@ def test_diffusers_ddim(name):
     assert table.nfe == CASES[name]["nfe"] - (final > 0)
     stored = f"grid/diffusers/{spacing}/n{n}/t"
     labels = PATH.network_time(table.t)
-    np.testing.assert_allclose(labels, GOLDEN[stored] if stored in GOLDEN.files else np.arange(n - 1, 0, -1) * (N // n), atol=1e-9)
+    np.testing.assert_allclose(
+        labels, GOLDEN[stored] if stored in GOLDEN.files else np.arange(n - 1, 0, -1) * (N // n), atol=1e-9
+    )
     close(finish("discrete", table, noise), name)
     on_the_grid = finish("discrete", js.tabulate(PATH, grid, solver), noise)
     if spacing == "linspace":  # here the published targets are not the next points of the grid
@@ -93,7 +97,10 @@ def test_published_rounding_of_an_odd_stride(n):
         return np.tanh(x * (1 + index / N))
 
     def move(x, e, a, b):
-        return np.sqrt(bar[b] / bar[a]) * x + (np.sqrt(1 - bar[b]) - np.sqrt(bar[b] / bar[a]) * np.sqrt(1 - bar[a])) * e
+        return (
+            np.sqrt(bar[b] / bar[a]) * x
+            + (np.sqrt(1 - bar[b]) - np.sqrt(bar[b] / bar[a]) * np.sqrt(1 - bar[a])) * e
+        )
 
     x = GOLDEN["z"]
     e1 = noise(x, k)
@@ -112,13 +119,16 @@ def test_published_rounding_of_an_odd_stride(n):
 
 
 @pytest.mark.parametrize(
-    ("stride", "end", "targets"), [(0.35, 0.0, [0.55, 0.15]), (0.35, 0.2, [0.55, 0.2]), (0.5 - 1e-13, 0.0, [0.4, 0.0])]
+    ("stride", "end", "targets"),
+    [(0.35, 0.0, [0.55, 0.15]), (0.35, 0.2, [0.55, 0.2]), (0.5 - 1e-13, 0.0, [0.4, 0.0])],
 )
 def test_strides_on_any_path(stride, end, targets):
     """DDIM scales the noise by sigma_s/sigma_t: s is t - stride, not below the end, and exactly the end where rounding just missed it."""
     path, grid = js.VP(), np.array([0.9, 0.5, 0.3])
     table = js.tabulate(path, grid, S.strided(S.ddim, stride, end))
-    np.testing.assert_allclose(table.A, path.sigma(np.array(targets)) / path.sigma(grid[:-1]), rtol=1e-11, atol=0)
+    np.testing.assert_allclose(
+        table.A, path.sigma(np.array(targets)) / path.sigma(grid[:-1]), rtol=1e-11, atol=0
+    )
     np.testing.assert_array_equal(table.t, grid[:-1])
 
 
@@ -142,7 +152,9 @@ def test_order_on_equal_steps_in_rho(name):
 
     def ends(n, solver):
         steps = [solver[0]] * 3 + [solver[1]] * (n - 3) if isinstance(solver, tuple) else solver
-        return np.asarray(run(js.pad(js.tabulate(path, np.linspace(2.0, 0.4, n + 1), steps), nfe=1200, regs=8)))
+        return np.asarray(
+            run(js.pad(js.tabulate(path, np.linspace(2.0, 0.4, n + 1), steps), nfe=1200, regs=8))
+        )
 
     truth, counts = ends(300, S.rk_rho(tableau="4rk")), (60, 120, 240)
     errors = [np.abs(ends(n, solver) - truth).max() for n in counts]

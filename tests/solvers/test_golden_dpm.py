@@ -17,7 +17,12 @@ pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 KIND = {"dpmsolver": "noise", "dpmsolver++": "data"}
 MULTISTEP = {"noise": (S.dpm_1, S.dpm_2m, S.dpm_3m), "data": (S.dpmpp_1, S.dpmpp_2m, S.dpmpp_3m)}
-GRIDS = {"logSNR": js.grids.log_snr, "time_uniform": js.grids.uniform, "time_quadratic": js.grids.quadratic, "edm": js.grids.karras}
+GRIDS = {
+    "logSNR": js.grids.log_snr,
+    "time_uniform": js.grids.uniform,
+    "time_quadratic": js.grids.quadratic,
+    "edm": js.grids.karras,
+}
 FIXED = [c for c in cases("dpm/") if "/adaptive/" not in c]
 ADAPTIVE = [c for c in cases("dpm/") if "/adaptive/" in c]
 
@@ -40,11 +45,16 @@ def table_of(case):
     if method == "multistep":
         times, solver = GOLDEN[f"grid/{path}/{grid}/n{n}/t"], multistep(kind, order, variant, n)
         if variant.endswith("+denoise"):  # one more call, to t = 0: the prediction at the end of the grid
-            times, solver = js.grids.append_zero(times), [*js.steps.schedule(solver, n, to_zero=False, from_noise=False), S.dpmpp_1]
+            times, solver = (
+                js.grids.append_zero(times),
+                [*js.steps.schedule(solver, n, to_zero=False, from_noise=False), S.dpmpp_1],
+            )
         return js.tabulate(PATHS[path], times, solver)
     driver = {"singlestep": S.singlestep, "singlestep_fixed": S.singlestep_fixed}[method]
     form = "taylor" if variant == "taylor" else "dpmsolver"
-    return js.tabulate(PATHS[path], *driver(PATHS[path], n, order, kind=kind, grid=GRIDS[grid], form=form, published=True))
+    return js.tabulate(
+        PATHS[path], *driver(PATHS[path], n, order, kind=kind, grid=GRIDS[grid], form=form, published=True)
+    )
 
 
 @pytest.mark.parametrize("case", [c for c in FIXED if "dynthresh" not in c])
@@ -84,8 +94,18 @@ def adaptive_run(kind, order, path):
     grid = GOLDEN[f"grid/{path}/logSNR/n5/t"][[0, -1]]
 
     def run(tolerance, x):
-        solver = S.dpm_adaptive(order=order, kind=kind, atol=tolerance[0], rtol=tolerance[1], t_err=1e-5, batch_axis=0, published=True)
-        return js.sample(denoiser(PATHS[path]), x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct())
+        solver = S.dpm_adaptive(
+            order=order,
+            kind=kind,
+            atol=tolerance[0],
+            rtol=tolerance[1],
+            t_err=1e-5,
+            batch_axis=0,
+            published=True,
+        )
+        return js.sample(
+            denoiser(PATHS[path]), x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct()
+        )
 
     return jax.jit(run)
 

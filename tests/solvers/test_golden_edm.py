@@ -77,10 +77,16 @@ def test_ablation(name):
     table = js.tabulate(path, js.grids.append_zero(levels(int(steps[5:]))), SOLVERS[solver])
     assert table.nfe == g.CASES[name]["nfe"]
     x = jnp.asarray(g.GOLDEN["z"]) * float(path.sigma(table.t[0]))
-    got = jax.jit(lambda table, x: js.run(g.denoiser(path), table, x, adjoint=js.Direct()))(js.pad(table, nfe=35, regs=3), x)
+    got = jax.jit(lambda table, x: js.run(g.denoiser(path), table, x, adjoint=js.Direct()))(
+        js.pad(table, nfe=35, regs=3), x
+    )
     g.close(got, name)
 
 
 def test_no_case_is_left_out():
-    tested = {f"edm/heun/steps{n}" for n in N} | {f"edm/heun_churn_{s}/steps{n}" for s in "ab" for n in N} | set(g.cases("edm/ablation"))
+    tested = (
+        {f"edm/heun/steps{n}" for n in N}
+        | {f"edm/heun_churn_{s}/steps{n}" for s in "ab" for n in N}
+        | set(g.cases("edm/ablation"))
+    )
     assert tested == set(g.cases("edm/"))

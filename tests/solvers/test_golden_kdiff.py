@@ -51,7 +51,9 @@ def test_sampler(case):
 def test_the_same_in_rho(case):
     """On this path t is rho: Euler is DDIM, and Heun is EDM's sampler without churn."""
     _, sampler, n = case.split("/")
-    table = js.tabulate(PATH, GOLDEN[f"grid/kdiff/karras/{n}/sigma"], {"euler": S.ddim, "heun": S.edm}[sampler])
+    table = js.tabulate(
+        PATH, GOLDEN[f"grid/kdiff/karras/{n}/sigma"], {"euler": S.ddim, "heun": S.edm}[sampler]
+    )
     close(finish("ve", table), case)
 
 
@@ -66,7 +68,11 @@ def test_fast_is_the_singlestep_driver(case):
 def test_karras_grid(case):
     """The grid of the vectors is the library's own."""
     n = int(case.split("/n")[1])
-    np.testing.assert_allclose(js.grids.append_zero(js.grids.karras(PATH, n - 1)), GOLDEN[f"grid/kdiff/karras/n{n}/sigma"], rtol=1e-12)
+    np.testing.assert_allclose(
+        js.grids.append_zero(js.grids.karras(PATH, n - 1)),
+        GOLDEN[f"grid/kdiff/karras/n{n}/sigma"],
+        rtol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("case", ADAPTIVE)
@@ -74,7 +80,9 @@ def test_adaptive(case):
     """Its error is the norm over everything, its control a PID, its state the one of the variance-exploding path."""
     x = start("ve")
     solver = S.dpm_adaptive(order=int(case[-1]), pid=S.PID(), published=True)
-    out = js.sample(denoiser(PATH), x, key=None, solver=solver, grid=np.array([PATH.sigma_max, PATH.sigma_min]), x=x)
+    out = js.sample(
+        denoiser(PATH), x, key=None, solver=solver, grid=np.array([PATH.sigma_max, PATH.sigma_min]), x=x
+    )
     assert out.reached
     assert int(out.nfe) == CASES[case]["nfe"]
     close(out.x, case, rtol=1e-6, atol=1e-6)

@@ -21,16 +21,24 @@ INDEX = json.loads(str(GOLDEN["index_json"]))
 CASES = {c["id"]: c for c in INDEX["cases"]}
 MR = {k: c for k, c in CASES.items() if c["kind"] == "mr"}
 BASE = {k: c for k, c in CASES.items() if c["kind"] == "baseline"}
-EXACT = {k: c for k, c in MR.items() if c["exact_grid"] or float(np.max(np.abs(GOLDEN[f"grid.{c['grid_id']}.t"] % 1))) == 0}
+EXACT = {
+    k: c
+    for k, c in MR.items()
+    if c["exact_grid"] or float(np.max(np.abs(GOLDEN[f"grid.{c['grid_id']}.t"] % 1))) == 0
+}
 # the released interpolation: every case that is no path, and of those that are one the shortest
-PUBLISHED = {k: c for k, c in MR.items() if not c["exact_grid"] and (k not in EXACT or c["opts"] or c["nfe"] == 5)}
+PUBLISHED = {
+    k: c for k, c in MR.items() if not c["exact_grid"] and (k not in EXACT or c["opts"] or c["nfe"] == 5)
+}
 AS_PATH = {k: c for k, c in EXACT.items() if set(c["opts"]) <= {"lambda_min"}}
 
 
 def mean_reverting(case):
     cfg = INDEX["cfgs"][case["cfg"]]
     std = cfg["max_sigma"] / 255 if cfg["max_sigma"] >= 1 else cfg["max_sigma"]
-    return js.MeanReverting(jnp.asarray(GOLDEN[f"mu.{case['mu']}"]), std=std, schedule=cfg["schedule"], T=cfg["T"], eps=cfg["eps"])
+    return js.MeanReverting(
+        jnp.asarray(GOLDEN[f"mu.{case['mu']}"]), std=std, schedule=cfg["schedule"], T=cfg["T"], eps=cfg["eps"]
+    )
 
 
 class Mixture(eqx.Module):
@@ -57,7 +65,9 @@ class Mixture(eqx.Module):
         logits, pull, data = (jnp.stack(v) for v in zip(*each, strict=True))
         r = jax.nn.softmax(logits, axis=0)
         noise, data = sg * (r * pull).sum(0), (r * data).sum(0)
-        return {"noise": noise, "data": data, "v": al * self.std * noise - sg / self.std * (data - mu)}[self.kind]
+        return {"noise": noise, "data": data, "v": al * self.std * noise - sg / self.std * (data - mu)}[
+            self.kind
+        ]
 
 
 def network(case, path, kind, *columns):
@@ -68,7 +78,9 @@ def network(case, path, kind, *columns):
     w, m, sd = (GOLDEN[f"model.{case['model']}.{k}"] for k in ("w", "m", "sd"))
     m = [jnp.broadcast_to(jnp.asarray(v), path.mu.shape) for v in m]
     table = jnp.asarray(np.concatenate([table, beyond], 1))
-    return js.Denoiser(Mixture(jnp.asarray(w), m, jnp.asarray(sd), table, path.mu, path.std, kind), path, kind)
+    return js.Denoiser(
+        Mixture(jnp.asarray(w), m, jnp.asarray(sd), table, path.mu, path.std, kind), path, kind
+    )
 
 
 KIND = {"noise": "noise", "data": "data", "velocity": "v"}
@@ -150,7 +162,11 @@ def test_unrescaled_baselines(case):
     path = mean_reverting(c)
     index = np.arange(path.T + 1.0)
     net = network(c, path, "noise", index, path.alpha(index), path.sigma(index))
-    solver = {"posterior": js.solvers.posterior, "euler_sde": js.solvers.euler_maruyama, "euler_ode": js.solvers.euler}[c["alg"]]
+    solver = {
+        "posterior": js.solvers.posterior,
+        "euler_sde": js.solvers.euler_maruyama,
+        "euler_ode": js.solvers.euler,
+    }[c["alg"]]
     grid = np.append(np.asarray(c["model_times"], float), 0.0)
     x = path.mu + path.std * jnp.asarray(GOLDEN["zT"])
     got = js.run(net, js.tabulate(path, grid, solver(published=True)), x, noise=jnp.asarray(GOLDEN["noise"]))

@@ -28,6 +28,10 @@ def test_as_published(name):
         noise=jnp.asarray(g.GOLDEN[f"noise/{name}"]),
     )
     rows = solver.rows(path, np.linspace(1.0, eps, N))
-    assert len(rows.t) == len(g.GOLDEN[f"noise/{name}"])  # a call, and a draw, per predictor and per corrector step
-    got = jax.jit(lambda x: js.sample(g.denoiser(path), x, key=None, x=x, solver=solver, grid=np.linspace(1.0, eps, N)))(g.start(path_name))
+    assert len(rows.t) == len(
+        g.GOLDEN[f"noise/{name}"]
+    )  # a call, and a draw, per predictor and per corrector step
+    got = jax.jit(
+        lambda x: js.sample(g.denoiser(path), x, key=None, x=x, solver=solver, grid=np.linspace(1.0, eps, N))
+    )(g.start(path_name))
     g.close(got, name)

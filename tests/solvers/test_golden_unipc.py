@@ -16,7 +16,12 @@ def setting(case):
     """Solver, name of the path and stored grid of a case."""
     _, kind, variant, order, path, skip, n = case.split("/")
     variant = variant.removesuffix("_coeff")
-    solver = js.solvers.unipc(order=int(order[1:]), variant=variant, kind=kind.removesuffix("_prediction"), published=variant == "vary")
+    solver = js.solvers.unipc(
+        order=int(order[1:]),
+        variant=variant,
+        kind=kind.removesuffix("_prediction"),
+        published=variant == "vary",
+    )
     return solver, path, GOLDEN[f"grid/{path}/{skip}/{n}/t"]
 
 
@@ -34,7 +39,9 @@ def test_corrected_states(case):
     solver, path, grid = setting(case)
     steps = solver.rule(len(grid) - 1, solver.lower_order_final)
     for i in (1, 2, 3, 6, 9):
-        corrects = dataclasses.replace(steps[i], formula=lambda *args, whole=steps[i].formula: whole(*args)[1])
+        corrects = dataclasses.replace(
+            steps[i], formula=lambda *args, whole=steps[i].formula: whole(*args)[1]
+        )
         table = js.tabulate(PATHS[path], grid[: i + 2], [*steps[:i], corrects])
         np.testing.assert_allclose(finish(path, table), GOLDEN[f"traj/{case}"][i], rtol=1e-8, atol=1e-9)
 

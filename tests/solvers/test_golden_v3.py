@@ -24,7 +24,9 @@ def statistics(name, which="fitted"):
     if which == "fitted":
         return js.solvers.Statistics.of(PATHS[name], lam, *(GOLDEN[f"v3/{name}/{k}"] for k in "lsb"))
     l, s = {"data": (1.0, 0.0), "noise": (0.0, -1.0)}[which]
-    return js.solvers.Statistics.of(PATHS[name], lam, np.full_like(lam, l), np.full_like(lam, s), np.zeros_like(lam))
+    return js.solvers.Statistics.of(
+        PATHS[name], lam, np.full_like(lam, l), np.full_like(lam, s), np.zeros_like(lam)
+    )
 
 
 @functools.cache
@@ -46,7 +48,9 @@ def run(name, n, solver):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", FITTED)
 def test_fitted(case):
-    name, order, pp, uc, cp, lof, n = re.fullmatch(r"v3/(\w+)/o(\d)/pp(\d)_uc(\d)_cp(\d)_lof(\d)/n(\d+)", case).groups()
+    name, order, pp, uc, cp, lof, n = re.fullmatch(
+        r"v3/(\w+)/o(\d)/pp(\d)_uc(\d)_cp(\d)_lof(\d)/n(\d+)", case
+    ).groups()
     solver = js.solvers.dpm_v3(
         statistics(name),
         order=int(order),
@@ -74,7 +78,9 @@ def test_through_the_front_door(name):
     """js.sample gives what the shared compilation above gives."""
     solver = js.solvers.dpm_v3(statistics(name), published=True)
     x, path = start(name), PATHS[name]
-    got = js.sample(denoiser(path), x, key=None, x=x, solver=solver, grid=jnp.asarray(GOLDEN[f"v3/{name}/n10/t"]).tolist())
+    got = js.sample(
+        denoiser(path), x, key=None, x=x, solver=solver, grid=jnp.asarray(GOLDEN[f"v3/{name}/n10/t"]).tolist()
+    )
     close(got, f"v3/{name}/o3/pp0_uc1_cp0_lof1/n10")
 
 

@@ -87,7 +87,10 @@ EQUAL = {
     "UniP-1 = DDIM": (unip(order=1), S.ddim),
     "UniP-2 bh2 = 2M": (unip(order=2), S.dpmpp_2m),
     "UniP-2 bh2 = 2M noise": (unip(order=2, kind="noise"), S.dpm_2m),
-    "UniP-2 bh2 = 2M, lower orders at the end": (S.unipc(order=2, corrector=False), S.dpmpp_2m(lower_order_final=True)),
+    "UniP-2 bh2 = 2M, lower orders at the end": (
+        S.unipc(order=2, corrector=False),
+        S.dpmpp_2m(lower_order_final=True),
+    ),
     "UniP-2 vary = 2M taylor": (unip(order=2, variant="vary"), S.dpmpp_2m(form="taylor")),
     "UniP-2 vary = 2M taylor noise": (unip(order=2, variant="vary", kind="noise"), S.dpm_2m(form="taylor")),
     "UniP-3 bh2 = 3M": (unip(order=3), S.dpmpp_3m),
@@ -109,12 +112,17 @@ EQUAL = {
     "2m_sde eta 0 = 2m": (S.dpmpp_2m_sde(eta=0.0), S.dpmpp_2m),
     "2m_sde eta 0 taylor = 2m taylor": (S.dpmpp_2m_sde(eta=0.0, form="taylor"), S.dpmpp_2m(form="taylor")),
     "3m_sde eta 0 = 3m": (S.dpmpp_3m_sde(eta=0.0), S.dpmpp_3m(form="taylor")),
-    "3m_sde eta 0 published": (S.dpmpp_3m_sde(eta=0.0, published=True), S.dpmpp_3m(form="taylor", published=True)),
+    "3m_sde eta 0 published": (
+        S.dpmpp_3m_sde(eta=0.0, published=True),
+        S.dpmpp_3m(form="taylor", published=True),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", EQUAL)
-@pytest.mark.parametrize("path", [js.VP(), js.EDM(0.01, 20.0), js.MeanReverting(0.3)], ids=["vp", "edm", "mr"])
+@pytest.mark.parametrize(
+    "path", [js.VP(), js.EDM(0.01, 20.0), js.MeanReverting(0.3)], ids=["vp", "edm", "mr"]
+)
 def test_two_names_for_one_sampler(name, path):
     net = js.Denoiser(random_net(4), path, "data")
     x = jax.random.normal(KEY, (4, 3))
@@ -125,7 +133,17 @@ def test_two_names_for_one_sampler(name, path):
 
 @pytest.mark.parametrize(
     "solver",
-    [S.dpmpp_2m, S.dpmpp_3s, S.dpm_3m, S.dpmpp_2m_sde, S.lms, S.plms, S.unipc, S.edm, S.rk_rho(tableau="3kutta")],
+    [
+        S.dpmpp_2m,
+        S.dpmpp_3s,
+        S.dpm_3m,
+        S.dpmpp_2m_sde,
+        S.lms,
+        S.plms,
+        S.unipc,
+        S.edm,
+        S.rk_rho(tableau="3kutta"),
+    ],
     ids=lambda s: s.name,
 )
 def test_methods_in_lam_do_not_see_the_schedule(solver):
@@ -160,13 +178,17 @@ def test_data_solvers_are_exact_on_one_point(solver):
     np.testing.assert_allclose(got, path.alpha(0.1) * point + path.sigma(0.1) * eps, rtol=1e-12)
 
 
-@pytest.mark.parametrize("solver", [s for s in DATA_KIND if s.stochastic and s.name != "ddim"], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver", [s for s in DATA_KIND if s.stochastic and s.name != "ddim"], ids=lambda s: s.name
+)
 def test_stochastic_data_solvers_are_exact_on_one_point(solver):
     """Mean and variance of x_s given x_T for a known x0: the noise decays by sigma_s/sigma_t e^{-h} and is refilled to sigma_s."""
     path = js.VP()
     grid = np.array([0.97, 0.5, 0.41, 0.1])
     table = js.tabulate(path, grid, solver)
-    by = np.zeros((1 + table.regs, 2 + table.draw.max()))  # x and the registers as combinations of x_T and the draws, where x0 = 0
+    by = np.zeros(
+        (1 + table.regs, 2 + table.draw.max())
+    )  # x and the registers as combinations of x_T and the draws, where x0 = 0
     by[0, 0] = 1.0
     for n in range(table.nfe):
         by[1 + table.keep[n]] = by[0]
@@ -197,4 +219,6 @@ def test_equivariance_under_shift_and_scale():
     x = jax.random.normal(KEY, (4, 3))
     a = js.run(js.Denoiser(net, one, "data"), js.tabulate(one, grid, S.mr_sde), x, key=KEY)
     moved = js.Denoiser(lambda u, t: c * net((u - b) / c, t) + b, two, "data")
-    np.testing.assert_allclose(js.run(moved, js.tabulate(two, grid, S.mr_sde), c * x + b, key=KEY), c * a + b, rtol=1e-11)
+    np.testing.assert_allclose(
+        js.run(moved, js.tabulate(two, grid, S.mr_sde), c * x + b, key=KEY), c * a + b, rtol=1e-11
+    )

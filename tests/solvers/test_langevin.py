@@ -27,7 +27,9 @@ def deviations(x, path, t):
     return max(of_mean.max(), of_cov.max())
 
 
-PAIRS = [(p, c) for p in ("euler_maruyama", "reverse_diffusion", "ancestral") for c in ("none", "langevin", "ald")]
+PAIRS = [
+    (p, c) for p in ("euler_maruyama", "reverse_diffusion", "ancestral") for c in ("none", "langevin", "ald")
+]
 ANNEALED = {
     "langevin": 0.25,
     "ald": 0.4,
@@ -71,10 +73,14 @@ class Pair:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("path", [js.VP(), js.SubVP(), js.VE(), js.CondOT(), Cubic()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "path", [js.VP(), js.SubVP(), js.VE(), js.CondOT(), Cubic()], ids=lambda p: type(p).__name__
+)
 def test_ancestral_is_ddpm_and_euler_maruyama_is_itself(path):
     Pair(path, lambda noise: PC("ancestral", "none", denoise=False, noise=noise), S.ddpm).check()
-    Pair(path, lambda noise: PC("euler_maruyama", "none", denoise=False, noise=noise), S.euler_maruyama).check()
+    Pair(
+        path, lambda noise: PC("euler_maruyama", "none", denoise=False, noise=noise), S.euler_maruyama
+    ).check()
 
 
 @pytest.mark.usefixtures("x64")
@@ -85,7 +91,9 @@ def test_reverse_diffusion_is_the_reverse_of_the_released_discretisation():
     s = 0.4
     t = path._time(float(path.log_alpha(s)) + 0.5 * np.log(1 - beta))  # alpha_t^2 = (1 - beta) alpha_s^2
     denoiser, x = mixture(path)[0], jnp.array([0.9, -0.3, 0.2])
-    got = js.sample(denoiser, x, key=None, x=x, solver=PC(corrector="none", noise=jnp.zeros((1, 3))), grid=[t, s])
+    got = js.sample(
+        denoiser, x, key=None, x=x, solver=PC(corrector="none", noise=jnp.zeros((1, 3))), grid=[t, s]
+    )
     want = (2 - np.sqrt(1 - beta)) * x + beta * denoiser(x, t, kind="score")
     np.testing.assert_allclose(got, want, rtol=1e-9)
 
@@ -99,7 +107,15 @@ def test_probability_flow_has_order_one_and_draws_nothing(predictor):
     solver = PC(predictor, "none", probability_flow=True)
     errors = []
     for n in (80, 160, 320):
-        got = js.sample(denoiser, x, key=None, x=x, solver=solver, grid=np.linspace(start, end, n + 1), adjoint=js.Direct())
+        got = js.sample(
+            denoiser,
+            x,
+            key=None,
+            x=x,
+            solver=solver,
+            grid=np.linspace(start, end, n + 1),
+            adjoint=js.Direct(),
+        )
         errors.append(np.abs(np.asarray(got) - flow(x, start, end)).max())
     assert abs(np.polyfit(np.log([80, 160, 320]), -np.log(errors), 1)[0] - 1) < 0.1
 
@@ -114,7 +130,9 @@ def test_published_steps_have_order_one_too(sde):
     errors = []
     for n in (160, 320, 640):
         solver = PC("euler_maruyama", "none", probability_flow=True, published=True)
-        got = js.sample(denoiser, x, key=None, x=x, solver=solver, grid=np.linspace(1, 1 / n, n), adjoint=js.Direct())
+        got = js.sample(
+            denoiser, x, key=None, x=x, solver=solver, grid=np.linspace(1, 1 / n, n), adjoint=js.Direct()
+        )
         errors.append(np.abs(np.asarray(got) - flow(x, 1.0, 0.0)).max())
     assert abs(np.polyfit(np.log([160, 320, 640]), -np.log(errors), 1)[0] - 1) < 0.2
 
@@ -137,22 +155,35 @@ def test_per_sample_norms_tilt_the_law_and_batch_norms_do_not():
     batch = jax.jit(lambda x, key: run(0, x, key))(x, jax.random.key(1))
     for got, want in ((alone, (d + 2) ** 2 / d), (batch, d)):
         u = np.asarray((got**2).sum(-1))
-        assert abs(u.mean() - want) < 4 * u.std() / np.sqrt(n) + 0.01 * want  # the steps are small, not infinitely so
+        assert (
+            abs(u.mean() - want) < 4 * u.std() / np.sqrt(n) + 0.01 * want
+        )  # the steps are small, not infinitely so
 
 
 def test_batch_axis_averages_norms_over_samples():
     """Samples of one batch share the step: it is that of the mean norms, and all of x as one sample has the norm of all of it."""
     net = js.Denoiser(lambda x, t: {"a": 2.0 * x["a"], "b": -x["b"]}, js.EDM(), "score")
-    x = {"a": jnp.array([[3.0], [0.5]]), "b": jnp.array([[[1.0, 2.0]], [[0.0, 1.5]]])}  # two samples, two leaves
+    x = {
+        "a": jnp.array([[3.0], [0.5]]),
+        "b": jnp.array([[[1.0, 2.0]], [[0.0, 1.5]]]),
+    }  # two samples, two leaves
     z = {"a": jnp.array([[0.3], [-1.0]]), "b": jnp.array([[[0.2, -0.7]], [[1.1, 0.4]]])}
     score = {"a": 2.0 * x["a"], "b": -x["b"]}
-    sizes = [[np.sqrt(float((v["a"][i] ** 2).sum() + (v["b"][i] ** 2).sum())) for i in range(2)] for v in (z, score)]
-    for axis, ratio in ((0, np.mean(sizes[0]) / np.mean(sizes[1])), (None, np.hypot(*sizes[0]) / np.hypot(*sizes[1]))):
+    sizes = [
+        [np.sqrt(float((v["a"][i] ** 2).sum() + (v["b"][i] ** 2).sum())) for i in range(2)]
+        for v in (z, score)
+    ]
+    for axis, ratio in (
+        (0, np.mean(sizes[0]) / np.mean(sizes[1])),
+        (None, np.hypot(*sizes[0]) / np.hypot(*sizes[1])),
+    ):
         solver = PC("none", "langevin", snr=0.3, batch_axis=axis, noise=jax.tree.map(lambda a: a[None], z))
         got = js.sample(net, x, key=None, x=x, solver=solver, grid=[2.0, 1.0])
         step = 2 * (0.3 * ratio) ** 2
         for leaf in ("a", "b"):
-            np.testing.assert_allclose(got[leaf], x[leaf] + step * score[leaf] + np.sqrt(2 * step) * z[leaf], rtol=1e-5)
+            np.testing.assert_allclose(
+                got[leaf], x[leaf] + step * score[leaf] + np.sqrt(2 * step) * z[leaf], rtol=1e-5
+            )
 
 
 def test_last_step_returns_its_mean():
@@ -160,7 +191,8 @@ def test_last_step_returns_its_mean():
     path, grid = js.VP(), [0.5, 0.3, 0.2]
     denoiser, x, z = mixture(path)[0], jnp.array([0.9, -0.3]), jnp.array([[0.3, 0.2], [5.0, -7.0]])
     mean, noisy = (
-        js.sample(denoiser, x, key=None, x=x, solver=PC("ancestral", "none", denoise=d, noise=z), grid=grid) for d in (True, False)
+        js.sample(denoiser, x, key=None, x=x, solver=PC("ancestral", "none", denoise=d, noise=z), grid=grid)
+        for d in (True, False)
     )
     (a, s), (b, r) = ((path.alpha(t), path.sigma(t)) for t in (0.3, 0.2))
     np.testing.assert_allclose(noisy - mean, r / s * np.sqrt(s**2 - (a / b * r) ** 2) * z[1], rtol=1e-4)
@@ -171,7 +203,9 @@ def test_clean_data_and_mean_reversion():
     for path in (js.VP(), js.MeanReverting(0.4)):
         t = 0.4 * path.t_max
         denoiser, x = mixture(path)[0], jnp.array([0.9, -0.3, 0.2])
-        got = js.sample(denoiser, x, key=jax.random.key(0), x=x, solver=PC("ancestral", "none"), grid=[t, 0.0])
+        got = js.sample(
+            denoiser, x, key=jax.random.key(0), x=x, solver=PC("ancestral", "none"), grid=[t, 0.0]
+        )
         np.testing.assert_allclose(got, denoiser(x, t), rtol=1e-4, atol=1e-5)
 
 
@@ -201,7 +235,14 @@ def test_bfloat16_state_and_network():
     x = jnp.array([0.9, -0.3, 0.2])
     grid = js.grids.log_snr(path, 8, t_max=0.8)
     a = js.sample(full, x, key=None, x=x, solver=PC(noise=jnp.zeros((16, 3))), grid=grid)
-    b = js.sample(low, x.astype(jnp.bfloat16), key=None, x=x.astype(jnp.bfloat16), solver=PC(noise=jnp.zeros((16, 3))), grid=grid)
+    b = js.sample(
+        low,
+        x.astype(jnp.bfloat16),
+        key=None,
+        x=x.astype(jnp.bfloat16),
+        solver=PC(noise=jnp.zeros((16, 3))),
+        grid=grid,
+    )
     assert b.dtype == jnp.bfloat16
     np.testing.assert_allclose(b.astype(jnp.float32), a, atol=0.1)
 
@@ -213,15 +254,30 @@ BAD = {
     "nothing": (lambda: PC("none", "none"), "both none"),
     "flow": (lambda: PC("ancestral", "none", probability_flow=True), "probability_flow"),
     "count": (lambda: PC(n_corrector=0), "at least 1"),
-    "few steps": (lambda: PC(published=True).rows(js.VP(), np.linspace(1, 1e-3, 20)), "more than beta_max = 20 steps, got 20"),
+    "few steps": (
+        lambda: PC(published=True).rows(js.VP(), np.linspace(1, 1e-3, 20)),
+        "more than beta_max = 20 steps, got 20",
+    ),
     "path": (lambda: PC(published=True).rows(js.CosineVP(), GRID), "VP, SubVP and VE, not CosineVP"),
     "grid": (lambda: PC(published=True).rows(js.VP(), js.grids.log_snr(js.VP(), 25)), "np.linspace"),
     "sub-VP": (lambda: PC("ancestral", published=True).rows(js.SubVP(), GRID), "no ancestral"),
     "pure noise": (lambda: PC("ancestral").rows(js.CondOT(), np.linspace(1, 0, 5)), "singular at t=1"),
     "clean data": (lambda: PC("none", "ald").rows(js.VP(), [0.5, 0.2, 0.0]), "singular at t=0"),
-    "key": (lambda: js.sample(mixture(js.VP())[0], jnp.zeros(3), key=None, x=jnp.zeros(3), solver=PC(), grid=[0.5, 0.1]), "key="),
+    "key": (
+        lambda: js.sample(
+            mixture(js.VP())[0], jnp.zeros(3), key=None, x=jnp.zeros(3), solver=PC(), grid=[0.5, 0.1]
+        ),
+        "key=",
+    ),
     "noise": (
-        lambda: js.sample(mixture(js.VP())[0], jnp.zeros(3), key=None, x=jnp.zeros(3), solver=PC(noise=jnp.zeros((1, 3))), grid=[0.5, 0.1]),
+        lambda: js.sample(
+            mixture(js.VP())[0],
+            jnp.zeros(3),
+            key=None,
+            x=jnp.zeros(3),
+            solver=PC(noise=jnp.zeros((1, 3))),
+            grid=[0.5, 0.1],
+        ),
         r"shape \[2, 3\]",
     ),
 }

@@ -86,7 +86,12 @@ def problem(name, law):
     path = PATHS[name]
     start, end = float(path.time(-1.0)), float(path.time(1.2))
     denoiser, flow = mixture(path) if law == "mixture" else gaussian(path)[:2]
-    return path, (start, end), flow(X, start, end), jax.jit(lambda table: js.run(denoiser, table, jnp.asarray(X), adjoint=js.Direct()))
+    return (
+        path,
+        (start, end),
+        flow(X, start, end),
+        jax.jit(lambda table: js.run(denoiser, table, jnp.asarray(X), adjoint=js.Direct())),
+    )
 
 
 def slope(solver, name, law, counts):
@@ -107,11 +112,17 @@ def counts_for(order):
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_on_a_mixture(name):
     solver, order = DETERMINISTIC[name]
-    counts = ((160, 320, 640) if order > 3 else (80, 160, 320)) if isinstance(solver, tuple) else counts_for(order)
+    counts = (
+        ((160, 320, 640) if order > 3 else (80, 160, 320)) if isinstance(solver, tuple) else counts_for(order)
+    )
     assert abs(slope(solver, "vp", "mixture", counts) - order) < 0.2
 
 
-@pytest.mark.parametrize("options", [{"variant": "vary"}, {"variant": "bh1"}, {"kind": "noise"}, {"order": 3, "variant": "vary"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"variant": "vary"}, {"variant": "bh1"}, {"kind": "noise"}, {"order": 3, "variant": "vary"}],
+    ids=str,
+)
 def test_the_corrector_of_unipc_adds_an_order(options):
     """UniPC-1, of local error h^3, starts UniPC-2 well enough for order 3; UniPC-3 is still falling faster here."""
     solver = S.unipc(**{"order": 2, "lower_order_final": False} | options)
@@ -143,7 +154,9 @@ def test_order_on_mean_reverting_gaussian(name):
     if name.startswith("deis ") or (not isinstance(solver, tuple) and solver.kind == "velocity"):
         assert slope(solver, "mr", "gaussian", (80, 160, 320)) > 0.4
         return
-    if name == "rk_rho midpoint":  # y = sqrt(v + rho^2): its h^3 error, y'''/24 + (deps/dy) y''/8, vanishes on Gaussian data
+    if (
+        name == "rk_rho midpoint"
+    ):  # y = sqrt(v + rho^2): its h^3 error, y'''/24 + (deps/dy) y''/8, vanishes on Gaussian data
         order = 3
     assert abs(slope(solver, "mr", "gaussian", counts_for(order)) - order) < (0.2 if order < 3 else 0.4)
 
@@ -164,10 +177,18 @@ STOCHASTIC = {  # weak orders of the mean and of the variance of x_0 given x_T; 
     "mr_sde 2": (S.mr_sde(order=2), None, 2),
     "mr_sde 2 noise": (S.mr_sde(order=2, kind="noise"), 2, 2),
     "dpmpp_2m_sde": (S.dpmpp_2m_sde, None, 2),
-    "dpmpp_3m_sde": (S.dpmpp_3m_sde, None, 2.3),  # capped at 2 by its first-order start, still falling faster here
+    "dpmpp_3m_sde": (
+        S.dpmpp_3m_sde,
+        None,
+        2.3,
+    ),  # capped at 2 by its first-order start, still falling faster here
     "euler_maruyama": (S.euler_maruyama, 1, 1),
     "euler_ancestral": (S.euler_ancestral, None, 1),
-    "dpmpp_2s_ancestral": (S.dpmpp_2s_ancestral, 1, 1),  # given x_T; its marginals have order 2: test_ancestral_split.py
+    "dpmpp_2s_ancestral": (
+        S.dpmpp_2s_ancestral,
+        1,
+        1,
+    ),  # given x_T; its marginals have order 2: test_ancestral_split.py
     "dpmpp_sde": (S.dpmpp_sde, None, 1),
     "ddpm fixed_large": (S.ddpm(variance_type="fixed_large"), None, 1),
 }
@@ -188,7 +209,10 @@ def recursion(table, path, mean, std, x0):
         noise = np.array([s / V, -s / V * a * (mean - mu)])
         gain, offset = table.form[n] @ np.stack([data, noise])
         J, c = np.eye(1 + regs), np.zeros(1 + regs)
-        for slot, row, const in ((table.keep[n], np.eye(1 + regs)[0], 0.0), (table.slot[n], gain * np.eye(1 + regs)[0], offset)):
+        for slot, row, const in (
+            (table.keep[n], np.eye(1 + regs)[0], 0.0),
+            (table.slot[n], gain * np.eye(1 + regs)[0], offset),
+        ):
             J[1 + slot], c[1 + slot] = row, const
         m, P = J @ m + c, J @ P @ J.T
         U = np.eye(1 + regs)
@@ -210,7 +234,12 @@ def test_weak_order(name, path_name):
     mu = 0.0 if path.centre is None else path.centre
     start, end = float(path.time(-1.0)), float(path.time(1.2))
     (a0, s0), (a1, s1) = ((path.alpha(t), path.sigma(t)) for t in (start, end))
-    V0, V1, c0, c1 = a0**2 * std**2 + s0**2, a1**2 * std**2 + s1**2, mu + a0 * (mean - mu), mu + a1 * (mean - mu)
+    V0, V1, c0, c1 = (
+        a0**2 * std**2 + s0**2,
+        a1**2 * std**2 + s1**2,
+        mu + a0 * (mean - mu),
+        mu + a1 * (mean - mu),
+    )
     true_mean = c1 + a0 / a1 * V1 / V0 * (x_T - c0)
     true_variance = V1 - (a0 / a1) ** 2 * V1**2 / V0
     errors = []
@@ -222,7 +251,9 @@ def test_weak_order(name, path_name):
     for column, order in ((0, mean_order), (1, variance_order)):
         if order is None:
             assert errors[:, column].max() < 1e-10
-        elif name == "euler_maruyama" and path_name == "mr":  # a grid in lam meets the knots of the schedule irregularly
+        elif (
+            name == "euler_maruyama" and path_name == "mr"
+        ):  # a grid in lam meets the knots of the schedule irregularly
             assert np.polyfit(np.log(counts), -np.log(errors[:, column]), 1)[0] > 0.8
         else:
             assert abs(np.polyfit(np.log(counts), -np.log(errors[:, column]), 1)[0] - order) < 0.25

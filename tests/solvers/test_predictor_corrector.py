@@ -35,7 +35,10 @@ def by_formula(solver, i, x, P):
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 def test_exact_on_polynomials(order, kind):
     """UniP-p on degree p - 1, UniC-p on degree p, and not on one more."""
-    P, Q, R = (np.polynomial.Polynomial(np.array([0.7, -0.4, 0.3, 0.9, -0.6, 0.5, 0.8])[: order + d]) for d in (0, 1, 2))
+    P, Q, R = (
+        np.polynomial.Polynomial(np.array([0.7, -0.4, 0.3, 0.9, -0.6, 0.5, 0.8])[: order + d])
+        for d in (0, 1, 2)
+    )
     predictor = unipc(order=order, variant="vary", kind=kind, corrector=False)
     both = unipc(order=order, variant="vary", kind=kind)
     t, s = GRID[4:6]
@@ -66,7 +69,9 @@ def test_published_vary_corrector_is_wrong_on_straight_lines(order):
 
 def test_variants_differ_in_the_weight_of_the_first_slope_only():
     """Order 3: the same rows from the fourth on; the third still corrects what UniP-2 predicted. Order 2, bh1: W hh/2 D as in the paper."""
-    tables = [js.tabulate(VP, GRID, unipc(variant=v, lower_order_final=False)) for v in ("bh1", "bh2", "vary")]
+    tables = [
+        js.tabulate(VP, GRID, unipc(variant=v, lower_order_final=False)) for v in ("bh1", "bh2", "vary")
+    ]
     for table in tables[1:]:
         np.testing.assert_allclose(table.B[3:], tables[0].B[3:], rtol=1e-12, atol=1e-14)
         assert np.abs(table.B[1] - tables[0].B[1]).max() > 1e-4
@@ -77,7 +82,9 @@ def test_variants_differ_in_the_weight_of_the_first_slope_only():
         decay = VP.sigma(ts[2]) / VP.sigma(ts[1]) if kind == "data" else VP.alpha(ts[2]) / VP.alpha(ts[1])
         x, F, F_old = 0.3, 0.8, -0.5
         got = solver.formula(VP, ts, x, (F_old,), lambda x, t, F=F: F, ())[0]
-        np.testing.assert_allclose(got, decay * x + W * np.expm1(hh) * F + W * hh * 0.5 * (F_old - F) / r, rtol=1e-12)
+        np.testing.assert_allclose(
+            got, decay * x + W * np.expm1(hh) * F + W * hh * 0.5 * (F_old - F) / r, rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize("variant", ["bh1", "bh2", "vary"])

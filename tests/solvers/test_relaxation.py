@@ -29,8 +29,12 @@ def test_from_ddim_to_the_solver(name):
     """All factors 0: first order, the corrector too. All 1: the solver. One factor moves the end of its interval on a line."""
     solver = RELAXED[name]
     ddim = S.dpmpp_1 if solver.kind == "data" else S.dpm_1
-    np.testing.assert_allclose(rows(solver, np.zeros((5, 3))), unrolled(js.tabulate(VP, GRID, ddim), VP)[1], atol=1e-12)
-    np.testing.assert_array_equal(rows(solver, np.ones((5, 2))), unrolled(js.tabulate(VP, GRID, solver), VP)[1])
+    np.testing.assert_allclose(
+        rows(solver, np.zeros((5, 3))), unrolled(js.tabulate(VP, GRID, ddim), VP)[1], atol=1e-12
+    )
+    np.testing.assert_array_equal(
+        rows(solver, np.ones((5, 2))), unrolled(js.tabulate(VP, GRID, solver), VP)[1]
+    )
     values = []
     for r in (0.0, 0.7, 1.0):
         factors = np.ones((5, 2))
@@ -42,7 +46,9 @@ def test_from_ddim_to_the_solver(name):
 
 def test_refusals():
     """What has no derivatives to relax, and factors of a wrong shape."""
-    with pytest.raises(ValueError, match="deis has no derivative estimates to relax; solvers that have: dpm_2m"):
+    with pytest.raises(
+        ValueError, match="deis has no derivative estimates to relax; solvers that have: dpm_2m"
+    ):
         S.relax(S.deis, np.ones((5, 2)))
     with pytest.raises(ValueError, match=r"\[intervals, derivatives\], got shape \(5,\)"):
         S.relax(S.dpmpp_2m, np.ones(5))

@@ -82,7 +82,15 @@ def truth():
 
 @pytest.mark.filterwarnings("ignore:bdia")
 @pytest.mark.parametrize(
-    ("name", "order"), [("edict", 1), ("bdia", 2), ("half bdia", 1), ("obelm", 2), ("reversible_heun", 2), ("mccallum_foster", 2)]
+    ("name", "order"),
+    [
+        ("edict", 1),
+        ("bdia", 2),
+        ("half bdia", 1),
+        ("obelm", 2),
+        ("reversible_heun", 2),
+        ("mccallum_foster", 2),
+    ],
 )
 def test_order_on_a_mixture(name, order):
     solver = S.bdia(gamma=0.5) if name == "half bdia" else SOLVERS[name]
@@ -117,7 +125,10 @@ def test_gradients_without_a_tape_equal_plain_reverse_mode(name, path):
         return (out.x**2).sum() + (out.xs[0] * out.xs[1]).sum()
 
     args = jnp.asarray(0.2), jnp.asarray([0.3, -0.5, 1.0]), jnp.linspace(0.5, 1.0, len(grid) - 1)
-    want, got = (jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=3)(*args, a) for a in (js.Direct(), js.Reversible()))
+    want, got = (
+        jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=3)(*args, a)
+        for a in (js.Direct(), js.Reversible())
+    )
     for a, b in list(zip(want, got, strict=True))[: 2 if carried else 3]:
         assert float(jnp.abs(a).max()) > 1e-3
         np.testing.assert_allclose(b, a, atol=1e-12 * max(1.0, float(jnp.abs(a).max())))
@@ -129,7 +140,9 @@ def test_every_reversible_solver_is_finite_in_float32_with_a_bfloat16_network():
     x = jnp.asarray([1.0, -0.4], jnp.float32)
     grid = np.append(js.grids.log_snr(VP, 8), 0.0)
     for solver in SOLVERS.values():
-        out, slope = jax.value_and_grad(lambda x, s=solver: js.sample(half, x, x=x, key=None, solver=s, grid=grid).sum())(x)
+        out, slope = jax.value_and_grad(
+            lambda x, s=solver: js.sample(half, x, x=x, key=None, solver=s, grid=grid).sum()
+        )(x)
         assert out.dtype == jnp.float32
         assert np.isfinite(out)
         assert jnp.isfinite(slope).all()
@@ -147,7 +160,9 @@ def test_refusals():
     with pytest.raises(ValueError, match="divide by alpha"):
         js.sample(js.Denoiser(random_net(), js.CondOT(), "velocity"), x, x=x, key=None, solver=S.obelm())
     with pytest.raises(ValueError, match="need a concrete grid"):
-        jax.grad(lambda grid: sample(solver=S.reversible_heun(), grid=grid).sum())(jnp.asarray([0.9, 0.5, 0.1]))
+        jax.grad(lambda grid: sample(solver=S.reversible_heun(), grid=grid).sum())(
+            jnp.asarray([0.9, 0.5, 0.1])
+        )
     for bad in (lambda: S.edict(p=0.0), lambda: S.bdia(gamma=0.0), lambda: S.mccallum_foster(coupling=1.0)):
         with pytest.raises(ValueError, match="got"):
             bad()

@@ -31,7 +31,11 @@ def order_of(table):
     """Slope of the error of the tables of n = 48, 96, 192 calls."""
     truth, run = problem()
     counts = (48, 96, 192)
-    return -np.polyfit(np.log(counts), np.log([np.abs(np.asarray(run(js.pad(table(n), regs=4))) - truth).max() for n in counts]), 1)[0]
+    return -np.polyfit(
+        np.log(counts),
+        np.log([np.abs(np.asarray(run(js.pad(table(n), regs=4))) - truth).max() for n in counts]),
+        1,
+    )[0]
 
 
 def uniform(path, n, t_max=ENDS[0], t_min=ENDS[1]):
@@ -65,7 +69,9 @@ def test_orders_at_the_end():
 def test_steps_take_their_share_of_the_grid():
     """Off log_snr a step of order k spans k of nfe intervals; on it all steps are equal."""
     times, _ = S.singlestep(VP, 9, 3, grid=js.grids.uniform)
-    np.testing.assert_allclose(np.diff(times) / (times[-1] - times[0]), np.array([3, 3, 2, 1]) / 9, rtol=1e-12)
+    np.testing.assert_allclose(
+        np.diff(times) / (times[-1] - times[0]), np.array([3, 3, 2, 1]) / 9, rtol=1e-12
+    )
     times, _ = S.singlestep(VP, 9, 3)
     np.testing.assert_allclose(np.diff(VP.lam(times)), np.diff(VP.lam(times))[0], rtol=1e-9)
 
@@ -75,17 +81,24 @@ def test_steps_take_their_share_of_the_grid():
 @pytest.mark.parametrize("published", [False, True])
 def test_order_of_the_drivers(kind, form, published):
     """All steps of third order: 3, ours and published. A first-order step at the end: 2."""
-    table = lambda driver: lambda n: js.tabulate(VP, *driver(VP, n, 3, kind=kind, form=form, grid=uniform, published=published))
+    table = lambda driver: (
+        lambda n: js.tabulate(VP, *driver(VP, n, 3, kind=kind, form=form, grid=uniform, published=published))
+    )
     assert abs(order_of(table(S.singlestep_fixed)) - 3) < 0.35
     assert abs(order_of(table(S.singlestep)) - 2) < 0.25
 
 
 def test_published_nodes_are_uniform_in_the_grid():
     """The calls of a step at equal times within it, on a grid uniform in t; ours are uniform in lam."""
-    calls = {p: js.tabulate(VP, *S.singlestep_fixed(VP, 6, 3, kind="data", grid=js.grids.uniform, published=p)).t for p in (False, True)}
+    calls = {
+        p: js.tabulate(VP, *S.singlestep_fixed(VP, 6, 3, kind="data", grid=js.grids.uniform, published=p)).t
+        for p in (False, True)
+    }
     np.testing.assert_allclose(np.diff(calls[True]), np.diff(calls[True])[0], rtol=1e-9)
     lam = VP.lam(calls[False])
-    np.testing.assert_allclose([lam[2] - lam[1], lam[5] - lam[4]], [lam[1] - lam[0], lam[4] - lam[3]], rtol=1e-9)
+    np.testing.assert_allclose(
+        [lam[2] - lam[1], lam[5] - lam[4]], [lam[1] - lam[0], lam[4] - lam[3]], rtol=1e-9
+    )
     assert abs(lam[3] - 2 * lam[2] + lam[1]) < 1e-9
 
 
@@ -93,7 +106,11 @@ def test_published_nodes_are_uniform_in_the_grid():
 @pytest.mark.parametrize("form", ["dpmsolver", "taylor"])
 def test_inner_nodes_elsewhere(solver, form):
     """Of third order for any r1, but for r2 = 2/3 only."""
-    table = lambda **options: lambda n: js.tabulate(VP, js.grids.log_snr(VP, n // 3, t_max=ENDS[0], t_min=ENDS[1]), solver(**options))
+    table = lambda **options: (
+        lambda n: js.tabulate(
+            VP, js.grids.log_snr(VP, n // 3, t_max=ENDS[0], t_min=ENDS[1]), solver(**options)
+        )
+    )
     assert abs(order_of(table(r1=0.5, r2=2 / 3, form=form)) - 3) < 0.3
     assert abs(order_of(table(r1=0.4, r2=0.9, form=form)) - 2) < 0.3
 
@@ -101,7 +118,9 @@ def test_inner_nodes_elsewhere(solver, form):
 @pytest.mark.parametrize("solver", [S.dpm_2, S.dpmpp_2s], ids=lambda s: s.name)
 @pytest.mark.parametrize("form", ["dpmsolver", "taylor"])
 def test_second_order_for_any_node(solver, form):
-    table = lambda n: js.tabulate(VP, js.grids.log_snr(VP, n // 2, t_max=ENDS[0], t_min=ENDS[1]), solver(r=0.8, form=form))
+    table = lambda n: js.tabulate(
+        VP, js.grids.log_snr(VP, n // 2, t_max=ENDS[0], t_min=ENDS[1]), solver(r=0.8, form=form)
+    )
     assert abs(order_of(table) - 2) < 0.2
 
 

@@ -40,7 +40,9 @@ G = FittedKind(statistics(1 / (1 + np.exp(-1.3 * LAM)), 0.3 * np.cos(LAM)), slop
 def golden_decisions(case):
     c = CASES[case]["decisions"]
     out = []
-    for order, kind, start, der, corrector in zip(c["orders"], c["pt"], c["sp"], c["der"], c["cor"], strict=True):
+    for order, kind, start, der, corrector in zip(
+        c["orders"], c["pt"], c["sp"], c["der"], c["cor"], strict=True
+    ):
         relaxation = der[0][1] if der else None
         relaxation = ("linear", der[0][2]) if relaxation == "linear" else relaxation
         nodes = tuple(m for m, *_ in der)
@@ -88,14 +90,23 @@ PAIRS = {
     "dpmsolver-2 is 2M, noise": (second("dpmsolver-2", "noise"), S.dpm_2m),
     "unrelaxed is 2M taylor": (second(None, "data"), S.dpmpp_2m(form="taylor")),
     "unrelaxed is 2M taylor, noise": (second(None, "noise"), S.dpm_2m(form="taylor")),
-    "bh1 is UniP-2": (second("unipc-bh1", "data"), S.unipc(order=2, variant="bh1", corrector=False, lower_order_final=False)),
+    "bh1 is UniP-2": (
+        second("unipc-bh1", "data"),
+        S.unipc(order=2, variant="bh1", corrector=False, lower_order_final=False),
+    ),
     "full order 3 is 3M": (ramp(3), S.dpmpp_3m(form="taylor")),
     "full order 3 is 3M, noise": (ramp(3, kind="noise"), S.dpm_3m(form="taylor")),
     "corrected is UniPC vary 1": (corrected(1), S.unipc(order=1, variant="vary", lower_order_final=False)),
     "corrected is UniPC vary 3": (corrected(3), S.unipc(order=3, variant="vary", lower_order_final=False)),
     "corrected is UniPC vary 4": (corrected(4), S.unipc(order=4, variant="vary", lower_order_final=False)),
-    "g of (1, 0) is data": (ramp(3, kind=FittedKind(statistics(1.0, 0.0), slope=True)), S.dpmpp_3m(form="taylor")),
-    "g of (0, -1) is noise": (ramp(3, kind=FittedKind(statistics(0.0, -1.0), slope=True)), S.dpm_3m(form="taylor")),
+    "g of (1, 0) is data": (
+        ramp(3, kind=FittedKind(statistics(1.0, 0.0), slope=True)),
+        S.dpmpp_3m(form="taylor"),
+    ),
+    "g of (0, -1) is noise": (
+        ramp(3, kind=FittedKind(statistics(0.0, -1.0), slope=True)),
+        S.dpm_3m(form="taylor"),
+    ),
 }
 
 
@@ -104,7 +115,9 @@ PAIRS = {
 def test_contains(name, path):
     decisions, solver = PAIRS[name]
     grid = js.grids.log_snr(path, 6)
-    np.testing.assert_allclose(sampled(usf(decisions), path, grid), sampled(solver, path, grid), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        sampled(usf(decisions), path, grid), sampled(solver, path, grid), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("kind", ["data", "noise"])
@@ -112,7 +125,9 @@ def test_going_back_after_a_half_step_is_single_step(kind):
     half, whole = Decision(kind=kind), Decision(order=2, kind=kind, start=-2)
     grid = js.grids.log_snr(VP, 6)
     single = {"data": S.dpmpp_2s, "noise": S.dpm_2}[kind](form="taylor")
-    np.testing.assert_allclose(sampled(usf([half, whole] * 3), grid=grid), sampled(single, grid=grid[::2]), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        sampled(usf([half, whole] * 3), grid=grid), sampled(single, grid=grid[::2]), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("corrector", [False, True])
@@ -137,7 +152,10 @@ def test_going_back_twice_is_single_step_of_order_3():
     grid = js.grids.log_snr(VP, 6)
     decisions = [Decision(), Decision(2, start=-2), Decision(3, start=-3)] * 2
     np.testing.assert_allclose(
-        sampled(usf(decisions), grid=grid), sampled(S.dpmpp_3s(form="taylor"), grid=grid[::3]), rtol=1e-10, atol=1e-10
+        sampled(usf(decisions), grid=grid),
+        sampled(S.dpmpp_3s(form="taylor"), grid=grid[::3]),
+        rtol=1e-10,
+        atol=1e-10,
     )
 
 
@@ -176,13 +194,22 @@ def test_a_corrector_of_another_kind_by_hand():
     e1, e2 = eps(x1, 1), eps(x2, 2)
     D2 = data(x2, 2)
     u = np.array([-h[0], 0.0, h[1]])
-    quadratic = np.linalg.solve(np.vander(u, increasing=True), np.stack([D0, D1, D2]).reshape(3, -1)).reshape(3, *x0.shape)
+    quadratic = np.linalg.solve(np.vander(u, increasing=True), np.stack([D0, D1, D2]).reshape(3, -1)).reshape(
+        3, *x0.shape
+    )
     p = np.polynomial.legendre.leggauss(20)
     v, w = (p[0] + 1) / 2 * h[1], p[1] / 2 * h[1]
-    integral = sum(wj * np.exp(vj - h[1]) * (quadratic[0] + quadratic[1] * vj + quadratic[2] * vj**2) for vj, wj in zip(v, w, strict=True))
+    integral = sum(
+        wj * np.exp(vj - h[1]) * (quadratic[0] + quadratic[1] * vj + quadratic[2] * vj**2)
+        for vj, wj in zip(v, w, strict=True)
+    )
     x2c = s[2] / s[1] * x1c + a[2] * integral
     x3 = a[3] / a[2] * x2c - s[3] * np.expm1(h[2]) * e2 - s[3] * (np.expm1(h[2]) - h[2]) * (e2 - e1) / h[1]
-    decisions = [Decision(kind="noise", corrector=2), Decision(order=2, corrector=3), Decision(order=2, kind="noise")]
+    decisions = [
+        Decision(kind="noise", corrector=2),
+        Decision(order=2, corrector=3),
+        Decision(order=2, kind="noise"),
+    ]
     np.testing.assert_allclose(sampled(usf(decisions), grid=grid), x3, rtol=1e-11, atol=1e-11)
 
 
@@ -196,7 +223,9 @@ def random_schedule(rng, n, kinds=("data", "noise", G)):
         start = -int(rng.integers(1, min(i, 2) + 2))
         order = int(rng.integers(1, min(i, 3) + 2))
         kind = kinds[rng.integers(len(kinds))]
-        nodes = tuple(int(rng.integers(k, i + 1)) if start == -1 else max(k, -start - 1) for k in range(1, order))
+        nodes = tuple(
+            int(rng.integers(k, i + 1)) if start == -1 else max(k, -start - 1) for k in range(1, order)
+        )
         names = [None, ("linear", float(rng.normal(0, 0.03))), *([] if kind is G else RELAXATIONS)]
         relaxation = names[rng.integers(len(names))] if order > 1 else None
         corrector = [None, *range(2, min(i, 2) + 3)][rng.integers(min(i, 2) + 2)]
@@ -267,28 +296,47 @@ def decisions_with(c):
 
 
 def test_a_relaxation_may_be_learned():
-    path, grid, net = VP, js.grids.log_snr(VP, 6, t_max=0.8, t_min=0.1), js.Denoiser(random_net(1), VP, "data")
+    path, grid, net = (
+        VP,
+        js.grids.log_snr(VP, 6, t_max=0.8, t_min=0.1),
+        js.Denoiser(random_net(1), VP, "data"),
+    )
 
     def loss(c):
         return (js.run(net, js.tabulate(path, grid, usf(decisions_with(c))), X.astype(float)) ** 2).sum()
 
     h = 1e-5
     np.testing.assert_allclose(jax.jit(loss)(jnp.float64(0.07)), loss(0.07), rtol=1e-12)
-    np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.float64(0.07)), (loss(0.07 + h) - loss(0.07 - h)) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(loss))(jnp.float64(0.07)), (loss(0.07 + h) - loss(0.07 - h)) / (2 * h), rtol=1e-6
+    )
     with jax.enable_x64(False):
         single = js.run(net, js.tabulate(path, grid, usf(decisions_with(jnp.float32(0.07)))), X)
-    np.testing.assert_allclose(single, js.run(net, js.tabulate(path, grid, usf(decisions_with(0.07))), X), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(
+        single, js.run(net, js.tabulate(path, grid, usf(decisions_with(0.07))), X), rtol=2e-4, atol=2e-5
+    )
 
 
 def test_a_traced_grid_gives_the_same_table_and_its_derivative():
     """Slow because a traced grid is tabulated inside the program, which then is large."""
-    steps = usf([Decision(), Decision(2, "noise", relaxation="0.5exp", corrector=3), Decision(2, G), Decision(2, "noise", -2)])
+    steps = usf(
+        [
+            Decision(),
+            Decision(2, "noise", relaxation="0.5exp", corrector=3),
+            Decision(2, G),
+            Decision(2, "noise", -2),
+        ]
+    )
     grid = np.array([0.83, 0.7, 0.55, 0.42, 0.31])
 
     def total(table):
         rows = np.arange(1.0, table.nfe + 1)
         xp = jnp if isinstance(table.A, jax.Array) else np
-        return (table.A * rows).sum() + (xp.sin(table.B) * rows[:, None]).sum() + (xp.tanh(table.form) * rows[:, None]).sum()
+        return (
+            (table.A * rows).sum()
+            + (xp.sin(table.B) * rows[:, None]).sum()
+            + (xp.tanh(table.form) * rows[:, None]).sum()
+        )
 
     def along(e):
         table = js.tabulate(VP, jnp.asarray(grid) + e * direction, steps)
@@ -321,11 +369,18 @@ def test_average_x0_by_a_shift(kind):
     """zero_x0 on shifted data is a network that answers the mean at the start, on any path and for any kind of network."""
     path = js.MeanReverting(0.4)
     mean, grid = jnp.asarray([0.5, -0.3, 0.8]), np.array([90.0, 60.0, 30.0, 10.0, 0.0])
-    decisions = [Decision(kind="noise"), Decision(order=2, corrector=3), Decision(order=2, kind="noise"), Decision()]
+    decisions = [
+        Decision(kind="noise"),
+        Decision(order=2, corrector=3),
+        Decision(order=2, kind="noise"),
+        Decision(),
+    ]
     base = random_net(1)
     plain = js.Denoiser(base, path, "data")
     of_kind = js.Denoiser(lambda x, t: plain(x, t, kind=kind), path, kind)
-    first_is_mean = js.Denoiser(lambda x, t: jnp.where(t == grid[0], jnp.broadcast_to(mean, x.shape), base(x, t)), path, "data")
+    first_is_mean = js.Denoiser(
+        lambda x, t: jnp.where(t == grid[0], jnp.broadcast_to(mean, x.shape), base(x, t)), path, "data"
+    )
     want = sampled(usf(decisions), path, grid, first_is_mean)
     by, x = np.asarray(mean) - 0.4, np.asarray(X, float)  # zero_x0 stands for x0 = mu of the path
     table = js.tabulate(path, grid, usf(decisions, first="zero_x0"))
@@ -336,7 +391,15 @@ def test_average_x0_by_a_shift(kind):
 def test_saved_states_begin_after_an_analytic_first_step():
     grid = js.grids.log_snr(VP, 4, t_max=0.8, t_min=0.1)
     net = js.Denoiser(random_net(1), VP, "data")
-    out = js.sample(net, X, key=KEY, x=X.astype(float), grid=grid, solver=usf([Decision()] * 4, first="zero_x0"), save="all")
+    out = js.sample(
+        net,
+        X,
+        key=KEY,
+        x=X.astype(float),
+        grid=grid,
+        solver=usf([Decision()] * 4, first="zero_x0"),
+        save="all",
+    )
     np.testing.assert_allclose(out.t, grid[1:])
     np.testing.assert_allclose(out.xs[0], np.asarray(X) * VP.sigma(grid[1]) / VP.sigma(grid[0]), rtol=1e-12)
 
@@ -347,13 +410,24 @@ ORDERS = {
     "g 1": (lambda n: ramp(1, n, kind=G), 1),
     "g 2": (lambda n: ramp(2, n, kind=G), 2),
     "g 2 relaxed": (lambda n: [Decision(kind=G), *[Decision(2, G, relaxation=("linear", 0.3))] * (n - 1)], 2),
-    "g 3 started by a corrected step": (lambda n: [Decision(kind=G, corrector=3 - (i == 0)) for i in range(1)] + ramp(3, n, kind=G)[1:], 3),
+    "g 3 started by a corrected step": (
+        lambda n: [Decision(kind=G, corrector=3 - (i == 0)) for i in range(1)] + ramp(3, n, kind=G)[1:],
+        3,
+    ),
     "kinds in turn": (lambda n: [Decision(min(i, 1) + 1, ("data", G, "noise")[i % 3]) for i in range(n)], 2),
     "kinds and starts in turn, low order": (
-        lambda n: [Decision(min(i, 2) + 1, ("data", G, "noise")[i % 3], -1 - i % 2, (min(i, 1 + i % 2), 2)[: min(i, 2)]) for i in range(n)],
+        lambda n: [
+            Decision(
+                min(i, 2) + 1, ("data", G, "noise")[i % 3], -1 - i % 2, (min(i, 1 + i % 2), 2)[: min(i, 2)]
+            )
+            for i in range(n)
+        ],
         2,
     ),
-    "order 1 of any kind corrected to 2": (lambda n: [Decision(kind=("data", G, "noise")[i % 3], corrector=2) for i in range(n)], 2),
+    "order 1 of any kind corrected to 2": (
+        lambda n: [Decision(kind=("data", G, "noise")[i % 3], corrector=2) for i in range(n)],
+        2,
+    ),
 }
 
 
@@ -376,14 +450,23 @@ def test_order(name):
 def test_both_ends():
     """Out of alpha = 0 and into sigma = 0 the terms beyond the first drop out; the last state is the network's own prediction."""
     path, grid = js.CondOT(), np.linspace(1, 0, 5)
-    decisions = [Decision(corrector=2), Decision(2, corrector=3, relaxation="unipc-bh1"), Decision(2, start=-3), Decision(3)]
+    decisions = [
+        Decision(corrector=2),
+        Decision(2, corrector=3, relaxation="unipc-bh1"),
+        Decision(2, start=-3),
+        Decision(3),
+    ]
     net = js.Denoiser(random_net(1), path, "data")
     table = js.tabulate(path, grid, usf(decisions))
     np.testing.assert_allclose(table.B[-1].sum(), 1.0, rtol=1e-12)
     value, slope = jax.value_and_grad(lambda x: js.run(net, table, x).sum())(X.astype(float))
     assert np.isfinite(value)
     assert np.isfinite(slope).all()
-    np.testing.assert_allclose(js.run(net, table, X.astype(float)), js.loop(net, path, grid, usf(decisions), X.astype(float)), rtol=1e-12)
+    np.testing.assert_allclose(
+        js.run(net, table, X.astype(float)),
+        js.loop(net, path, grid, usf(decisions), X.astype(float)),
+        rtol=1e-12,
+    )
 
 
 # what is refused -----------------------------------------------------------------------------------------------------------------
@@ -403,9 +486,13 @@ BAD = {
     "first must be": lambda: usf([Decision()], first="afs"),
     "published=True is about": lambda: usf([Decision()], published=True),
     "rising lam": lambda: FittedKind(types.SimpleNamespace(lam=[1.0, 0.0], l=[0, 0], s=[0, 0])),
-    "one entry for each of the 2 lam": lambda: FittedKind(types.SimpleNamespace(lam=[0.0, 1.0], l=[0, 0, 0], s=[0, 0])),
+    "one entry for each of the 2 lam": lambda: FittedKind(
+        types.SimpleNamespace(lam=[0.0, 1.0], l=[0, 0, 0], s=[0, 0])
+    ),
     "2 steps for 1 intervals": lambda: js.tabulate(VP, [0.5, 0.2], usf([Decision(), Decision()])),
-    "only the first interval may": lambda: js.tabulate(VP, [0.9, 0.5, 0.2], [S.dpmpp_1, *usf([Decision()], first="zero_x0")]),
+    "only the first interval may": lambda: js.tabulate(
+        VP, [0.9, 0.5, 0.2], [S.dpmpp_1, *usf([Decision()], first="zero_x0")]
+    ),
     "makes no model call": lambda: js.tabulate(VP, [0.5, 0.2], usf([Decision()], first="zero_x0")),
 }
 

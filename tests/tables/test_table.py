@@ -113,7 +113,10 @@ def test_random_grids_and_random_schedules(gaps, names, end):
     """Any decreasing grid, any solver per interval that has its history: mixed kinds, orders and calls."""
     times = np.concatenate([[0.0], np.cumsum(gaps)])
     grid = 0.97 - (0.97 - end) * times / times[-1]
-    steps = [SOLVERS[name] if SOLVERS[name].past <= i else js.solvers.ddim for i, name in enumerate(names[: len(gaps)])]
+    steps = [
+        SOLVERS[name] if SOLVERS[name].past <= i else js.solvers.ddim
+        for i, name in enumerate(names[: len(gaps)])
+    ]
     agree(steps, js.VP(), grid, rtol=1e-9)  # long noise-kind steps at low alpha amplify rounding
 
 
@@ -183,7 +186,10 @@ def test_rules_of_a_step():
         a, b = js.tabulate(js.VP(), grid, solver), js.tabulate(js.VP(), grid, spelled)
         np.testing.assert_array_equal(a.B, b.B)
     zero = np.append(grid, 0.0)
-    a, b = js.tabulate(js.VP(), zero, js.solvers.dpmpp_3m), js.tabulate(js.VP(), zero, [*up, js.solvers.dpmpp_1])
+    a, b = (
+        js.tabulate(js.VP(), zero, js.solvers.dpmpp_3m),
+        js.tabulate(js.VP(), zero, [*up, js.solvers.dpmpp_1]),
+    )
     np.testing.assert_array_equal(a.B, b.B)
 
 
@@ -196,8 +202,12 @@ def test_unusable_end_is_named(name):
 def test_options_add_up():
     solver = js.solvers.mr_ode(order=3)(kind="noise")
     assert (solver.order, solver.kind) == (3, "noise")
-    assert js.solvers.dpmpp_2s(r=0.3)(form="taylor").formula(js.VP(), np.array([0.9, 0.5]), 1.0, (), lambda x, t: x * t, ()) == (
-        js.solvers.dpmpp_2s(r=0.3, form="taylor").formula(js.VP(), np.array([0.9, 0.5]), 1.0, (), lambda x, t: x * t, ())
+    assert js.solvers.dpmpp_2s(r=0.3)(form="taylor").formula(
+        js.VP(), np.array([0.9, 0.5]), 1.0, (), lambda x, t: x * t, ()
+    ) == (
+        js.solvers.dpmpp_2s(r=0.3, form="taylor").formula(
+            js.VP(), np.array([0.9, 0.5]), 1.0, (), lambda x, t: x * t, ()
+        )
     )
 
 
@@ -226,7 +236,9 @@ def test_a_path_written_in_jax_gives_the_same_table(name):
 def test_a_traced_grid_may_be_told_of_its_ends():
     path, grid = js.CondOT(), np.linspace(1, 0, 6)
     want = js.tabulate(path, grid, js.solvers.dpmpp_2s)
-    got = jax.jit(lambda g: js.tabulate(path, g, js.solvers.dpmpp_2s, to_zero=True, from_noise=True))(jnp.asarray(grid))
+    got = jax.jit(lambda g: js.tabulate(path, g, js.solvers.dpmpp_2s, to_zero=True, from_noise=True))(
+        jnp.asarray(grid)
+    )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
@@ -236,7 +248,19 @@ def test_unknown_solver_object():
         js.tabulate(js.VP(), [0.9, 0.5], "dpmpp_2m")
 
 
-TRACED = ["dpmpp_3m", "dpm_3", "heun", "edm", "dpmpp_2m_sde", "ddim", "euler_maruyama", "deis", "lms", "plms", "unipc"]
+TRACED = [
+    "dpmpp_3m",
+    "dpm_3",
+    "heun",
+    "edm",
+    "dpmpp_2m_sde",
+    "ddim",
+    "euler_maruyama",
+    "deis",
+    "lms",
+    "plms",
+    "unipc",
+]
 ELSEWHERE = [
     ("dpmpp_3m", "mr"),
     ("heun", "mr"),
@@ -279,7 +303,9 @@ def test_padding_changes_nothing():
         table = js.tabulate(path, js.grids.log_snr(path, 5), SOLVERS[name])
         big = js.pad(table, nfe=table.nfe + 4, regs=table.regs + 2)
         assert (big.nfe, big.regs) == (table.nfe + 4, table.regs + 2)
-        np.testing.assert_array_equal(js.run(net, big, x, key=jax.random.key(1)), js.run(net, table, x, key=jax.random.key(1)))
+        np.testing.assert_array_equal(
+            js.run(net, big, x, key=jax.random.key(1)), js.run(net, table, x, key=jax.random.key(1))
+        )
     with pytest.raises(ValueError, match="smaller"):
         js.pad(table, nfe=1)
 
@@ -288,7 +314,10 @@ def test_vmap_over_64_stacked_tables_equals_64_runs():
     path, net = js.VP(), js.Denoiser(random_net(), js.VP(), "v")
     x = jax.random.normal(jax.random.key(0), (3,))
     names = [n for n in SOLVERS if n not in ("dpmpp_3s", "dpm_3")]
-    tables = [js.tabulate(path, js.grids.karras(path, 3 + i % 4, rho=1.0 + i % 7), SOLVERS[names[i % len(names)]]) for i in range(64)]
+    tables = [
+        js.tabulate(path, js.grids.karras(path, 3 + i % 4, rho=1.0 + i % 7), SOLVERS[names[i % len(names)]])
+        for i in range(64)
+    ]
     many = jax.vmap(lambda table: js.run(net, table, x, key=jax.random.key(1)))(js.stack(tables))
     alone = jax.jit(lambda table: js.run(net, table, x, key=jax.random.key(1)))
     nfe, regs = max(t.nfe for t in tables), max(t.regs for t in tables)
@@ -311,7 +340,10 @@ def test_registers_follow_from_what_steps_declare():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     with jax.enable_x64(True):
-        tables = [js.tabulate(js.VP(), js.grids.log_snr(js.VP(), n), SOLVERS[name]) for n, name in ((5, "edm"), (7, "dpmpp_2m_sde"))]
+        tables = [
+            js.tabulate(js.VP(), js.grids.log_snr(js.VP(), n), SOLVERS[name])
+            for n, name in ((5, "edm"), (7, "dpmpp_2m_sde"))
+        ]
     file = tmp_path_factory.mktemp("tables") / "two.safetensors"
     js.stack(tables).save(file, parent="edm", budget=3, score={"rmse": [0.1, 0.2]})
     return file, js.stack(tables)
@@ -355,7 +387,12 @@ def test_files_that_are_no_tables_are_one_line(saved, tmp_path):
     numpy.save_file({"weight": np.ones(3), "bias": np.ones(3)}, tmp_path / "bad.safetensors")
     fails("is no table: it holds bias, weight")
     arrays = {name: getattr(table, name) for name in numpy.load(whole)}
-    for name, wrong in (("A", table.A[:, 1:]), ("slot", table.slot.astype(float)), ("t", table.t.astype(int)), ("start", table.start[0])):
+    for name, wrong in (
+        ("A", table.A[:, 1:]),
+        ("slot", table.slot.astype(float)),
+        ("t", table.t.astype(int)),
+        ("start", table.start[0]),
+    ):
         numpy.save_file(arrays | {name: np.ascontiguousarray(wrong)}, tmp_path / "bad.safetensors")
         fails("is no table: its")
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxsampler.paths.gaussian import CondOT
 
+from jaxsampler.paths.gaussian import CondOT
 from jaxsampler.training import losses, times
 from jaxsampler.training.couplings import independent, minibatch_ot
 
@@ -22,7 +22,9 @@ def test_pairs_are_near_and_the_noise_is_all_used(d, limit):
     assert cost(independent(k3, x0, eps)) > 4
     assert cost(paired) < limit
     rows = {row.tobytes(): i for i, row in enumerate(np.asarray(eps))}
-    used = np.bincount([rows[row.tobytes()] for row in np.asarray(paired)], minlength=256)  # a KeyError if noise were changed
+    used = np.bincount(
+        [rows[row.tobytes()] for row in np.asarray(paired)], minlength=256
+    )  # a KeyError if noise were changed
     assert used.max() <= 8
     assert (used > 0).mean() > 0.5
     if d == 1:  # the optimal assignment is monotone

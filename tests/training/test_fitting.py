@@ -45,7 +45,11 @@ RUN = textwrap.dedent(
 
 def run(folder: Path, hang: int = -1) -> subprocess.Popen:
     root = ROOT
-    env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}
+    env = os.environ | {
+        "PYTHONPATH": str(root),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+    }
     return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(hang)], env=env, cwd=folder.parent)
 
 
@@ -86,7 +90,16 @@ def square(model, batch, key):
 
 
 def test_model_and_average_follow_their_recurrences():
-    state = fit(jnp.float32(5.0), square, lambda k: np.float32(k % 3), optax.sgd(0.1), steps=60, seed=0, decay=0.7, progress=False)
+    state = fit(
+        jnp.float32(5.0),
+        square,
+        lambda k: np.float32(k % 3),
+        optax.sgd(0.1),
+        steps=60,
+        seed=0,
+        decay=0.7,
+        progress=False,
+    )
     w = ema = 5.0
     for k in range(60):
         w -= 0.1 * (w - k % 3)
@@ -102,7 +115,11 @@ def test_each_step_has_its_own_key_and_the_seed_counts():
         return model * jax.random.normal(key)
 
     def end(steps, seed):
-        return float(fit(jnp.float32(0.0), walk, lambda k: k, optax.sgd(1.0), steps=steps, seed=seed, progress=False).model)
+        return float(
+            fit(
+                jnp.float32(0.0), walk, lambda k: k, optax.sgd(1.0), steps=steps, seed=seed, progress=False
+            ).model
+        )
 
     draws = np.diff([0.0, *(-end(n, 0) for n in (1, 2, 3))])
     expected = [jax.random.normal(jax.random.fold_in(jax.random.key(0), k)) for k in range(3)]
@@ -113,7 +130,9 @@ def test_each_step_has_its_own_key_and_the_seed_counts():
 def test_another_run_is_not_continued_and_a_finished_one_is_left_alone(tmp_path):
     def go(card, data=lambda k: np.float32(1.0)):
         model = jnp.float32(5.0)
-        return fit(model, square, data, optax.sgd(0.1), steps=4, seed=0, folder=tmp_path, card=card, progress=False)
+        return fit(
+            model, square, data, optax.sgd(0.1), steps=4, seed=0, folder=tmp_path, card=card, progress=False
+        )
 
     done = go({"lr": 0.1, "sizes": (1, 2)})
 
@@ -165,15 +184,25 @@ def test_a_batch_in_parts_gives_the_same_gradient():
     def go(parts):
         model = {"w": jnp.zeros(3), "b": jnp.float32(2.0)}
         x = lambda k: {"x": np.random.default_rng(k).normal(size=(8, 3)).astype(np.float32)}
-        return fit(model, distance, x, optax.adam(0.1), steps=5, seed=0, accumulate=parts, progress=False).model
+        return fit(
+            model, distance, x, optax.adam(0.1), steps=5, seed=0, accumulate=parts, progress=False
+        ).model
 
     for a, b in zip(jax.tree.leaves(go(1)), jax.tree.leaves(go(4)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 def test_parts_must_divide_the_batch():
-    with pytest.raises(ValueError, match="accumulate=3 does not divide a batch of 8: its parts must be alike"):
-        gradient(lambda model, batch, key: (model * batch).mean(), jnp.ones(()), jnp.ones((8,)), jax.random.key(0), 3)
+    with pytest.raises(
+        ValueError, match="accumulate=3 does not divide a batch of 8: its parts must be alike"
+    ):
+        gradient(
+            lambda model, batch, key: (model * batch).mean(),
+            jnp.ones(()),
+            jnp.ones((8,)),
+            jax.random.key(0),
+            3,
+        )
 
 
 SPREAD = textwrap.dedent(
@@ -202,7 +231,9 @@ def test_a_batch_spread_over_devices_trains_the_same():
     ends = []
     for n in (1, 4):
         flags = env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
-        done = subprocess.run([sys.executable, "-c", SPREAD], env=flags, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", SPREAD], env=flags, capture_output=True, text=True, check=True
+        )
         count, used, *model = done.stdout.split()
         assert (count, used) == (str(n), str(n))
         ends.append(np.array(model, float))

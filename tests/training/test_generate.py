@@ -56,19 +56,28 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def small(**changes) -> generate.Generate:
-    values = dict(seed=5, steps=6, batch=32, widths=(8, 12), depth=1, embedding=16, dropout=0.1, lr=1e-2, warmup=2)
-    return generate.Generate(**(values | dict(weight_decay=0.0, clip=1.0, average=0.1) | SMALL["edm"] | changes))
+    values = dict(
+        seed=5, steps=6, batch=32, widths=(8, 12), depth=1, embedding=16, dropout=0.1, lr=1e-2, warmup=2
+    )
+    return generate.Generate(
+        **(values | dict(weight_decay=0.0, clip=1.0, average=0.1) | SMALL["edm"] | changes)
+    )
 
 
 def test_a_killed_training_ends_with_the_same_files(tmp_path):
     """Killed once there is a checkpoint, anywhere in a step or a write; three processes import JAX and train: some 20 seconds."""
     (tmp_path / "c.toml").write_text(TEXT)
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    env |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    env |= {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
 
     def run(name: str) -> subprocess.Popen:
         command = [sys.executable, "-c", RUN, "train", "c.toml", "--out", f"{name}/edm.safetensors"]
-        return subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
 
     first, file = run("killed"), tmp_path / "killed/edm/state.safetensors"
     deadline = time.monotonic() + 300
@@ -84,7 +93,12 @@ def test_a_killed_training_ends_with_the_same_files(tmp_path):
     for name in ("edm.safetensors", "edm.json", "edm/state.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     left = sorted(os.listdir(tmp_path / "killed/edm"))
-    assert [f for f in left if not f.endswith(".part")] == ["log.csv", "loss.png", "state.json", "state.safetensors"]
+    assert [f for f in left if not f.endswith(".part")] == [
+        "log.csv",
+        "loss.png",
+        "state.json",
+        "state.safetensors",
+    ]
     card = checkpoint.read_card(tmp_path / "whole/edm.safetensors")
     assert card["sigma_data"] == pytest.approx(fashion.some().images.std(), abs=1e-4)
     assert "data" not in card
@@ -109,7 +123,14 @@ def test_it_learns(model):
     score = jax.jit(lambda n: generate.loss(c, n, batch, jax.random.key(9)))
     losses.append(float(score(net)))
     state = fit(
-        net, partial(generate.loss, c), generate.batches(c, photos), generate.optimiser(c), steps=40, seed=0, decay=0.5, progress=False
+        net,
+        partial(generate.loss, c),
+        generate.batches(c, photos),
+        generate.optimiser(c),
+        steps=40,
+        seed=0,
+        decay=0.5,
+        progress=False,
     )
     losses.append(float(score(state.ema)))
     assert losses[1] < 0.8 * losses[0]
@@ -125,7 +146,9 @@ def test_an_epoch_shows_every_photo_once():
     assert len(key(first)) == 500
     assert key(first) <= key(photos.images)
     assert np.any(first != again)
-    np.testing.assert_array_equal(generate.batches(c, photos)(7)["image"], batch(7)["image"])  # whatever came before
+    np.testing.assert_array_equal(
+        generate.batches(c, photos)(7)["image"], batch(7)["image"]
+    )  # whatever came before
     by_image = {image.tobytes(): label for image, label in zip(photos.images, photos.labels, strict=True)}
     b = batch(3)
     assert [by_image[image.tobytes()] for image in b["image"]] == list(b["label"])
@@ -136,13 +159,29 @@ def test_a_classifier_learns_and_half_its_batch_is_clean():
     from jaxsampler.training.fitting import fit
 
     values = dict(
-        seed=0, steps=60, batch=64, widths=(8, 16, 24), depth=1, embedding=16, features=16, clean=0.5, noise_mean=-1.0, noise_std=1.0
+        seed=0,
+        steps=60,
+        batch=64,
+        widths=(8, 16, 24),
+        depth=1,
+        embedding=16,
+        features=16,
+        clean=0.5,
+        noise_mean=-1.0,
+        noise_std=1.0,
     )
     c = classify.Classify(**values, lr=3e-2, warmup=5, weight_decay=0.0, clip=1.0, average=0.1)
     photos = fashion.some()
     net = classify.network(c)
     state = fit(
-        net, partial(classify.loss, c), classify.data(c, photos), classify.optimiser(c), steps=60, seed=0, decay=0.8, progress=False
+        net,
+        partial(classify.loss, c),
+        classify.data(c, photos),
+        classify.optimiser(c),
+        steps=60,
+        seed=0,
+        decay=0.8,
+        progress=False,
     )
     clean, noisy = classify.accuracy(state.ema, photos), classify.accuracy(state.ema, photos, 5.0)
     assert clean > 0.6

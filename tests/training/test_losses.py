@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from jaxsampler.paths.exact import gaussian_mixture
 from jaxsampler.paths.gaussian import EDM, VP, CondOT
 from jaxsampler.paths.mean_reverting import MeanReverting
 from jaxsampler.paths.predictions import convert
-
 from jaxsampler.training import losses, times, weights
 from jaxsampler.training.losses import matching, stratified
 
@@ -102,7 +102,10 @@ def test_with_a_weight_the_kind_does_not_matter(path):
     alpha, sigma = path.alpha(t), path.sigma(t)
     spread = S**2 * sigma**2 / ((alpha * S) ** 2 + sigma**2)
     for name, weight in WEIGHTS.items():
-        got = [float(f(predictor(path, kind, 0.1), path, key, x0, times=when, weight=weight)) for kind, f in KINDS.items()]
+        got = [
+            float(f(predictor(path, kind, 0.1), path, key, x0, times=when, weight=weight))
+            for kind, f in KINDS.items()
+        ]
         w = np.asarray(weight(jnp.asarray(np.log(alpha / sigma))))
         want = (w * (spread + 0.01)).mean()
         noise = np.sqrt(2 * np.mean((w * (spread + 0.01)) ** 2) / x0.size)
@@ -144,7 +147,13 @@ def test_edms_loss_of_the_best_denoiser_is_one_at_every_level():
 
 def test_weights_at_a_signal_to_noise_ratio_of_four():
     lam = jnp.log(jnp.array([2.0]))
-    values = {"uniform": 1, "snr": 4, "min_snr": 4, "edm": (0.25 + S**2) / (0.5 * S) ** 2, "sigmoid": 4 / (1 + 4 / np.e)}
+    values = {
+        "uniform": 1,
+        "snr": 4,
+        "min_snr": 4,
+        "edm": (0.25 + S**2) / (0.5 * S) ** 2,
+        "sigmoid": 4 / (1 + 4 / np.e),
+    }
     for name, want in values.items():
         assert float(WEIGHTS[name](lam)[0]) == pytest.approx(want, rel=1e-5), name
     assert float(weights.min_snr(3.0)(lam)[0]) == pytest.approx(3)

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxsampler.paths.gaussian import EDM, VP, CondOT
 
+from jaxsampler.paths.gaussian import EDM, VP, CondOT
 from jaxsampler.training import times
 
 U = jnp.asarray((np.arange(100_000) + 0.5) / 100_000, jnp.float32)

@@ -43,7 +43,9 @@ def save(file: Path, cells: Any) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(f.name for f in dataclasses.fields(Cell))
-    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.astuple(cell)] for cell in cells)
+    writer.writerows(
+        [f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.astuple(cell)] for cell in cells
+    )
     write(file, text.getvalue().encode())
 
 
@@ -52,10 +54,17 @@ def read(file: Path) -> dict[tuple[str, str, int, str], Cell]:
     if not file.exists():
         return {}
     kinds = {f.name: f.type for f in dataclasses.fields(Cell)}
-    parse: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float, bool: {"True": True, "False": False}.__getitem__}
+    parse: dict[Any, Callable[[str], Any]] = {
+        str: str,
+        int: int,
+        float: float,
+        bool: {"True": True, "False": False}.__getitem__,
+    }
     try:
         rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
         cells = [Cell(**{key: parse[kind](row[key]) for key, kind in kinds.items()}) for row in rows]
     except (KeyError, ValueError, TypeError):
-        raise ValueError(f"{file} is not a file of `bench quality`: choose another --out, or remove it") from None
+        raise ValueError(
+            f"{file} is not a file of `bench quality`: choose another --out, or remove it"
+        ) from None
     return {(cell.problem, cell.solver, cell.calls, cell.mark): cell for cell in cells}

@@ -60,7 +60,9 @@ def measure(rounds: int = 3, steps: Sequence[int] = STEPS, only: Sequence[str] |
     chosen = {name: route for name, route in routes().items() if only is None or name in only}
     with jax.enable_x64(True):
         path, keys = VP(), jax.random.split(jax.random.key(0), 2)
-        means = 0.3 * jax.random.normal(keys[0], (8, DIMENSION), jnp.float64)  # modes that overlap: no basin boundaries
+        means = 0.3 * jax.random.normal(
+            keys[0], (8, DIMENSION), jnp.float64
+        )  # modes that overlap: no basin boundaries
         x = jax.random.normal(keys[1], (BATCH, DIMENSION), jnp.float64)
 
         def loss(means, solver, steps, adjoint):
@@ -73,12 +75,17 @@ def measure(rounds: int = 3, steps: Sequence[int] = STEPS, only: Sequence[str] |
         found = Gradients(device(), list(steps), *({name: [] for name in chosen} for _ in range(3)))
         for name, (solver, adjoint) in chosen.items():
             for n in steps:
-                forward, gradient = compiled(loss, solver, n, Direct()), compiled(jax.grad(loss), solver, n, adjoint)
+                forward, gradient = (
+                    compiled(loss, solver, n, Direct()),
+                    compiled(jax.grad(loss), solver, n, adjoint),
+                )
                 forward_s, gradient_s = fastest([partial(forward, means), partial(gradient, means)], rounds)
                 plan: Any = gradient.memory_analysis()
                 found.megabytes[name].append(plan.temp_size_in_bytes / 1e6)
                 found.ratio[name].append(gradient_s / forward_s)
-                found.error[name].append(float(jnp.linalg.norm(gradient(means) - exact) / jnp.linalg.norm(exact)))
+                found.error[name].append(
+                    float(jnp.linalg.norm(gradient(means) - exact) / jnp.linalg.norm(exact))
+                )
     return found
 
 

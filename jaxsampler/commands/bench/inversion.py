@@ -56,7 +56,9 @@ def measure(steps: Sequence[int] = STEPS, only: Sequence[str] | None = None) -> 
     with jax.enable_x64(True):
         means = jnp.asarray([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]], jnp.float64)
         keys = jax.random.split(jax.random.key(0))
-        x = means[jax.random.randint(keys[0], (256,), 0, 3)] + 0.3 * jax.random.normal(keys[1], (256, 2), jnp.float64)
+        x = means[jax.random.randint(keys[0], (256,), 0, 3)] + 0.3 * jax.random.normal(
+            keys[1], (256, 2), jnp.float64
+        )
         for name, (solver, options) in chosen.items():
             path = CondOT() if "flow" in name else VP()
             denoiser = models.gaussian_mixture(means, 0.3, path)
@@ -70,8 +72,13 @@ def measure(steps: Sequence[int] = STEPS, only: Sequence[str] | None = None) -> 
 
 def markdown(result: RoundTrips) -> str:
     """The table for the README."""
-    lines = [f"| round trip error | {' | '.join(f'{n} steps' for n in result.steps)} |", "|---" * (len(result.steps) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(f'{e:.0e}' for e in errors)} |" for name, errors in result.error.items()]
+    lines = [
+        f"| round trip error | {' | '.join(f'{n} steps' for n in result.steps)} |",
+        "|---" * (len(result.steps) + 1) + "|",
+    ]
+    lines += [
+        f"| {name} | {' | '.join(f'{e:.0e}' for e in errors)} |" for name, errors in result.error.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -81,7 +88,14 @@ def figure(result: RoundTrips) -> Any:
 
     fig, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for i, (name, errors) in enumerate(result.error.items()):
-        axes.loglog(result.steps, [max(e, 1e-17) for e in errors], marker="o", ms=4, ls=["-", "--", "-.", ":"][i % 4], label=name)
+        axes.loglog(
+            result.steps,
+            [max(e, 1e-17) for e in errors],
+            marker="o",
+            ms=4,
+            ls=["-", "--", "-.", ":"][i % 4],
+            label=name,
+        )
     axes.set(xlabel="steps", ylabel="RMS of x0 - regenerate(invert(x0))")
     axes.set_xticks(result.steps, [str(n) for n in result.steps])
     axes.minorticks_off()

@@ -81,17 +81,27 @@ def bits_of(denoiser: Denoiser, pixels: np.ndarray, steps: int) -> np.ndarray:
     density = partial(log_prob, trace="hutchinson", grid=grid_of(denoiser, steps))
     measured = jax.jit(
         lambda images: bits_per_dim(
-            denoiser, images, jax.random.key(0), low=-1 - HALF_CELL, high=1 + HALF_CELL, density=density, batch_size=min(32, len(images))
+            denoiser,
+            images,
+            jax.random.key(0),
+            low=-1 - HALF_CELL,
+            high=1 + HALF_CELL,
+            density=density,
+            batch_size=min(32, len(images)),
         )
     )
     return np.asarray(measured(jnp.asarray(pixels)))
 
 
-def measure(images: int = 128, checked: int = 16, networks: dict[str, Denoiser] | None = None, steps: int = STEPS) -> Likelihoods:
+def measure(
+    images: int = 128, checked: int = 16, networks: dict[str, Denoiser] | None = None, steps: int = STEPS
+) -> Likelihoods:
     """The first `images` test photographs under each network (by default those shipped); the first `checked` of them at 2 x `steps` too."""
     photos = fashion.some()[slice(images)]
     pixels = np.pad(photos.pixels, ((0, 0), (2, 2), (2, 2)))[..., None]
-    networks = {name: load(name) for name in ("fashion_edm", "fashion_flow")} if networks is None else networks
+    networks = (
+        {name: load(name) for name in ("fashion_edm", "fashion_flow")} if networks is None else networks
+    )
     found = {}
     for name, denoiser in networks.items():
         bits, finer = bits_of(denoiser, pixels, steps), bits_of(denoiser, pixels[:checked], 2 * steps)
@@ -120,7 +130,14 @@ def figure(result: Likelihoods) -> Any:
 
     fig, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for i, (name, one) in enumerate(result.networks.items()):
-        axes.plot(np.asarray(result.labels) + 0.25 * (i - 0.5), one.bits, "o", ms=3, alpha=0.6, label=f"{name}: {one.mean:.2f}")
+        axes.plot(
+            np.asarray(result.labels) + 0.25 * (i - 0.5),
+            one.bits,
+            "o",
+            ms=3,
+            alpha=0.6,
+            label=f"{name}: {one.mean:.2f}",
+        )
     axes.set(ylabel="bits per dimension")
     axes.set_xticks(range(10), fashion.CLASSES, rotation=30)
     axes.grid(alpha=0.3)

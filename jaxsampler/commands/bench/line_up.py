@@ -20,7 +20,8 @@ from ...tables.table import Table
 from ...tables.tabulation import tabulate
 
 GRIDS: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (grids.default, grids.log_snr, grids.uniform, grids.quadratic, grids.cosine, grids.karras)
+    f.__name__: f
+    for f in (grids.default, grids.log_snr, grids.uniform, grids.quadratic, grids.cosine, grids.karras)
 }
 
 
@@ -33,7 +34,9 @@ def solver(entry: str, **given: Any) -> Any:
     try:
         return by_name(name, **given, **tomllib.loads("\n".join(options)))
     except (tomllib.TOMLDecodeError, TypeError) as e:
-        raise ValueError(f"solver {entry!r}: give options as name=value after the name, as in 'unipc order=3' ({e})") from None
+        raise ValueError(
+            f"solver {entry!r}: give options as name=value after the name, as in 'unipc order=3' ({e})"
+        ) from None
 
 
 def step(entry: str) -> Step:
@@ -63,7 +66,9 @@ def largest(path: Path, solver: Step, times: Callable[[Path, int], np.ndarray], 
     return None
 
 
-def line_up(path: Path, entries: tuple[str, ...], times: Callable[[Path, int], np.ndarray], calls: int) -> dict[str, Table]:
+def line_up(
+    path: Path, entries: tuple[str, ...], times: Callable[[Path, int], np.ndarray], calls: int
+) -> dict[str, Table]:
     """Entry -> table, without entries that cannot keep the budget and those whose table an earlier one has (Heun in t is `edm` on EDM)."""
     found: dict[str, Table] = {}
     for entry in entries:
@@ -78,5 +83,6 @@ def same(a: Table, b: Table) -> bool:
     if (a.nfe, a.regs) != (b.nfe, b.regs):
         return False
     return all(
-        np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True)
+        for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )

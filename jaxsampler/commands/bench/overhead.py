@@ -85,7 +85,10 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
         jax.block_until_ready(shared(table, mu, key))
     compilations = shared._cache_size()
     # a deterministic solver needs no key, and then draws nothing
-    runs = {name: partial(shared, table, mu, key if solvers.by_name(name).stochastic else None) for name, table in rows.items()}
+    runs = {
+        name: partial(shared, table, mu, key if solvers.by_name(name).stochastic else None)
+        for name, table in rows.items()
+    }
 
     def calls():
         for _ in range(NFE):
@@ -118,7 +121,10 @@ def _no_tables(denoiser: Denoiser, x: jax.Array, key: Any) -> dict[str, Any]:
     """20 calls of each solver that is no table, but those that exist to compare with (mr_published)."""
     path: Any = denoiser.path
     lam = np.linspace(float(path.lam(path.t_max)), float(path.lam(0.01 * path.t_max)), 41)
-    one, zero = np.ones((41, *x.shape[1:])), np.zeros((41, *x.shape[1:]))  # (l, s, b) = (1, 0, 0) is data prediction
+    one, zero = (
+        np.ones((41, *x.shape[1:])),
+        np.zeros((41, *x.shape[1:])),
+    )  # (l, s, b) = (1, 0, 0) is data prediction
     chosen = {
         "dpm_v3": (solvers.dpm_v3(solvers.Statistics.of(path, lam, one, zero, zero)), NFE),
         "dpm_adaptive": (solvers.dpm_adaptive(kind="data", rtol=0.5), 1),
@@ -132,7 +138,9 @@ def _no_tables(denoiser: Denoiser, x: jax.Array, key: Any) -> dict[str, Any]:
 
     def run_one(solver: Any, steps: int) -> Any:
         grid = grids.log_snr(path, steps, t_max=0.9 * path.t_max, t_min=0.1 * path.t_max)
-        return jax.jit(lambda x, key: sample(denoiser, x, x=x, key=key, solver=solver, grid=grid, adjoint=Direct()))
+        return jax.jit(
+            lambda x, key: sample(denoiser, x, x=x, key=key, solver=solver, grid=grid, adjoint=Direct())
+        )
 
     return {name: partial(run_one(*way), x, key) for name, way in chosen.items()}
 
@@ -169,7 +177,14 @@ def _by_diffrax(denoiser: Denoiser, x: jax.Array) -> dict[str, Any]:
 
         y = path.centred(x) / path.alpha(0.9 * path.t_max)
         out = diffrax.diffeqsolve(
-            diffrax.ODETerm(field), solver, high, low, (low - high) / steps, y, adjoint=diffrax.DirectAdjoint(), max_steps=NFE
+            diffrax.ODETerm(field),
+            solver,
+            high,
+            low,
+            (low - high) / steps,
+            y,
+            adjoint=diffrax.DirectAdjoint(),
+            max_steps=NFE,
         )
         return out.ys
 
@@ -184,12 +199,16 @@ def _compiling(denoiser: Denoiser, path: Any, x: jax.Array) -> tuple[dict[int, f
     seconds, size = {}, {}
     config: Any = jax.config
     persistent = config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)  # what was compiled before must not be found again
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # what was compiled before must not be found again
     try:
         for n in (10, 100, 1000):
             table = jax.tree.map(jnp.asarray, tabulate(path, grids.log_snr(path, n), solvers.dpmpp_2m))
             began = time.perf_counter()
-            compiled = jax.jit(lambda table, x: run(denoiser, table, x, adjoint=Direct())).lower(table, x).compile()
+            compiled = (
+                jax.jit(lambda table, x: run(denoiser, table, x, adjoint=Direct())).lower(table, x).compile()
+            )
             seconds[n], size[n] = time.perf_counter() - began, len(compiled.as_text() or "")
     finally:
         jax.config.update("jax_enable_compilation_cache", persistent)
@@ -214,10 +233,17 @@ def markdown(result: Overhead) -> str:
         "",
         "| steps | seconds to compile | program |",
         "|---|---|---|",
-        *(f"| {n} | {s:.1f} | {result.program_bytes[n] / 1e3:.0f} kB |" for n, s in result.compile_seconds.items()),
+        *(
+            f"| {n} | {s:.1f} | {result.program_bytes[n] / 1e3:.0f} kB |"
+            for n, s in result.compile_seconds.items()
+        ),
     ]
     if result.others:
-        lines += ["", "| small MLP, batch 256, 20 calls | seconds/(seconds of `dpmpp_2m` here) |", "|---|---|"]
+        lines += [
+            "",
+            "| small MLP, batch 256, 20 calls | seconds/(seconds of `dpmpp_2m` here) |",
+            "|---|---|",
+        ]
         lines += [f"| {name} | {value:.1f} |" for name, value in result.others.items()]
     return "\n".join(lines) + "\n"
 
@@ -226,7 +252,9 @@ def figure(result: Overhead) -> Any:
     """Ratios of all solvers and baselines as horizontal bars."""
     import matplotlib.pyplot as plt
 
-    items = sorted({**result.ratios, **result.no_tables, **result.baselines}.items(), key=lambda item: item[1])
+    items = sorted(
+        {**result.ratios, **result.no_tables, **result.baselines}.items(), key=lambda item: item[1]
+    )
     fig, ax = plt.subplots(figsize=(7, 0.22 * len(items) + 1), layout="constrained")
     colours = ["tab:orange" if name in result.baselines else "tab:blue" for name, _ in items]
     ax.scatter([value for _, value in items], range(len(items)), color=colours, s=20, zorder=3)

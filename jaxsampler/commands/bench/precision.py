@@ -61,7 +61,9 @@ def network(path: Path, kind: str, low: bool) -> Denoiser:
 
 def sampler(path: Path, kind: str, low: bool) -> Callable[[Table, Any, Any], Any]:
     """A jitted function of (table, x_T, noise), compiled once for all tables of a shape."""
-    return jax.jit(lambda table, x, noise: run(network(path, kind, low), table, x, noise=noise, adjoint=Direct()))
+    return jax.jit(
+        lambda table, x, noise: run(network(path, kind, low), table, x, noise=noise, adjoint=Direct())
+    )
 
 
 def same_shape(tables: dict[str, Table]) -> dict[str, Table]:
@@ -76,7 +78,9 @@ def measure(steps: int = 20, samples: int = 512, path: Path | None = None) -> Pr
     steppers = solvers.catalogue()
     tables = same_shape({name: tabulate(path, grids.default(path, steps), s) for name, s in steppers.items()})
     x = path.prior(jax.random.key(0), jnp.zeros((samples, 2), jnp.float32))
-    noise = jax.random.normal(jax.random.key(1), (max(t.draws for t in tables.values()), samples, 2), jnp.float32)
+    noise = jax.random.normal(
+        jax.random.key(1), (max(t.draws for t in tables.values()), samples, 2), jnp.float32
+    )
     low = [sampler(path, "data", False), sampler(path, "data", True), sampler(path, "noise", True)]
     wide = partial(np.asarray, dtype=np.float64)
     with jax.enable_x64(True):
@@ -112,11 +116,20 @@ def figure(result: Precision) -> Any:
     names = sorted(result.errors, key=lambda name: result.errors[name][1])
     fig, ax = plt.subplots(figsize=(7, 0.22 * len(names) + 1), layout="constrained")
     for column, (label, marker) in enumerate(zip(COLUMNS, "osD", strict=True)):
-        ax.scatter([result.errors[name][column] for name in names], range(len(names)), s=20, marker=marker, label=label, zorder=3)
+        ax.scatter(
+            [result.errors[name][column] for name in names],
+            range(len(names)),
+            s=20,
+            marker=marker,
+            label=label,
+            zorder=3,
+        )
     ax.axvline(2.0**-9, color="0.3", lw=1, ls=":")
     ax.set_xscale("log")
     ax.set_yticks(range(len(names)), names, fontsize=8)
-    ax.set_xlabel("error against float64, in standard deviations of a sample; dotted: one rounding in bfloat16")
+    ax.set_xlabel(
+        "error against float64, in standard deviations of a sample; dotted: one rounding in bfloat16"
+    )
     ax.legend(fontsize=8)
     ax.grid(axis="x", alpha=0.3)
     return fig

@@ -43,7 +43,13 @@ from ...tables.tabulation import tabulate
 Samples = Float[np.ndarray, "n ..."]
 IMAGES, CLASSES = 2000, len(fashion.CLASSES)  # photos of the empirical model; classes of the networks
 FINE = solvers.unipc(order=3)  # of five families the nearest to 800 steps, on every problem
-PATHS: dict[str, Path] = {"mixture": VP(), "empirical": EDM(), "smoothed": EDM(), "fashion_edm": EDM(), "fashion_flow": CondOT()}
+PATHS: dict[str, Path] = {
+    "mixture": VP(),
+    "empirical": EDM(),
+    "smoothed": EDM(),
+    "fashion_edm": EDM(),
+    "fashion_flow": CondOT(),
+}
 
 
 @eqx.filter_jit
@@ -88,7 +94,9 @@ class Problem:
         if not self.bound:
             return self.denoiser
         if batch % CLASSES:
-            raise ValueError(f"a batch of {self.name} holds {CLASSES} classes in turn: its size is a multiple of {CLASSES}, got {batch}")
+            raise ValueError(
+                f"a batch of {self.name} holds {CLASSES} classes in turn: its size is a multiple of {CLASSES}, got {batch}"
+            )
         return self.single.bind(label=np.arange(batch, dtype=np.int32) % CLASSES)
 
     def fingerprint(self, *settings: Any) -> str:
@@ -126,7 +134,11 @@ class Problem:
 
 
 def problem(
-    name: str, *, data: str | FilePath | None = None, weights: str | FilePath | None = None, photos: fashion.Photos | None = None
+    name: str,
+    *,
+    data: str | FilePath | None = None,
+    weights: str | FilePath | None = None,
+    photos: fashion.Photos | None = None,
 ) -> Problem:
     """The problem called `name`.
 
@@ -162,7 +174,9 @@ class _Sources:
         return photos[in_turn(photos.labels)[:n]].images
 
     def network(self, name: str) -> Any:
-        return pretrained.load(name, path=None if self.weights is None else FilePath(self.weights) / f"{name}.safetensors")
+        return pretrained.load(
+            name, path=None if self.weights is None else FilePath(self.weights) / f"{name}.safetensors"
+        )
 
     @cached_property
     def classifier(self) -> Callable[[Any], Any]:
@@ -206,7 +220,9 @@ def _network(sources: _Sources, name: str, chunk: int = 50) -> Problem:
     single = sources.network(name)
     denoiser, path = single.bind(label=np.arange(chunk, dtype=np.int32) % CLASSES), single.path
     grid = grids.karras(path, 60) if isinstance(path, EDM) else grids.uniform(path, 60)
-    return Problem(name, denoiser, single, (32, 32, 1), chunk, tabulate(path, grid, FINE), sources.real, sources.features)
+    return Problem(
+        name, denoiser, single, (32, 32, 1), chunk, tabulate(path, grid, FINE), sources.real, sources.features
+    )
 
 
 PROBLEMS: dict[str, Callable[[_Sources], Problem]] = {

@@ -60,7 +60,10 @@ class Quality:
     calls: tuple[int, ...] = (3, 4, 5, 6, 8, 10, 15, 20, 50)
     solvers: tuple[str, ...] = DETERMINISTIC + STOCHASTIC
     tables: tuple[str, ...] = ()  # learned ones: .safetensors files whose card names their problem
-    v3: tuple[str, ...] = ("mixture", "fashion_edm")  # problems for which DPM-Solver-v3's statistics are estimated
+    v3: tuple[str, ...] = (
+        "mixture",
+        "fashion_edm",
+    )  # problems for which DPM-Solver-v3's statistics are estimated
     statistics: int = 256  # real samples to estimate them from
     real: int = 10_000  # test samples to compare with
     resamples: int = 50  # of the bootstrap
@@ -75,7 +78,9 @@ class Quality:
                 raise ValueError(
                     f"key {key!r} needs one entry for each of the {len(self.problems)} problems, it has {len(getattr(self, key))}"
                 )
-        flat = solvers.Statistics.of(VP(), np.arange(4.0), np.ones(4), np.zeros(4), np.zeros(4))  # any will do to check options
+        flat = solvers.Statistics.of(
+            VP(), np.arange(4.0), np.ones(4), np.zeros(4), np.zeros(4)
+        )  # any will do to check options
         for entry in self.tabulated:
             line_up.step(entry)
         for entry in self.fitted:
@@ -99,7 +104,9 @@ class Quality:
         return tuple(entry for entry in self.solvers if entry not in self.fitted)
 
 
-def measure(c: Quality, file: Path, build: Callable[[str], Problem] = problem, progress: bool = True) -> list[Cell]:
+def measure(
+    c: Quality, file: Path, build: Callable[[str], Problem] = problem, progress: bool = True
+) -> list[Cell]:
     """All cells of `c`, those in `file` taken from there, each new one added to it at once. build: name -> problem."""
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
@@ -107,9 +114,13 @@ def measure(c: Quality, file: Path, build: Callable[[str], Problem] = problem, p
     known = read(file)
     tables = [(entry, *learned(entry)) for entry in c.tables]
     cells = []
-    with threadpool_limits(1, "blas"):  # the bootstrap's many small matrices: where cores are shared, threads made it 80 times slower
+    with threadpool_limits(
+        1, "blas"
+    ):  # the bootstrap's many small matrices: where cores are shared, threads made it 80 times slower
         for i, name in enumerate(c.problems):
-            task = Task(c, i, build(name), file.parent, [(label, table) for label, of, table in tables if of == name])
+            task = Task(
+                c, i, build(name), file.parent, [(label, table) for label, of, table in tables if of == name]
+            )
             for solver, calls, job in tqdm(task.jobs(), desc=name, unit="cell", disable=not progress):
                 cell = known.get((name, solver, calls, task.mark))
                 if cell is None:
@@ -123,7 +134,9 @@ def learned(file: str) -> tuple[str, Table]:
     """(problem, table) of a saved table; ValueError if its card does not name one of the problems."""
     name = Table.about(file).get("problem")
     if name not in PROBLEMS:
-        raise ValueError(f"the card of {file} names the problem {name!r}; save the table with problem=, one of {', '.join(PROBLEMS)}")
+        raise ValueError(
+            f"the card of {file} names the problem {name!r}; save the table with problem=, one of {', '.join(PROBLEMS)}"
+        )
     return name, Table.load(file)
 
 
@@ -131,7 +144,14 @@ class Task:
     """One problem's cells. What several of them share (starts, converged samples, features of real data) is made when first needed."""
 
     def __init__(self, c: Quality, i: int, p: Problem, folder: Path, tables: list[tuple[str, Table]]):
-        self.c, self.p, self.n, self.most, self.folder, self.tables = c, p, c.samples[i], c.most[i], folder, tables
+        self.c, self.p, self.n, self.most, self.folder, self.tables = (
+            c,
+            p,
+            c.samples[i],
+            c.most[i],
+            folder,
+            tables,
+        )
         self.grid, self.x = line_up.grid(c.grids[i]), p.start(c.samples[i], c.seed)
         self.shared: dict[str, Any] = {}
         self.mark = p.fingerprint(c.grids[i], self.n, c.real, c.resamples, c.statistics, c.seed)
@@ -201,9 +221,13 @@ class Task:
 
     def cell(self, name: str, calls: int, x: np.ndarray, rows: int, stochastic: bool, seconds: float) -> Cell:
         """The numbers of samples x."""
-        made = Cell(self.p.name, name, calls, rows, stochastic, len(x), self.c.real, seconds=seconds, mark=self.mark)
+        made = Cell(
+            self.p.name, name, calls, rows, stochastic, len(x), self.c.real, seconds=seconds, mark=self.mark
+        )
         found: dict[str, Iterator[float]] = {}
-        among = lambda statistic, values: iter((statistic(values), *metrics.interval(statistic, values, resamples=self.c.resamples)))
+        among = lambda statistic, values: iter(
+            (statistic(values), *metrics.interval(statistic, values, resamples=self.c.resamples))
+        )
         if not stochastic:
             found["rmse"] = among(lambda s: float(np.sqrt(s.mean())), metrics.squares(x, self.exact()))
         if np.all(np.isfinite(x)):

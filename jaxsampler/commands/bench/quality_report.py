@@ -40,7 +40,9 @@ COLOURS = {  # of the solvers that stand out; the others are grey
 def main(file: Path | None, out: Path, data: Path | None, weights: Path | None) -> str:
     """Measure what the config says (without one: the defaults of `Quality`); write quality.csv, .md and .png; return the Markdown."""
     c = Quality() if file is None else config.load(file, Quality)
-    for entry in c.tables:  # a table that cannot be read is found before minutes of work; so is a place that cannot be written to
+    for entry in (
+        c.tables
+    ):  # a table that cannot be read is found before minutes of work; so is a place that cannot be written to
         learned(entry)
     out.mkdir(parents=True, exist_ok=True)
     cells = measure(c, out / "quality.csv", partial(problem, data=data, weights=weights))
@@ -52,17 +54,27 @@ def main(file: Path | None, out: Path, data: Path | None, weights: Path | None) 
 
 def markdown(cells: Sequence[Cell]) -> str:
     """One table per problem: RMSE and Frechet distance with half the width of their 95% intervals, the least of each column in bold."""
-    return "\n".join(_table([cell for cell in cells if cell.problem == name]) for name in dict.fromkeys(cell.problem for cell in cells))
+    return "\n".join(
+        _table([cell for cell in cells if cell.problem == name])
+        for name in dict.fromkeys(cell.problem for cell in cells)
+    )
 
 
 def _table(cells: list[Cell]) -> str:
-    real, converged, *measured = sorted(cells, key=lambda cell: (cell.solver != "real", cell.solver != "converged"))
-    every, names = (list(dict.fromkeys(getattr(cell, key) for cell in measured)) for key in ("calls", "solver"))
+    real, converged, *measured = sorted(
+        cells, key=lambda cell: (cell.solver != "real", cell.solver != "converged")
+    )
+    every, names = (
+        list(dict.fromkeys(getattr(cell, key) for cell in measured)) for key in ("calls", "solver")
+    )
     calls = [k for k in every if k in SHOWN] or every[:3]
     at = {(cell.solver, cell.calls): cell for cell in measured}
     columns = [(what, k) for what in ("rmse", "frechet") for k in calls]
     best = {
-        (what, k): np.nanmin([math.nan if (name, k) not in at else getattr(at[name, k], what) for name in names]) for what, k in columns
+        (what, k): np.nanmin(
+            [math.nan if (name, k) not in at else getattr(at[name, k], what) for name in names]
+        )
+        for what, k in columns
     }
     features = "the states" if real.problem == "mixture" else "Fashion-MNIST classifier features"
     head = [*(f"RMSE, {k} calls" for k in calls), *(f"Frechet, {k} calls" for k in calls)]
@@ -102,7 +114,11 @@ def _rank(cells: list[Cell]) -> tuple[bool, float]:
 def label(entry: str) -> str:
     """An entry of a config as it is written in Python: "unipc order=3" is unipc(order=3)."""
     name, *options = entry.split()
-    return f"{name}({', '.join(o.replace('true', 'True').replace('false', 'False') for o in options)})" if options else name
+    return (
+        f"{name}({', '.join(o.replace('true', 'True').replace('false', 'False') for o in options)})"
+        if options
+        else name
+    )
 
 
 def _number(cell: Cell, what: str) -> str:
@@ -122,7 +138,14 @@ def figure(cells: Sequence[Cell]) -> Any:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(cell.problem for cell in cells))
-    fig, axes = plt.subplots(2, len(names), figsize=(3.6 * len(names) + 2.2, 7.2), layout="constrained", squeeze=False, sharex="col")
+    fig, axes = plt.subplots(
+        2,
+        len(names),
+        figsize=(3.6 * len(names) + 2.2, 7.2),
+        layout="constrained",
+        squeeze=False,
+        sharex="col",
+    )
     for column, name in enumerate(names):
         mine = [cell for cell in cells if cell.problem == name]
         for row, what in enumerate(("rmse", "frechet")):
@@ -131,7 +154,11 @@ def figure(cells: Sequence[Cell]) -> Any:
         axes[1, column].set_xlabel("network calls")
     axes[0, 0].set_ylabel("RMSE to the converged solution")
     axes[1, 0].set_ylabel("Frechet distance to test data")
-    seen = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    seen = {
+        text: handle
+        for axis in axes.flat
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     fig.legend(seen.values(), seen.keys(), loc="outside right upper", fontsize=9, frameon=False)
     return fig
 
@@ -159,12 +186,20 @@ def _panel(axis: Any, cells: list[Cell], what: str) -> None:
             label=label(name) if stands_out else "others",
         )
         if stands_out:
-            low, high = ([max(getattr(cell, what + end), 1e-9) for cell in points] for end in ("_low", "_high"))
+            low, high = (
+                [max(getattr(cell, what + end), 1e-9) for cell in points] for end in ("_low", "_high")
+            )
             axis.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
     if what == "frechet":
         for name, style in (("real", ":"), ("converged", "-.")):
             for cell in (cell for cell in cells if cell.solver == name):
-                axis.axhline(cell.frechet, color="0.4", ls=style, lw=1.2, label=f"{name} ({'floor' if name == 'real' else 'the model'})")
+                axis.axhline(
+                    cell.frechet,
+                    color="0.4",
+                    ls=style,
+                    lw=1.2,
+                    label=f"{name} ({'floor' if name == 'real' else 'the model'})",
+                )
     axis.set_xscale("log")
     axis.set_yscale("log")
     if usual:

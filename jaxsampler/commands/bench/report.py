@@ -13,13 +13,21 @@ from . import gradients, inversion, likelihood, overhead, precision
 
 def benchmarks() -> dict[str, ModuleType]:
     """Each has measure(..) -> a dataclass, markdown(result) and figure(result)."""
-    return {"gradients": gradients, "inversion": inversion, "likelihood": likelihood, "overhead": overhead, "precision": precision}
+    return {
+        "gradients": gradients,
+        "inversion": inversion,
+        "likelihood": likelihood,
+        "overhead": overhead,
+        "precision": precision,
+    }
 
 
 def write(what: str, out: Path, rounds: int) -> str:
     """Measure `what`, write WHAT.md, WHAT.json and WHAT.png into `out`, and return the Markdown."""
     module: Any = benchmarks()[what]
-    out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found before minutes of work
+    out.mkdir(
+        parents=True, exist_ok=True
+    )  # a place that cannot be written to is found before minutes of work
     result = module.measure(rounds=rounds) if what in ("gradients", "overhead") else module.measure()
     text = module.markdown(result)
     write_file(out / f"{what}.json", json.dumps(dataclasses.asdict(result), indent=1).encode())

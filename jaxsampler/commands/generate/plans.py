@@ -30,8 +30,16 @@ from ...tables.tabulation import tabulate
 from ...training import generate
 
 MODELS = ("fashion_edm", "fashion_flow")
-TO_ZERO = {"uniform": grids.uniform, "quadratic": grids.quadratic, "cosine": grids.cosine}  # grids that may end at t = 0 themselves
-BEFORE_ZERO = {"karras": grids.karras, "log_snr": grids.log_snr, "polyexponential": grids.polyexponential}  # the last step goes to 0
+TO_ZERO = {
+    "uniform": grids.uniform,
+    "quadratic": grids.quadratic,
+    "cosine": grids.cosine,
+}  # grids that may end at t = 0 themselves
+BEFORE_ZERO = {
+    "karras": grids.karras,
+    "log_snr": grids.log_snr,
+    "polyexponential": grids.polyexponential,
+}  # the last step goes to 0
 GRIDS = (*TO_ZERO, *BEFORE_ZERO)
 
 
@@ -59,7 +67,9 @@ class Plan:
 
     def labels(self, numbers: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
         """The classes of these images."""
-        return (numbers % len(self.classes) if self.label is None else np.full(len(numbers), self.label)).astype(np.int32)
+        return (
+            numbers % len(self.classes) if self.label is None else np.full(len(numbers), self.label)
+        ).astype(np.int32)
 
 
 def plan(
@@ -88,10 +98,15 @@ def plan(
     denoiser, classes = pretrained.load(name, path=file), generate.classes(card)
     number = None if label is None else fashion.label(label, classes)
     if guidance == 0 and label is not None:
-        raise ValueError(f"--guidance 0 samples any class: leave --class {label} out, or give 1 for the class without guidance")
+        raise ValueError(
+            f"--guidance 0 samples any class: leave --class {label} out, or give 1 for the class without guidance"
+        )
     learned = solver == samplers.LEARNED
     saved = str(samplers.shipped(name, steps)) if learned else solver
-    sampler, times = samplers.option(saved, denoiser.path, steps=None if learned else steps, grid=grid, order=order), None
+    sampler, times = (
+        samplers.option(saved, denoiser.path, steps=None if learned else steps, grid=grid, order=order),
+        None,
+    )
     if sampler is not None:
         steps = sampler.nfe if learned else None
         about = {"table": Table.about(saved), "sha256 of table": checksum(Path(saved))}
@@ -99,9 +114,23 @@ def plan(
         steps = 10 if steps is None else steps
         every = times_of(denoiser.path, grid, steps)
         sampler, times = tabulated(solver, order, denoiser.path, every)
-        about = {"solver": solver, "order": order, "steps": steps, "grid": grid or "default", "times": [float(t) for t in every]}
+        about = {
+            "solver": solver,
+            "order": order,
+            "steps": steps,
+            "grid": grid or "default",
+            "times": [float(t) for t in every],
+        }
     label, batch = None if number is None else classes[number], min(batch, n)
-    asked = dict(model=None if weights else name, weights=weights, n=n, solver=solver, order=order, steps=steps, grid=grid)
+    asked = dict(
+        model=None if weights else name,
+        weights=weights,
+        n=n,
+        solver=solver,
+        order=order,
+        steps=steps,
+        grid=grid,
+    )
     asked |= {"class": label, "guidance": guidance, "seed": seed, "batch": batch}
     return Plan(
         denoiser,
@@ -121,15 +150,23 @@ def plan(
             "class": "any" if guidance == 0 else label or "all in turn",
             **about,
             "guidance": guidance,
-            "network calls per image": sampler.nfe * (1 if guidance in (0, 1) else 2) if isinstance(sampler, Table) else None,
+            "network calls per image": sampler.nfe * (1 if guidance in (0, 1) else 2)
+            if isinstance(sampler, Table)
+            else None,
             "seed": seed,
             "noise of image i": "jax.random.fold_in(jax.random.key(seed), i)",
             "n": n,
             "batch": batch,
-            "versions": {"jaxsampler": jaxsampler.__version__} | {name: version(name) for name in ("jax", "jaxlib", "numpy", "equinox")},
+            "versions": {"jaxsampler": jaxsampler.__version__}
+            | {name: version(name) for name in ("jax", "jaxlib", "numpy", "equinox")},
             "device": jax.devices()[0].device_kind,
         },
-        " ".join(["jaxsampler sample", *(f"--{k} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None)]),
+        " ".join(
+            [
+                "jaxsampler sample",
+                *(f"--{k} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None),
+            ]
+        ),
     )
 
 
@@ -160,17 +197,27 @@ def times_of(path: paths.Path, name: str | None, steps: int) -> Any:
     if name in TO_ZERO:
         return TO_ZERO[name](path, steps, t_min=0.0)
     try:
-        return np.array([path.t_max, 0.0]) if steps == 1 else grids.append_zero(BEFORE_ZERO[name](path, steps - 1))
+        return (
+            np.array([path.t_max, 0.0])
+            if steps == 1
+            else grids.append_zero(BEFORE_ZERO[name](path, steps - 1))
+        )
     except ValueError:
-        raise ValueError(f"the grid {name!r} does not fit {path!r}, which has no signal at its start; use {', '.join(TO_ZERO)}") from None
+        raise ValueError(
+            f"the grid {name!r} does not fit {path!r}, which has no signal at its start; use {', '.join(TO_ZERO)}"
+        ) from None
 
 
-def tabulated(name: str, order: int | None, path: paths.Path, times: Any) -> tuple[Any, tuple[float, ...] | None]:
+def tabulated(
+    name: str, order: int | None, path: paths.Path, times: Any
+) -> tuple[Any, tuple[float, ...] | None]:
     """The solver called `name` as a table; or as it is, with its times, if it is none."""
     try:
         solver = solvers.by_name(name) if order is None else solvers.by_name(name, order=order)
     except TypeError as error:
-        hint = "leave --order out" if order is not None else "the command line cannot give that: use js.sample"
+        hint = (
+            "leave --order out" if order is not None else "the command line cannot give that: use js.sample"
+        )
         raise ValueError(f"{name}: {error}; {hint}") from None
     if isinstance(solver, Step):
         return tabulate(path, times, solver), None

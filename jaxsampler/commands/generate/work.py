@@ -66,11 +66,15 @@ def batch(plan: Plan, first: int) -> UInt8[np.ndarray, "k h w c"]:
     labels = None if plan.guidance == 0 else jnp.asarray(plan.labels(numbers))
     guidance = None if plan.guidance in (0, 1) else jnp.asarray(plan.guidance, jnp.float32)
     key = jax.random.key(np.uint32(plan.seed))
-    images, good = draw(plan.denoiser, plan.solver, key, jnp.asarray(numbers), labels, guidance, plan.shape, plan.grid)
+    images, good = draw(
+        plan.denoiser, plan.solver, key, jnp.asarray(numbers), labels, guidance, plan.shape, plan.grid
+    )
     left = min(plan.batch, plan.n - first)
     if not np.all(good[:left]):
         bad = first + int(np.argmin(good[:left]))
-        raise ValueError(f"the solver diverges on image {bad}, or does not arrive: take more steps or another solver")
+        raise ValueError(
+            f"the solver diverges on image {bad}, or does not arrive: take more steps or another solver"
+        )
     return np.asarray(images[:left])
 
 
@@ -85,14 +89,28 @@ def run(plan: Plan, out: Path) -> Path:
     if finished(plan, out):
         shutil.rmtree(kept, ignore_errors=True)
         return out / RESULTS[1]
-    if not final.exists() and not begun.exists() and (other := [name for name in RESULTS if (out / name).exists()]):
-        raise ValueError(f"{out} holds {' and '.join(other)} without {FINAL}: choose another --out, or delete them")
+    if (
+        not final.exists()
+        and not begun.exists()
+        and (other := [name for name in RESULTS if (out / name).exists()])
+    ):
+        raise ValueError(
+            f"{out} holds {' and '.join(other)} without {FINAL}: choose another --out, or delete them"
+        )
     expect(plan, begun, "an unfinished run")
-    for stale in (*out.glob(".samples.*.part"), *kept.glob(".*.part")):  # of a run that was killed in the middle of a write
+    for stale in (
+        *out.glob(".samples.*.part"),
+        *kept.glob(".*.part"),
+    ):  # of a run that was killed in the middle of a write
         stale.unlink(missing_ok=True)
     starts = range(0, plan.n, plan.batch)
     there = {first for first in starts if (kept / f"{first}.npy").exists()}
-    with tqdm(total=plan.n, initial=sum(min(plan.batch, plan.n - first) for first in there), unit="image", desc=out.name) as bar:
+    with tqdm(
+        total=plan.n,
+        initial=sum(min(plan.batch, plan.n - first) for first in there),
+        unit="image",
+        desc=out.name,
+    ) as bar:
         for first in (first for first in starts if first not in there):
             images = batch(plan, first)
             if not begun.exists():  # once there is something to keep
@@ -101,7 +119,13 @@ def run(plan: Plan, out: Path) -> Path:
             bar.update(len(images))
     images = np.concatenate([np.load(kept / f"{first}.npy") for first in starts])
     labels = {} if plan.guidance == 0 else {"labels": plan.labels(np.arange(plan.n))}
-    results = dict(zip(RESULTS, (saved(np.savez, images=images, **labels), contact_sheet(images[:SHOWN], columns(plan))), strict=True))
+    results = dict(
+        zip(
+            RESULTS,
+            (saved(np.savez, images=images, **labels), contact_sheet(images[:SHOWN], columns(plan))),
+            strict=True,
+        )
+    )
     for name, data in results.items():
         write(out / name, data)
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in results.items()}
@@ -117,7 +141,10 @@ def finished(plan: Plan, out: Path) -> bool:
         return False
     expect(plan, final, "the results of a run")
     sums = json.loads(final.read_bytes())["sha256"]
-    return all((out / name).exists() and hashlib.sha256((out / name).read_bytes()).hexdigest() == sums[name] for name in RESULTS)
+    return all(
+        (out / name).exists() and hashlib.sha256((out / name).read_bytes()).hexdigest() == sums[name]
+        for name in RESULTS
+    )
 
 
 def expect(plan: Plan, file: Path, what: str) -> None:
@@ -127,12 +154,16 @@ def expect(plan: Plan, file: Path, what: str) -> None:
     try:
         old = json.loads(file.read_bytes())
         old = old["settings"] if file.name == FINAL else old
-        changed = sorted({name for name in {*old, *plan.settings} if old.get(name) != plan.settings.get(name)})
+        changed = sorted(
+            {name for name in {*old, *plan.settings} if old.get(name) != plan.settings.get(name)}
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         changed = ["origin"]
     if changed:
         place = file.parent if file.name == FINAL else file.parent.parent
-        raise ValueError(f"{place} holds {what} with another {', '.join(changed)}: choose another --out, or delete that folder")
+        raise ValueError(
+            f"{place} holds {what} with another {', '.join(changed)}: choose another --out, or delete that folder"
+        )
 
 
 def columns(plan: Plan) -> int:

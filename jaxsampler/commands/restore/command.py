@@ -38,7 +38,9 @@ def member(solver: str | None, order: int | None) -> Step:
         raise ValueError(f"{error}; leave --order out") from None
 
 
-def restorer(net: RestorationNet, solver: str | None, order: int | None, steps: int | None, seed: int) -> Restorer:
+def restorer(
+    net: RestorationNet, solver: str | None, order: int | None, steps: int | None, seed: int
+) -> Restorer:
     """The restorer of the command's options: a saved table settles steps and order itself."""
     saved = samplers.option(solver, net.path(jnp.zeros((1, 1, 3))), steps=steps, order=order)
     return Restorer(net, member(solver, order) if saved is None else saved, steps, seed)
@@ -68,7 +70,9 @@ def folder(restorer: Restorer, source: Path, task: str, mask: Path | None, out: 
     """Restore a folder into another; returns a line per photo that failed."""
     writable(out)
     outcome = restore_folder(restorer, source, out, task, mask)
-    print(f"{len(outcome.done)} restored into {out}, {len(outcome.skipped)} were there already, {len(outcome.failed)} failed")
+    print(
+        f"{len(outcome.done)} restored into {out}, {len(outcome.skipped)} were there already, {len(outcome.failed)} failed"
+    )
     return outcome.failed
 
 
@@ -78,7 +82,9 @@ def demonstration(net: RestorationNet, out: Path, size: int = 128, seed: int = 0
     batch, bench = study.shown(size), study.Bench(net, seed)
     members = [(s, calls) for s in dict.fromkeys(("mr_ode 2", "mr_sde 2", MEMBER)) for calls in (5, 10)]
     members += [("posterior", calls) for calls in (10, 100) if MEMBER != "mr_sde 1" or calls != 10]
-    print(f"Ten held-out photo crops of {size}x{size}, one per task; {net_size(net)} parameters ...", flush=True)
+    print(
+        f"Ten held-out photo crops of {size}x{size}, one per task; {net_size(net)} parameters ...", flush=True
+    )
     rows, images = bench.rows(batch, members)
     print(report.per_task(rows, members))
     print("posterior: posterior sampling, its jumps rescaled to the grid, which is mr_sde of order 1\n")
@@ -90,7 +96,9 @@ def demonstration(net: RestorationNet, out: Path, size: int = 128, seed: int = 0
     write(file, figure([*zip(titles, pictures, strict=True), ("truth", batch.clean)], by_crop))
     write(out / "restored.csv", report.as_csv(rows).encode())
     spent = time.perf_counter() - began
-    print(f"{file} and {file.with_suffix('.csv')}; {spent:.0f} s, of which {bench.compile_seconds:.0f} s compiling")
+    print(
+        f"{file} and {file.with_suffix('.csv')}; {spent:.0f} s, of which {bench.compile_seconds:.0f} s compiling"
+    )
     return file
 
 

@@ -69,7 +69,9 @@ class Row(NamedTuple):
 def shown(size: int = 128, seed: int = 1) -> Batch:
     """The ten crops of the default run."""
     photos = {p.name: p for p in data.held_out_photos()}
-    return _batch([[(photos[name], top, left)] for name, top, left in (SHOWN[task] for task in data.TASKS)], size, seed)
+    return _batch(
+        [[(photos[name], top, left)] for name, top, left in (SHOWN[task] for task in data.TASKS)], size, seed
+    )
 
 
 def crops(photos: Sequence[Photo], size: int = 128, each: int = 2, seed: int = 2) -> Iterator[Batch]:
@@ -109,7 +111,9 @@ def psnr(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -
 def ssim(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
     """Structural similarity with the Gaussian window of Wang et al. 2004, mean over channels."""
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
-    return np.asarray(structural_similarity(np.clip(image, 0, 1).astype(np.float32), truth, channel_axis=-1, **options)).item()
+    return np.asarray(
+        structural_similarity(np.clip(image, 0, 1).astype(np.float32), truth, channel_axis=-1, **options)
+    ).item()
 
 
 class Bench:
@@ -140,7 +144,9 @@ class Bench:
         out[holes] = np.where(known, batch.degraded[holes], out[holes])
         return out, seconds
 
-    def rows(self, batch: Batch, members: Sequence[tuple[str, int]]) -> tuple[list[Row], dict[tuple[str, int], np.ndarray]]:
+    def rows(
+        self, batch: Batch, members: Sequence[tuple[str, int]]
+    ) -> tuple[list[Row], dict[tuple[str, int], np.ndarray]]:
         """Every member (a name of `FAMILY`, calls) on a batch: its rows, the input's first, and its images.
 
         Solvers of equal tables are one solver (posterior sampling is mr_sde of order 1) and run once.
@@ -163,5 +169,6 @@ class Bench:
 def _equal(a: Table, b: Table) -> bool:
     """Whether two tables are the same numbers, to rounding."""
     return a.nfe == b.nfe and all(
-        np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True) for u, v in zip(vars(a).values(), vars(b).values())
+        np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True)
+        for u, v in zip(vars(a).values(), vars(b).values())
     )

@@ -17,7 +17,18 @@ def figure(columns: Sequence[tuple[str, Pictures]], psnr: Sequence[Sequence[floa
     rows, n = len(TASKS), len(columns)
     fig = Figure(figsize=(1.6 * n + 0.5, 1.74 * rows + 0.5), dpi=120)
     left, top = 0.5 / (1.6 * n + 0.5), 1 - 0.5 / (1.74 * rows + 0.5)
-    axes = fig.subplots(rows, n, gridspec_kw={"left": left, "right": 0.995, "bottom": 0.014, "top": top, "wspace": 0.03, "hspace": 0.13})
+    axes = fig.subplots(
+        rows,
+        n,
+        gridspec_kw={
+            "left": left,
+            "right": 0.995,
+            "bottom": 0.014,
+            "top": top,
+            "wspace": 0.03,
+            "hspace": 0.13,
+        },
+    )
     for i, task in enumerate(TASKS):
         best = max(range(1, n - 1), key=lambda j: psnr[i][j])
         for j, (title, pictures) in enumerate(columns):
@@ -31,7 +42,12 @@ def figure(columns: Sequence[tuple[str, Pictures]], psnr: Sequence[Sequence[floa
             if j == 0:
                 ax.set_ylabel(task, fontsize=10)
             if j < n - 1:
-                ax.set_xlabel(f"{psnr[i][j]:.1f} dB", fontsize=9, labelpad=2, fontweight="bold" if j == best else "normal")
+                ax.set_xlabel(
+                    f"{psnr[i][j]:.1f} dB",
+                    fontsize=9,
+                    labelpad=2,
+                    fontweight="bold" if j == best else "normal",
+                )
     file = io.BytesIO()
     fig.savefig(file, format="png")
     return file.getvalue()

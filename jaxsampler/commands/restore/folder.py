@@ -45,7 +45,9 @@ def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; --batch takes a folder of photos")
     if target.resolve() == source.resolve():
-        raise ValueError(f"--out must be another folder than {source}, whose photos would be taken for finished ones")
+        raise ValueError(
+            f"--out must be another folder than {source}, whose photos would be taken for finished ones"
+        )
     photos = sorted(f for f in source.iterdir() if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
     if not photos:
         raise ValueError(f"no photos in {source}: looked for {', '.join(SUFFIXES)}")
@@ -54,7 +56,9 @@ def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
         yield f, target / f"{f.stem if names[f.stem] == 1 else f.name}.png"
 
 
-def restore_folder(restorer: Restorer, source: Path, target: Path, task: str, mask: Path | None = None) -> Outcome:
+def restore_folder(
+    restorer: Restorer, source: Path, target: Path, task: str, mask: Path | None = None
+) -> Outcome:
     """Restore every photo of `source` into `target`. `mask`: one for all, or a folder with a mask of each photo's name.
 
     Raises OSError if `target` cannot be written, ValueError if it holds photos that were restored by something else; photos and masks that
@@ -66,7 +70,9 @@ def restore_folder(restorer: Restorer, source: Path, target: Path, task: str, ma
     if mark.exists():
         checkpoint.expect(mark, settings)
     elif there := next((out for _, out in photos if out.exists()), None):
-        raise ValueError(f"{there} is there already, from no run that is known: choose another --out, or delete it")
+        raise ValueError(
+            f"{there} is there already, from no run that is known: choose another --out, or delete it"
+        )
     for photo, out in tqdm(photos, unit="photo", desc=task):
         if out.exists():
             outcome.skipped.append(out)

@@ -72,13 +72,21 @@ class Restorer:
     steps already. seed: of x_T and of the solver's noise.
     """
 
-    def __init__(self, net: RestorationNet | Tiled, solver: Step | Table | None = None, steps: int | None = None, seed: int = 0):
+    def __init__(
+        self,
+        net: RestorationNet | Tiled,
+        solver: Step | Table | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ):
         if not 0 <= seed < 2**32:
             raise ValueError(f"a seed lies in [0, 2^32); got {seed}")
         self.net, self.seed = net if isinstance(net, Tiled) else Tiled(net), seed
         if isinstance(solver, Table):
             if steps is not None:
-                raise ValueError(f"a table has its steps already, here {solver.nfe} network calls: leave steps={steps} out")
+                raise ValueError(
+                    f"a table has its steps already, here {solver.nfe} network calls: leave steps={steps} out"
+                )
             self.table = samplers.expect(solver, net.path(jnp.zeros((1, 1, 3))))
         else:
             self.table = table(net, chosen() if solver is None else solver, 10 if steps is None else steps)
@@ -87,7 +95,11 @@ class Restorer:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides, beside a photo and its task, about the bits of the restored one."""
-        return {"weights": checkpoint.digest(self.net), "solver or steps": checkpoint.digest(self.table), "seed": self.seed}
+        return {
+            "weights": checkpoint.digest(self.net),
+            "solver or steps": checkpoint.digest(self.table),
+            "seed": self.seed,
+        }
 
     def __call__(
         self,

@@ -37,7 +37,9 @@ class Target(NamedTuple):
 
 def mean(rows: Iterable[Row], solver: str, calls: int, what: str = "psnr", task: str | None = None) -> float:
     """Mean of a column over the crops of one member (and task)."""
-    found = [getattr(r, what) for r in rows if (r.solver, r.calls) == (solver, calls) and task in (None, r.task)]
+    found = [
+        getattr(r, what) for r in rows if (r.solver, r.calls) == (solver, calls) and task in (None, r.task)
+    ]
     return float(np.mean(found))
 
 
@@ -47,7 +49,12 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
     return "".join(
-        "| " + " | ".join(cell.rjust(w) if k else cell.ljust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))) + " |\n"
+        "| "
+        + " | ".join(
+            cell.rjust(w) if k else cell.ljust(w)
+            for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |\n"
         for line in (lines[0], rule, *lines[1:])
     )
 
@@ -76,7 +83,11 @@ def per_task(rows: list[Row], members: Sequence[Member]) -> str:
 def over_tasks(rows: list[Row]) -> str:
     """Mean PSNR/SSIM over all tasks for each solver and number of calls."""
     body = [
-        [solver, *(f"{mean(rows, solver, calls):.2f}/{mean(rows, solver, calls, 'ssim'):.3f}" for calls in CALLS)] for solver in COMPARED
+        [
+            solver,
+            *(f"{mean(rows, solver, calls):.2f}/{mean(rows, solver, calls, 'ssim'):.3f}" for calls in CALLS),
+        ]
+        for solver in COMPARED
     ]
     return markdown(["mean over tasks, PSNR/SSIM", *(f"{c} calls" for c in CALLS)], body)
 
@@ -84,7 +95,9 @@ def over_tasks(rows: list[Row]) -> str:
 def convergence(distances: list[Distance]) -> str:
     """RMSE to the converged ODE solution."""
     body = [[s, *(f"{rmse(distances, s, c):.5f}" for c in CALLS[:3])] for s in ("mr_ode 1", "mr_ode 2")]
-    return markdown([f"RMSE to the ODE solution ({CONVERGED} calls)", *(f"{c} calls" for c in CALLS[:3])], body)
+    return markdown(
+        [f"RMSE to the ODE solution ({CONVERGED} calls)", *(f"{c} calls" for c in CALLS[:3])], body
+    )
 
 
 def rmse(distances: list[Distance], solver: str, calls: int) -> float:
@@ -97,16 +110,35 @@ def targets(rows: list[Row], distances: list[Distance], solver: str) -> list[Tar
     gain = {t: mean(rows, solver, 10, task=t) - mean(rows, "input", 0, task=t) for t in data.TASKS}
     worst = min(gain, key=lambda t: gain[t])
     out = [
-        Target(f"every task gains PSNR ({solver} x10)", "> 0 dB", f"{gain[worst]:+.2f} dB ({worst})", gain[worst] > 0),
-        Target("mean gain", ">= 5 dB", f"{np.mean(list(gain.values())):+.2f} dB", float(np.mean(list(gain.values()))) >= 5),
+        Target(
+            f"every task gains PSNR ({solver} x10)",
+            "> 0 dB",
+            f"{gain[worst]:+.2f} dB ({worst})",
+            gain[worst] > 0,
+        ),
+        Target(
+            "mean gain",
+            ">= 5 dB",
+            f"{np.mean(list(gain.values())):+.2f} dB",
+            float(np.mean(list(gain.values()))) >= 5,
+        ),
     ]
     for calls, allowed in ((10, 0.3), (5, 0.8)):
-        short = {t: mean(rows, "posterior", 100, task=t) - mean(rows, solver, calls, task=t) for t in data.TASKS}
+        short = {
+            t: mean(rows, "posterior", 100, task=t) - mean(rows, solver, calls, task=t) for t in data.TASKS
+        }
         worst = max(short, key=lambda t: short[t])
         what = f"worst task, {solver} x{calls} below posterior x100"
-        out.append(Target(what, f"<= {allowed} dB", f"{short[worst]:+.2f} dB ({worst})", short[worst] <= allowed))
+        out.append(
+            Target(what, f"<= {allowed} dB", f"{short[worst]:+.2f} dB ({worst})", short[worst] <= allowed)
+        )
     ratio = rmse(distances, "mr_ode 2", 10) / rmse(distances, "mr_ode 1", 10)
-    return [*out, Target("RMSE to the ODE solution at 10 calls, order 2 / order 1", "<= 0.5", f"{ratio:.2f}", ratio <= 0.5)]
+    return [
+        *out,
+        Target(
+            "RMSE to the ODE solution at 10 calls, order 2 / order 1", "<= 0.5", f"{ratio:.2f}", ratio <= 0.5
+        ),
+    ]
 
 
 def full(bench: Bench, batches: Sequence[Batch]) -> tuple[list[Row], list[Distance]]:
@@ -120,15 +152,25 @@ def full(bench: Bench, batches: Sequence[Batch]) -> tuple[list[Row], list[Distan
         for solver in ("mr_ode 1", "mr_ode 2"):
             for calls in CALLS[:3]:
                 errors = np.sqrt(np.square(images[solver, calls] - exact).mean((1, 2, 3)))
-                distances += [Distance(task, solver, calls, float(e)) for task, e in zip(data.TASKS, errors, strict=True)]
+                distances += [
+                    Distance(task, solver, calls, float(e))
+                    for task, e in zip(data.TASKS, errors, strict=True)
+                ]
     return rows, distances
 
 
 def full_markdown(rows: list[Row], distances: list[Distance], solver: str) -> str:
     """All tables of a full run; `solver` is the chosen member."""
     members = [(solver, 5), (solver, 10), (solver, 20), ("posterior", 10), ("posterior", 100)]
-    aims = [[t.what, t.wanted, t.measured, "yes" if t.met else "no"] for t in targets(rows, distances, solver)]
-    parts = (per_task(rows, members), over_tasks(rows), convergence(distances), markdown(["target", "wanted", "measured", "met"], aims))
+    aims = [
+        [t.what, t.wanted, t.measured, "yes" if t.met else "no"] for t in targets(rows, distances, solver)
+    ]
+    parts = (
+        per_task(rows, members),
+        over_tasks(rows),
+        convergence(distances),
+        markdown(["target", "wanted", "measured", "met"], aims),
+    )
     return "\n".join(parts)
 
 

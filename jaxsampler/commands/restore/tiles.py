@@ -24,10 +24,14 @@ from ...paths.mean_reverting import MeanReverting
 CELL = 8
 
 
-def windows(length: int, size: int, overlap: int) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k size"]]:
+def windows(
+    length: int, size: int, overlap: int
+) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k size"]]:
     """Starts of the windows that cover an axis, and their weights; one window if `length <= size`. All lengths are whole cells."""
     if length % CELL or size % CELL or overlap % CELL or not 0 < overlap < size:
-        raise ValueError(f"need lengths in whole cells of {CELL} and 0 < overlap < size; got {length}, {size}, {overlap}")
+        raise ValueError(
+            f"need lengths in whole cells of {CELL} and 0 < overlap < size; got {length}, {size}, {overlap}"
+        )
     if length <= size:
         return np.zeros(1, np.int32), np.ones((1, length), np.float32)
     count = -(-(length - overlap) // (size - overlap))
@@ -69,9 +73,13 @@ class Tiled(eqx.Module):
         def add(out: Any, window: Any) -> Any:
             top, left, rows, columns = window
             start = (*[0] * (x.ndim - 3), top, left, 0)
-            part = self.net(jax.lax.dynamic_slice(x, start, shape), t, jax.lax.dynamic_slice(mu, start, shape), task)
+            part = self.net(
+                jax.lax.dynamic_slice(x, start, shape), t, jax.lax.dynamic_slice(mu, start, shape), task
+            )
             share = jnp.broadcast_to((rows[:, None] * columns[None, :])[..., None].astype(x.dtype), shape)
-            return jax.lax.dynamic_update_slice(out, jax.lax.dynamic_slice(out, start, shape) + share * part, start), None
+            return jax.lax.dynamic_update_slice(
+                out, jax.lax.dynamic_slice(out, start, shape) + share * part, start
+            ), None
 
         over = jax.tree.map(jnp.asarray, (tops[i], lefts[j], down[i], across[j]))
         return jax.lax.scan(add, jnp.zeros_like(x), over)[0]

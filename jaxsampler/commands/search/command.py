@@ -61,19 +61,30 @@ def study(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Re
     """All results of `c` on its problem `p`; tables, cards and results.json lie in `folder`."""
     file = folder / "results.json"
     task = Task(c, p, folder, progress)
-    wanted = list(itertools.product(c.calls, (HANDMADE, *([HANDMADE_FRECHET] if c.samples else []), *c.methods)))
-    marks = {which: task.mark_of(*which) for which in wanted}  # a table that is not there to be transferred is missed before any work
+    wanted = list(
+        itertools.product(c.calls, (HANDMADE, *([HANDMADE_FRECHET] if c.samples else []), *c.methods))
+    )
+    marks = {
+        which: task.mark_of(*which) for which in wanted
+    }  # a table that is not there to be transferred is missed before any work
     before = read(file)
     known = {(r.calls, r.method): r for r in before if r.mark == marks.get((r.calls, r.method))}
-    others = [r for r in before if r not in known.values()]  # of another config, or of methods that this one has not
+    others = [
+        r for r in before if r not in known.values()
+    ]  # of another config, or of methods that this one has not
     for calls, method in wanted:
         if (calls, method) not in known:
-            if method == HANDMADE:  # nothing compiled for fewer calls is used again, and each program holds memory
+            if (
+                method == HANDMADE
+            ):  # nothing compiled for fewer calls is used again, and each program holds memory
                 jax.clear_caches()
             if progress:
                 print(f"{c.problem}, {calls} calls: {method}", flush=True)
             known[calls, method] = judged(task, calls, method)
-            write(file, json.dumps([dataclasses.asdict(r) for r in (*others, *known.values())], indent=1).encode())
+            write(
+                file,
+                json.dumps([dataclasses.asdict(r) for r in (*others, *known.values())], indent=1).encode(),
+            )
     return [known[which] for which in wanted]
 
 
@@ -90,7 +101,10 @@ def judged(task: Task, calls: int, method: str) -> Result:
     distance, low, high = None, None, None
     if c.samples:
         features = p.features(samples[: c.samples])
-        distance, (low, high) = metrics.frechet(features, task.real), metrics.interval(task.distance, features)
+        distance, (low, high) = (
+            metrics.frechet(features, task.real),
+            metrics.interval(task.distance, features),
+        )
     made = Result(
         problem=p.name,
         calls=calls,

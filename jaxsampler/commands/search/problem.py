@@ -68,7 +68,9 @@ class Task:
         if not file.exists():
             buffer, exact = io.BytesIO(), self.p.converged(x)
             if not np.isfinite(exact).all():
-                raise ValueError(f"{np.sum(~np.isfinite(off(exact, x)))} of {len(x)} converged samples of {self.p.name} are not finite")
+                raise ValueError(
+                    f"{np.sum(~np.isfinite(off(exact, x)))} of {len(x)} converged samples of {self.p.name} are not finite"
+                )
             np.save(buffer, exact)
             write(file, buffer.getvalue())
         return x, np.load(file)
@@ -105,7 +107,9 @@ class Task:
         """The best hand-made samplers, by the held-out noises."""
         if calls not in self._rivals:
             chosen = self.screened(calls)[: self.c.rivals]
-            self._rivals[calls] = best(self.p.denoiser, self.p.path, *self.choose, calls, batch=self.batch, chosen=chosen)
+            self._rivals[calls] = best(
+                self.p.denoiser, self.p.path, *self.choose, calls, batch=self.batch, chosen=chosen
+            )
         return self._rivals[calls]
 
     def file(self, calls: int, method: str) -> Path:
@@ -132,7 +136,9 @@ class Task:
         mark = self.p.fingerprint(*sorted(self.c.matters(method).items()))
         if not method.startswith(TRANSFERRED):
             return mark
-        return mark + self.p.fingerprint(*(a.tobytes() for a in jax.tree.leaves(self.elsewhere(calls, method)[0])))
+        return mark + self.p.fingerprint(
+            *(a.tobytes() for a in jax.tree.leaves(self.elsewhere(calls, method)[0]))
+        )
 
     def elsewhere(self, calls: int, method: str) -> tuple[Table, dict[str, Any]]:
         """The table found for the problem that the method names, and its card."""
@@ -150,7 +156,11 @@ class Task:
         (table, card), (x, exact) = self.elsewhere(calls, method), self.choose
         name = method.removeprefix(TRANSFERRED)
         moved = transfer(table, PATHS[name], self.p.path)
-        return Found(moved, f"{card.get('method', 'found')} on {name}", float(np.sqrt(off(self.p.run(moved, x), exact).mean())))
+        return Found(
+            moved,
+            f"{card.get('method', 'found')} on {name}",
+            float(np.sqrt(off(self.p.run(moved, x), exact).mean())),
+        )
 
     def search(self, calls: int, method: str) -> Found:
         """What the method finds."""
@@ -161,7 +171,9 @@ class Task:
             return Found(top.table, top.name, top.score)
         if method == HANDMADE_FRECHET:
             x = self.choose[0][: self.c.samples]
-            top = min(self.rivals(calls), key=lambda h: self.distance(self.p.features(self.p.run(h.table, x))))
+            top = min(
+                self.rivals(calls), key=lambda h: self.distance(self.p.features(self.p.run(h.table, x)))
+            )
             return Found(top.table, top.name, top.score)
         folder = self.folder / f"{calls}_{slug(method)}_{self.mark_of(calls, method)}"
         if method in SEARCHES:
@@ -176,9 +188,21 @@ class Task:
         space = Space(self.p.path, calls)
         batch = self.batch if self.p.bound else min(self.batch, self.c.scored)
         few = tuple(a[: -(-self.c.scored // batch) * batch] for a in self.choose)
-        score, final = (rmse(self.p.denoiser, *a, batch=b) for a, b in ((few, batch), (self.choose, self.batch)))
-        table, report = find(score, space, key=self.key, budget=self.c.budget, final_score=final, folder=folder, progress=self.progress)
-        return Found(table, f"{report.evaluated} schedules scored", float(report.final), dropped=report.dropped)
+        score, final = (
+            rmse(self.p.denoiser, *a, batch=b) for a, b in ((few, batch), (self.choose, self.batch))
+        )
+        table, report = find(
+            score,
+            space,
+            key=self.key,
+            budget=self.c.budget,
+            final_score=final,
+            folder=folder,
+            progress=self.progress,
+        )
+        return Found(
+            table, f"{report.evaluated} schedules scored", float(report.final), dropped=report.dropped
+        )
 
     def distilled(self, calls: int, consistent: bool) -> list[tuple[Handmade, Found]]:
         """A table distilled on each kind of grid, as the best solver by hand on it has it, with that solver; best first."""
@@ -191,13 +215,23 @@ class Task:
             (x, _), (chosen, exact), found = self.fit, self.choose, []
             for made in firsts.values():
                 teacher = x, ways(made.grid, x)
-                given: dict = {"consistent": consistent, "noises": len(x), "held_out": 0, "batch": self.batch, "teacher": teacher}
+                given: dict = {
+                    "consistent": consistent,
+                    "noises": len(x),
+                    "held_out": 0,
+                    "batch": self.batch,
+                    "teacher": teacher,
+                }
                 table, _ = distill(self.p.denoiser, self.p.path, made.grid, **given)
                 score = float(np.sqrt(off(self.p.run(table, chosen), exact).mean()))
-                rows = calls - bool(consistent and self.p.path.sigma(made.grid[-1]) == 0)  # the last one is the last output then
+                rows = calls - bool(
+                    consistent and self.p.path.sigma(made.grid[-1]) == 0
+                )  # the last one is the last output then
                 numbers = rows * (rows - 1) // 2 if consistent else rows * (rows + 3) // 2
                 found.append((made, Found(table, f"on {made.family}", score, numbers)))
-            self._distilled[calls, consistent] = sorted(found, key=lambda pair: np.nan_to_num(pair[1].held_out, nan=np.inf))
+            self._distilled[calls, consistent] = sorted(
+                found, key=lambda pair: np.nan_to_num(pair[1].held_out, nan=np.inf)
+            )
         return self._distilled[calls, consistent]
 
     def starts(self, calls: int, free: str, consistent: bool) -> list[Handmade]:
@@ -214,14 +248,22 @@ class Task:
             )
         return [*firsts.values(), *others][: self.c.starts]
 
-    def learned(self, calls: int, stages: tuple[str, ...], consistent: bool, folder: Path, distilled: bool) -> Found:
+    def learned(
+        self, calls: int, stages: tuple[str, ...], consistent: bool, folder: Path, distilled: bool
+    ) -> Found:
         """A learned table, from the best starts."""
         if distilled:
             chosen = self.distilled(calls, consistent)[: self.c.starts]
             names = [f"distilled on {made.family}" for made, _ in chosen]
-            starts = [(dpmpp_2m, made.grid, found.table) for made, found in chosen]  # corrections of it reach any table
+            starts = [
+                (dpmpp_2m, made.grid, found.table) for made, found in chosen
+            ]  # corrections of it reach any table
         else:
-            made = self.starts(calls, "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage))), consistent)
+            made = self.starts(
+                calls,
+                "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage))),
+                consistent,
+            )
             names, starts = [m.name for m in made], [(m.solver, m.grid) for m in made]
         teacher = tuple(np.concatenate([a, b]) for a, b in zip(self.fit, self.choose, strict=True))
         table, reports = learn_best(

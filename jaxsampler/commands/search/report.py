@@ -19,7 +19,9 @@ def main(file: str | Path, out: Path, data: Path | None = None, progress: bool =
     """
     c = config.load(file, Search)
     folder = out / c.problem
-    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found before minutes of work
+    folder.mkdir(
+        parents=True, exist_ok=True
+    )  # a place that cannot be written to is found before minutes of work
     results = study(c, problem(c.problem, data=data), folder, progress)
     for best in winners(results):
         write(out / f"{c.problem}_{best.calls}.safetensors", (folder / best.file).read_bytes())
@@ -32,7 +34,10 @@ def main(file: str | Path, out: Path, data: Path | None = None, progress: bool =
 def winners(results: Sequence[Result]) -> list[Result]:
     """The table of each number of calls that is best on the noises that choose, of those found for this problem, not by hand."""
     made = [r for r in results if not r.method.startswith((HANDMADE, TRANSFERRED))]
-    return [min((r for r in made if r.calls == k), key=lambda r: r.held_out) for k in dict.fromkeys(r.calls for r in made)]
+    return [
+        min((r for r in made if r.calls == k), key=lambda r: r.held_out)
+        for k in dict.fromkeys(r.calls for r in made)
+    ]
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -50,10 +55,21 @@ def summary(results: Sequence[Result]) -> str:
     """One row for each number of calls: the best by hand, by RMSE and by Frechet distance, and the best found; calls in order."""
     known = {(r.calls, r.method): r for r in results}
     frechet = any(r.frechet is not None for r in results)
-    head, rows = ["calls", "best by hand", "RMSE", "found, from", "RMSE", "ratio (95%)", "without the worst 1%"], []
+    head, rows = (
+        ["calls", "best by hand", "RMSE", "found, from", "RMSE", "ratio (95%)", "without the worst 1%"],
+        [],
+    )
     for r in sorted(winners(results), key=lambda r: r.calls):
         hand = known[r.calls, HANDMADE]
-        row = [str(r.calls), hand.what, f"{hand.rmse:.3f}", r.what.removeprefix("from "), f"{r.rmse:.3f}", _ratio(r), f"{r.trimmed:.2f}"]
+        row = [
+            str(r.calls),
+            hand.what,
+            f"{hand.rmse:.3f}",
+            r.what.removeprefix("from "),
+            f"{r.rmse:.3f}",
+            _ratio(r),
+            f"{r.trimmed:.2f}",
+        ]
         rows.append([*row, *(map(_distance, (hand, known[r.calls, HANDMADE_FRECHET], r)) if frechet else ())])
     return _table([*head, *["Frechet distance: best by hand", "best by hand in it", "found"] * frechet], rows)
 
@@ -63,7 +79,10 @@ def ratios(results: Sequence[Result]) -> str:
     known, calls = {(r.method, r.calls): r for r in results}, sorted({r.calls for r in results})
     methods = dict.fromkeys(r.method for r in results if not r.method.startswith(HANDMADE))
     cell = lambda r: "" if r is None else _ratio(r)
-    return _table(["found by", *(f"{k} calls" for k in calls)], [[m, *(cell(known.get((m, k))) for k in calls)] for m in methods])
+    return _table(
+        ["found by", *(f"{k} calls" for k in calls)],
+        [[m, *(cell(known.get((m, k))) for k in calls)] for m in methods],
+    )
 
 
 def _ratio(r: Result) -> str:
@@ -89,7 +108,12 @@ def figure(results: Sequence[Result]) -> Any:
         style = {"color": "black", "lw": 2} if method == HANDMADE else {"lw": 1.2}
         axis.semilogy([r.calls for r in line], [r.rmse for r in line], "o-", ms=4, label=method, **style)
     calls = sorted({r.calls for r in results})
-    axis.set(xlabel="network calls", ylabel="RMSE to the converged solution", title=results[0].problem, xticks=calls)
+    axis.set(
+        xlabel="network calls",
+        ylabel="RMSE to the converged solution",
+        title=results[0].problem,
+        xticks=calls,
+    )
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     return fig

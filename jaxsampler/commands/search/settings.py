@@ -13,7 +13,17 @@ from ..bench.problems import PROBLEMS
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
 TRANSFERRED, DISTILLED, INCONSISTENT = "transferred from ", "distilled", ", inconsistent"
-COMPARED = ("problem", "seed", "held_out", "test", "screen", "rivals", "batch", "samples", "real")  # what every result depends on
+COMPARED = (
+    "problem",
+    "seed",
+    "held_out",
+    "test",
+    "screen",
+    "rivals",
+    "batch",
+    "samples",
+    "real",
+)  # what every result depends on
 SCORED = ("budget", "scored")  # and schedules
 LEARNED = ("noises", "starts", "seeds", "finalists", "iterations", "rate", "split")  # and learned tables
 
@@ -26,7 +36,11 @@ def slug(method: str) -> str:
 def parsed(method: str) -> tuple[bool, tuple[str, ...], bool]:
     """Of a learned table: whether distilled ones are its start, what its stages free, and whether it is consistent."""
     first, *others = method.removesuffix(INCONSISTENT).split(" then ")
-    return first == DISTILLED, tuple(others if first == DISTILLED else (first, *others)), not method.endswith(INCONSISTENT)
+    return (
+        first == DISTILLED,
+        tuple(others if first == DISTILLED else (first, *others)),
+        not method.endswith(INCONSISTENT),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +82,37 @@ class Search:
             raise ValueError(f"unknown problem {self.problem!r}; {nearest(self.problem, PROBLEMS)}")
         for method in self.methods:
             self._known(method)
-        for name in ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch", "budget", "scored"):
+        for name in (
+            "noises",
+            "held_out",
+            "test",
+            "screen",
+            "rivals",
+            "starts",
+            "seeds",
+            "iterations",
+            "batch",
+            "budget",
+            "scored",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"key {name!r} must be at least 1; got {getattr(self, name)}")
         for name in ("rate", "finalists", "samples"):
             if getattr(self, name) < 0:
                 raise ValueError(f"key {name!r} must not be negative; got {getattr(self, name)}")
-        learned = [m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED) and parsed(m)[1]]
-        if self.split and (min(self.split) <= 0 or any(len(parsed(m)[1]) != len(self.split) for m in learned)):
-            raise ValueError(f"key 'split' has a positive share for each stage of every method; got {list(self.split)} for {learned}")
+        learned = [
+            m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED) and parsed(m)[1]
+        ]
+        if self.split and (
+            min(self.split) <= 0 or any(len(parsed(m)[1]) != len(self.split) for m in learned)
+        ):
+            raise ValueError(
+                f"key 'split' has a positive share for each stage of every method; got {list(self.split)} for {learned}"
+            )
         if self.samples > self.test:
-            raise ValueError(f"key 'samples' is how many of the {self.test} test noises the Frechet distance is of; got {self.samples}")
+            raise ValueError(
+                f"key 'samples' is how many of the {self.test} test noises the Frechet distance is of; got {self.samples}"
+            )
         if not self.calls or min(self.calls) < 2:
             raise ValueError(f"calls are numbers of network calls, at least 2; got {self.calls}")
 
@@ -95,9 +129,19 @@ class Search:
         try:
             free = {leaf for stage in stages for leaf in leaves_of(stage)}
         except ValueError:
-            known = [*SEARCHES, *VARY, "relaxation then table", DISTILLED, *(TRANSFERRED + p for p in PROBLEMS)]
+            known = [
+                *SEARCHES,
+                *VARY,
+                "relaxation then table",
+                DISTILLED,
+                *(TRANSFERRED + p for p in PROBLEMS),
+            ]
             raise ValueError(f"unknown method {method!r}; {nearest(method, known)}") from None
         if distilled and stages and "weights" not in free:
-            raise ValueError(f"the method {method!r} begins at distilled tables but frees no weights: end it with 'then table'")
+            raise ValueError(
+                f"the method {method!r} begins at distilled tables but frees no weights: end it with 'then table'"
+            )
         if consistent and free == {"amplitude"}:
-            raise ValueError(f"the method {method!r} leaves nothing free: amplitudes are for tables with '{INCONSISTENT.strip(', ')}'")
+            raise ValueError(
+                f"the method {method!r} leaves nothing free: amplitudes are for tables with '{INCONSISTENT.strip(', ')}'"
+            )

@@ -22,7 +22,10 @@ def test_overhead_covers_every_solver_in_one_compilation(cost):
     assert set(cost.no_tables) == set(others()) - {"mr_published"}
     assert cost.compilations == 1
     assert max(cost.program_bytes.values()) < 1.05 * min(cost.program_bytes.values())
-    assert all(0.2 < ratio < 20 for ratio in [*cost.ratios.values(), *cost.no_tables.values(), *cost.baselines.values()])
+    assert all(
+        0.2 < ratio < 20
+        for ratio in [*cost.ratios.values(), *cost.no_tables.values(), *cost.baselines.values()]
+    )
     text = overhead.markdown(cost)
     for name in ("scan by hand (DDIM)", "diffrax Euler", "diffrax Heun"):
         assert name in text
@@ -30,6 +33,7 @@ def test_overhead_covers_every_solver_in_one_compilation(cost):
 
 def test_tables_have_one_shape_and_at_most_twenty_calls():
     import jax.numpy as jnp
+
     from jaxsampler.paths.mean_reverting import MeanReverting
 
     tables = overhead.tables(MeanReverting(jnp.zeros(2)))

@@ -12,7 +12,9 @@ def test_bits_of_gaussians_on_both_paths():
     """A Gaussian's cross-entropy of centred dequantised images is its second moment's; its divergence is known to any probe."""
     std, n = 0.6, 6
     edm = js.Denoiser(lambda x, t: x * std**2 / (std**2 + t**2), js.EDM(), "data")
-    flow = js.Denoiser(lambda x, t: x * (t - (1 - t) * std**2) / (t**2 + (1 - t) ** 2 * std**2), js.CondOT(), "velocity")
+    flow = js.Denoiser(
+        lambda x, t: x * (t - (1 - t) * std**2) / (t**2 + (1 - t) ** 2 * std**2), js.CondOT(), "velocity"
+    )
     found = likelihood.measure(n, 3, {"edm": edm, "flow": flow}, steps=24)
     assert found.labels == fashion.some().labels[:n].tolist()
     second = (fashion.some().images[:n].astype(np.float64) ** 2).mean((1, 2, 3)) + (1 / 127.5) ** 2 / 12

@@ -117,10 +117,23 @@ def test_networks_bind_a_class_to_each_sample(tmp_path):
     from jaxsampler import checkpoint
     from jaxsampler.training import generate
 
-    card = dict(model="edm", seed=0, steps=1, batch=1, widths=[4, 4], depth=1, embedding=4, noise_mean=0.0, noise_std=1.0, dropout=0.1)
+    card = dict(
+        model="edm",
+        seed=0,
+        steps=1,
+        batch=1,
+        widths=[4, 4],
+        depth=1,
+        embedding=4,
+        noise_mean=0.0,
+        noise_std=1.0,
+        dropout=0.1,
+    )
     card |= dict(lr=1e-3, warmup=1, weight_decay=0.0, clip=1.0, average=0.1, sigma_data=0.5)
     net = generate.from_card(card)
-    net = jax.tree.map(lambda a: a + 0.1 if isinstance(a, jax.Array) else a, net)  # else its last layer is 0, and the class nothing
+    net = jax.tree.map(
+        lambda a: a + 0.1 if isinstance(a, jax.Array) else a, net
+    )  # else its last layer is 0, and the class nothing
     checkpoint.save(tmp_path / "fashion_edm.safetensors", net, card)
     p = problem("fashion_edm", weights=tmp_path)
     assert p.chunk % 10 == 0
@@ -135,7 +148,9 @@ def test_networks_bind_a_class_to_each_sample(tmp_path):
     np.testing.assert_allclose(x[:20], few, atol=1e-4 * np.abs(x).max())
     with pytest.raises(ValueError, match="multiple of 10, got 15"):
         p.sized(15)
-    with pytest.raises(ValueError, match=r"fashion_classifier\.json"):  # the distance needs it, sampling does not
+    with pytest.raises(
+        ValueError, match=r"fashion_classifier\.json"
+    ):  # the distance needs it, sampling does not
         p.features(x)
 
 
@@ -145,7 +160,10 @@ def test_networks_bind_a_class_to_each_sample(tmp_path):
         (lambda tmp: problem("mixtur"), "unknown problem 'mixtur'; did you mean 'mixture'"),
         (lambda tmp: problem("empirical", data=tmp), "is not a folder with the files of fashion-mnist"),
         (lambda tmp: problem("fashion_edm", weights=tmp), r"fashion_edm\.(safetensors|json)"),
-        (lambda tmp: problem("empirical", photos=fashion.some()[:5]).real("test", 6), "6 test photos are asked for, there are 5"),
+        (
+            lambda tmp: problem("empirical", photos=fashion.some()[:5]).real("test", 6),
+            "6 test photos are asked for, there are 5",
+        ),
     ],
 )
 def test_refused_in_one_line(make, message, tmp_path):

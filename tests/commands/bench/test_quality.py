@@ -17,7 +17,16 @@ from jaxsampler.commands.bench import line_up, problems, quality, quality_report
 from jaxsampler.commands.bench.cells import Cell, read
 from jaxsampler.commands.bench.quality import Quality
 
-SMALL = dict(problems=("mixture",), grids=("log_snr",), samples=(96,), most=(10,), calls=(5, 10), real=500, statistics=64, resamples=20)
+SMALL = dict(
+    problems=("mixture",),
+    grids=("log_snr",),
+    samples=(96,),
+    most=(10,),
+    calls=(5, 10),
+    real=500,
+    statistics=64,
+    resamples=20,
+)
 SOLVERS = ("ddim", "unipc order=2", "dpmpp_2m", "heun", "dpm_v3 order=2", "euler_ancestral")
 
 
@@ -61,7 +70,10 @@ def test_one_compilation_for_each_number_of_calls(study):
 
 def test_published_ranking(study):
     """DPM-Solver-v3 before UniPC before DPM-Solver++(2M) before DDIM, by RMSE to the converged solution."""
-    for calls, names in ((5, ("dpm_v3 order=2", "unipc order=2", "dpmpp_2m", "ddim")), (10, ("unipc order=2", "dpmpp_2m", "ddim"))):
+    for calls, names in (
+        (5, ("dpm_v3 order=2", "unipc order=2", "dpmpp_2m", "ddim")),
+        (10, ("unipc order=2", "dpmpp_2m", "ddim")),
+    ):
         order = [study.at(name, calls).rmse for name in names]
         assert order == sorted(order)
     assert study.at("dpm_v3 order=2", 5).rmse < 0.7 * study.at("dpmpp_2m", 5).rmse
@@ -118,7 +130,12 @@ def test_other_settings_are_measured_anew(study):
     assert [cell.solver for cell in found] == [cell.solver for cell in study.cells]
     assert found[5].rmse == pytest.approx(study.cells[5].rmse, rel=1e-5)
     assert file.read_bytes() == before
-    for other in (c, dataclasses.replace(c, seed=1), dataclasses.replace(c, grids=("uniform",)), dataclasses.replace(c, real=600)):
+    for other in (
+        c,
+        dataclasses.replace(c, seed=1),
+        dataclasses.replace(c, grids=("uniform",)),
+        dataclasses.replace(c, real=600),
+    ):
         marks.add(quality.Task(other, 0, p, file.parent, []).mark)
     wider = js.models.gaussian_mixture(np.zeros((2, 64)), 0.5, js.VP())
     marks.add(quality.Task(c, 0, dataclasses.replace(p, denoiser=wider), file.parent, []).mark)
@@ -129,7 +146,9 @@ def test_learned_tables(study, tmp_path):
     """A saved table takes part at its own number of calls on the problem that its card names."""
     table = js.tabulate(js.VP(), js.grids.uniform(js.VP(), 5), js.solvers.unipc(order=3))
     table.save(tmp_path / "mine.safetensors", problem="mixture")
-    c = dataclasses.replace(study.config, solvers=("ddim",), v3=(), tables=(str(tmp_path / "mine.safetensors"),))
+    c = dataclasses.replace(
+        study.config, solvers=("ddim",), v3=(), tables=(str(tmp_path / "mine.safetensors"),)
+    )
     cells = quality.measure(c, tmp_path / "quality.csv", study.build, progress=False)
     mine = [cell for cell in cells if cell.solver == "mine"]
     assert [(cell.calls, cell.rows) for cell in mine] == [(5, 5)]
@@ -143,8 +162,16 @@ def test_learned_tables(study, tmp_path):
 
 def test_line_up_keeps_the_budget():
     """The largest table of each solver, none where there is none, and no two of the same numbers."""
-    found = line_up.line_up(js.EDM(), ("ddim", "edm", "heun", "dpm_3", "unipc order=3", "edm s_churn=5"), js.grids.karras, 7)
-    assert {name: t.nfe for name, t in found.items()} == {"ddim": 7, "edm": 6, "dpm_3": 6, "unipc order=3": 7, "edm s_churn=5": 6}
+    found = line_up.line_up(
+        js.EDM(), ("ddim", "edm", "heun", "dpm_3", "unipc order=3", "edm s_churn=5"), js.grids.karras, 7
+    )
+    assert {name: t.nfe for name, t in found.items()} == {
+        "ddim": 7,
+        "edm": 6,
+        "dpm_3": 6,
+        "unipc order=3": 7,
+        "edm s_churn=5": 6,
+    }
     assert found["edm s_churn=5"].draws == 3
     assert line_up.line_up(js.EDM(), ("edm", "dpm_3"), js.grids.karras, 1) == {}
     np.testing.assert_allclose(found["edm"].end[1::2], js.grids.karras(js.EDM(), 3)[1:])
@@ -153,25 +180,38 @@ def test_line_up_keeps_the_budget():
 def test_report(study):
     """Bold is the least of its column; the calls made where they are fewer; stochastic solvers have no RMSE and come last."""
     text = quality_report.markdown(study.cells)
-    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    rows = [
+        [part.strip() for part in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
     assert text.splitlines()[4].count("RMSE") == 2
     values = [cell.rmse for cell in study.cells if cell.calls == 10 and not cell.stochastic]
     bold = [row for row in rows if row[2].startswith("**")]
     assert len(bold) == 1 and bold[0][2].startswith(f"**{min(values):.3f}"[:-1])
     assert rows[0] == bold[0] and rows[-1][:3] == ["`euler_ancestral`", "", ""]
     assert any(row[1].endswith("(4 calls)") and "heun" in row[0] for row in rows)
-    assert "500 test samples" in text and quality_report.label("unipc order=2 corrector=false") == "unipc(order=2, corrector=False)"
+    assert (
+        "500 test samples" in text
+        and quality_report.label("unipc order=2 corrector=false") == "unipc(order=2, corrector=False)"
+    )
 
 
 def test_figure_shows_every_solver_that_stands_out(study):
     figure = quality_report.figure(study.cells)
     upper, lower = figure.axes
     line = next(line for line in upper.lines if line.get_label() == "ddim")
-    np.testing.assert_allclose(line.get_xydata(), [(5, study.at("ddim", 5).rmse), (10, study.at("ddim", 10).rmse)])
+    np.testing.assert_allclose(
+        line.get_xydata(), [(5, study.at("ddim", 5).rmse), (10, study.at("ddim", 10).rmse)]
+    )
     assert {"unipc(order=2)", "dpm_v3(order=2)"} <= {line.get_label() for line in upper.lines}
-    assert {"euler_ancestral", "real (floor)", "converged (the model)"} <= {line.get_label() for line in lower.lines}
+    assert {"euler_ancestral", "real (floor)", "converged (the model)"} <= {
+        line.get_label() for line in lower.lines
+    }
     low, high = upper.get_ylim()
-    assert all(low < cell.rmse < high for cell in study.cells if cell.solver in ("ddim", "dpmpp_2m", "unipc order=2"))
+    assert all(
+        low < cell.rmse < high for cell in study.cells if cell.solver in ("ddim", "dpmpp_2m", "unipc order=2")
+    )
 
 
 def test_command(tmp_path, capsys):
@@ -180,9 +220,18 @@ def test_command(tmp_path, capsys):
         'problems = ["mixture"]\ngrids = ["uniform"]\nsamples = [20]\nmost = [3]\ncalls = [3]\nsolvers = ["ddim"]\n'
         "real = 50\nresamples = 2\nv3 = []\n"
     )
-    assert cli.main(["bench", "quality", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "new" / "b")]) == 0
+    assert (
+        cli.main(
+            ["bench", "quality", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "new" / "b")]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == (tmp_path / "new" / "b" / "quality.md").read_text()
-    assert sorted(f.name for f in (tmp_path / "new" / "b").iterdir()) == ["quality.csv", "quality.md", "quality.png"]
+    assert sorted(f.name for f in (tmp_path / "new" / "b").iterdir()) == [
+        "quality.csv",
+        "quality.md",
+        "quality.png",
+    ]
 
 
 def test_defaults_are_the_shipped_config():
@@ -220,7 +269,12 @@ def test_refused_config(change, message):
     ],
 )
 def test_command_refuses_in_one_line(args, message, tmp_path, capsys):
-    places = {"file": tmp_path / "file", "folder": tmp_path / "b", "config": tmp_path / "c.toml", "tables": tmp_path / "t.toml"}
+    places = {
+        "file": tmp_path / "file",
+        "folder": tmp_path / "b",
+        "config": tmp_path / "c.toml",
+        "tables": tmp_path / "t.toml",
+    }
     places["folder"].mkdir()
     places["file"].write_text("")
     places["config"].write_text('problems = ["mixture"]\ngrids = ["uniform"]\nsamples = [20]\nmost = [3]\n')

@@ -23,7 +23,10 @@ def net() -> RestorationNet:
     net = RestorationNet(RESIDUAL, std=0.5, widths=(8, 8), depth=1, embedding=16, key=jax.random.key(0))
     leaves, tree = jax.tree.flatten(net)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [a + 0.05 * jax.random.normal(k, a.shape) if eqx.is_array(a) else a for a, k in zip(leaves, keys, strict=True)]
+    noisy = [
+        a + 0.05 * jax.random.normal(k, a.shape) if eqx.is_array(a) else a
+        for a, k in zip(leaves, keys, strict=True)
+    ]
     return jax.tree.unflatten(tree, noisy)
 
 

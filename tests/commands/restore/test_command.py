@@ -33,7 +33,15 @@ def restore(weights, capsys):
 
     def run(*args, steps=2):
         capsys.readouterr()
-        code = cli.main(["restore", *map(str, args), "--weights", str(weights), *([] if steps is None else ["--steps", str(steps)])])
+        code = cli.main(
+            [
+                "restore",
+                *map(str, args),
+                "--weights",
+                str(weights),
+                *([] if steps is None else ["--steps", str(steps)]),
+            ]
+        )
         return code, *capsys.readouterr()
 
     return run
@@ -65,7 +73,9 @@ def test_equal_seeds_write_equal_bytes_and_solvers_differ(here, restore):
     files = {name: Path(f"{name}.png").read_bytes() for name in "abcd"}
     assert files["a"] == files["b"] != files["c"]
     assert files["d"] != files["a"]
-    assert np.abs(pixels("e.png").astype(int) - pixels("f.png")).max() <= 1  # posterior sampling is mr_sde of order 1
+    assert (
+        np.abs(pixels("e.png").astype(int) - pixels("f.png")).max() <= 1
+    )  # posterior sampling is mr_sde of order 1
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "RGB"])
@@ -142,12 +152,19 @@ def test_a_saved_table(here, restore, saved):
     by_name = ("--solver", "mr_sde", "--order", 2)
     assert restore("photo.png", "--task", "derain", *by_name, "--out", "a.png", steps=4)[0] == 0
     for file in ("mine.safetensors", "anonymous.safetensors"):
-        code, _, err = restore("photo.png", "--task", "derain", "--solver", file, "--out", f"{file}.png", steps=None)
+        code, _, err = restore(
+            "photo.png", "--task", "derain", "--solver", file, "--out", f"{file}.png", steps=None
+        )
         assert code == 0
         assert "4/4" in err
         assert Path(f"{file}.png").read_bytes() == Path("a.png").read_bytes()
     fill(["a.png"])
-    assert restore("--batch", "in", "--task", "derain", "--solver", "mine.safetensors", "--out", "many", steps=None)[0] == 0
+    assert (
+        restore(
+            "--batch", "in", "--task", "derain", "--solver", "mine.safetensors", "--out", "many", steps=None
+        )[0]
+        == 0
+    )
     assert Path("many/a.png").read_bytes() == Path("a.png").read_bytes()
 
 
@@ -166,7 +183,9 @@ def test_a_folder_restored_by_something_else_is_not_touched(here, restore, saved
         assert before == {f: f.read_bytes() for f in Path("out").iterdir()}
         return err
 
-    assert "out holds a run with another seed: use another folder or delete it" in refused(*table, "--seed", 1)
+    assert "out holds a run with another seed: use another folder or delete it" in refused(
+        *table, "--seed", 1
+    )
     assert "out holds a run with another task:" in refused("--task", "desnow", *table[2:])
     assert "out holds a run with another solver or steps:" in refused("--task", "derain")
     eqx.tree_at(lambda t: t.A, saved, saved.A * np.array([1, 1, 1, 1 + 1e-6])).save("mine.safetensors")
@@ -196,7 +215,9 @@ def test_a_table_that_does_not_fit(here, restore, saved, net):
         assert "the table other.safetensors was made for MeanReverting(" in refused("other.safetensors")
     path = js.VP()
     js.tabulate(path, js.grids.log_snr(path, 4), js.solvers.ddim).save("vp.safetensors")
-    assert "the table vp.safetensors was made for another path; this network is on MeanReverting(" in refused("vp.safetensors")
+    assert "the table vp.safetensors was made for another path; this network is on MeanReverting(" in refused(
+        "vp.safetensors"
+    )
     js.stack([saved, saved]).save("two.safetensors")
     assert "holds 2 tables" in refused("two.safetensors")
     assert "cannot read the table none.safetensors" in refused("none.safetensors")
@@ -240,7 +261,11 @@ def test_without_arguments(here, restore):
     for task in data.TASKS:
         line = next(line for line in out.splitlines() if line.startswith(f"| {task} "))
         (sde,) = (r for r in rows if (r["task"], r["solver"], r["calls"]) == (task, "mr_sde 2", "10"))
-        column = out.splitlines()[1].split("|").index(next(c for c in out.splitlines()[1].split("|") if "mr_sde 2 x10" in c))
+        column = (
+            out.splitlines()[1]
+            .split("|")
+            .index(next(c for c in out.splitlines()[1].split("|") if "mr_sde 2 x10" in c))
+        )
         assert line.split("|")[column].strip() == f"{float(sde['psnr']):.2f}/{float(sde['ssim']):.3f}"
     assert pixels("restored/restored.png").shape[0] > 1500
 
@@ -268,14 +293,20 @@ WRONG = {
     "unknown task": (["photo.png", "--task", "derian"], "'derain'"),
     "unknown solver": (["photo.png", "--task", "derain", "--solver", "mr_sd"], "'mr_sde'"),
     "unknown order": (["photo.png", "--task", "derain", "--solver", "mr_sde", "--order", "3"], "order=3"),
-    "no order": (["photo.png", "--task", "derain", "--solver", "posterior", "--order", "2"], "leave --order out"),
+    "no order": (
+        ["photo.png", "--task", "derain", "--solver", "posterior", "--order", "2"],
+        "leave --order out",
+    ),
     "mask size": (["photo.png", "--task", "inpaint", "--mask", "mask.png"], "32x64"),
     "mask missing": (["photo.png", "--task", "inpaint"], "needs a mask"),
     "mask unreadable": (["photo.png", "--task", "inpaint", "--mask", "empty.png"], "empty"),
     "mask without use": (["photo.png", "--task", "derain", "--mask", "mask.png"], "leave it out"),
     "out suffix": (["photo.png", "--task", "derain", "--out", "out.xyz"], ".png"),
     "out folder": (["photo.png", "--task", "derain", "--out", "folder"], "name a file"),
-    "out under a file": (["photo.png", "--task", "derain", "--out", "text.png/out.png"], "cannot write into text.png"),
+    "out under a file": (
+        ["photo.png", "--task", "derain", "--out", "text.png/out.png"],
+        "cannot write into text.png",
+    ),
     "alpha in jpeg": (["alpha.png", "--task", "derain", "--out", "out.jpg"], "use .png"),
     "seed": (["photo.png", "--task", "derain", "--seed", "-1"], "seed"),
     "task without photo": (["--task", "derain"], "which photo?"),
@@ -288,7 +319,10 @@ WRONG = {
     "batch of a file": (["--batch", "photo.png", "--task", "derain", "--out", "o"], "not a folder"),
     "batch into itself": (["--batch", ".", "--task", "derain", "--out", "."], "another folder"),
     "report under a file": (["--out", "text.png"], "cannot write into text.png"),
-    "what is no table": (["photo.png", "--task", "derain", "--solver", "text.safetensors"], "text.safetensors is corrupt"),
+    "what is no table": (
+        ["photo.png", "--task", "derain", "--solver", "text.safetensors"],
+        "text.safetensors is corrupt",
+    ),
 }
 
 
@@ -364,7 +398,10 @@ def test_a_full_disk_leaves_nothing(here, restore, monkeypatch, where):
         monkeypatch.setattr(os, "fsync", lambda d: full(d) if calls else calls.append(real(d)))
     else:
         monkeypatch.setattr(os, "fsync", full)
-    args = {"photo": ["photo.png", "--task", "derain", "--out", "o/x.png"], "folder": ["--batch", "in", "--task", "derain", "--out", "o"]}
+    args = {
+        "photo": ["photo.png", "--task", "derain", "--out", "o/x.png"],
+        "folder": ["--batch", "in", "--task", "derain", "--out", "o"],
+    }
     code, _, err = restore(*args.get(where, ["--out", "o"]), steps=None if where == "report" else 2)
     assert code == 2
     assert "the disk is full" in err.splitlines()[-1]
@@ -377,4 +414,7 @@ def test_a_folder_that_must_not_be_written(here, restore, monkeypatch):
 
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
     code, _, err = restore("photo.png", "--task", "derain", "--out", "o/x.png")
-    assert (code, err) == (2, "jaxsampler: cannot write into o: Permission denied; choose another place with --out\n")
+    assert (code, err) == (
+        2,
+        "jaxsampler: cannot write into o: Permission denied; choose another place with --out\n",
+    )

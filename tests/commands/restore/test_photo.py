@@ -31,9 +31,13 @@ class Exact(RestorationNet):
         return jnp.where(right, self.truth[None], jnp.asarray(0.5, x.dtype)) + 0 * x
 
 
-@pytest.mark.parametrize("solver", [solvers.mr_ode(), solvers.mr_sde(), solvers.posterior, solvers.mr_ode(order=1)])
+@pytest.mark.parametrize(
+    "solver", [solvers.mr_ode(), solvers.mr_sde(), solvers.posterior, solvers.mr_ode(order=1)]
+)
 def test_an_exact_network_restores_exactly(net, photo, solver):
-    damaged = np.clip(photo + 0.2 * np.random.default_rng(0).standard_normal(photo.shape), 0, 1).astype(np.float32)
+    damaged = np.clip(photo + 0.2 * np.random.default_rng(0).standard_normal(photo.shape), 0, 1).astype(
+        np.float32
+    )
     exact = Exact(net, jnp.asarray(photo), 4)
     restored = Restorer(exact, solver, steps=5)(damaged, "denoise")
     remaining = float(net.path(jnp.zeros((1, 1, 3))).sigma(0.0))  # the path ends with a very little noise
@@ -49,7 +53,12 @@ def test_the_verb_picks_the_task(net, photo):
 def test_solvers_of_one_shape_share_one_compilation(net, photo):
     exact, mu = Exact(net, jnp.asarray(photo), 4), jnp.asarray(photo[None])
     TRACES.clear()
-    for solver, steps in ((solvers.mr_ode(order=1), 7), (solvers.mr_sde(order=1), 7), (solvers.posterior, 7), (solvers.euler_maruyama, 7)):
+    for solver, steps in (
+        (solvers.mr_ode(order=1), 7),
+        (solvers.mr_sde(order=1), 7),
+        (solvers.posterior, 7),
+        (solvers.euler_maruyama, 7),
+    ):
         restore(exact, table(net, solver, steps), mu, jnp.array([4]), jax.random.key(0))
     assert len(TRACES) == 1
 
@@ -70,9 +79,13 @@ def test_a_table_is_its_solver(net, photo):
 
 def test_what_a_table_must_be(net):
     mine, path = table(net, solvers.mr_ode(), 3), js.EDM(sigma_max=20.0)
-    with pytest.raises(ValueError, match="a table has its steps already, here 3 network calls: leave steps=3 out"):
+    with pytest.raises(
+        ValueError, match="a table has its steps already, here 3 network calls: leave steps=3 out"
+    ):
         Restorer(net, mine, 3)
-    with pytest.raises(ValueError, match=r"the table was made for another path; this network is on MeanReverting\("):
+    with pytest.raises(
+        ValueError, match=r"the table was made for another path; this network is on MeanReverting\("
+    ):
         Restorer(net, js.tabulate(path, js.grids.default(path, 3), js.solvers.ddim))
 
 

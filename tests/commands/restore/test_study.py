@@ -20,11 +20,15 @@ from jaxsampler.commands.restore.report import Distance
 def test_psnr_and_ssim_in_closed_form():
     image = np.full((32, 32, 3), 0.5, np.float32)
     assert study.psnr(image + np.float32(0.1), image) == pytest.approx(20, abs=1e-4)
-    assert study.psnr(np.full_like(image, 1.7), np.ones_like(image) - np.float32(1e-3)) == pytest.approx(60, abs=1e-2)  # clipped first
+    assert study.psnr(np.full_like(image, 1.7), np.ones_like(image) - np.float32(1e-3)) == pytest.approx(
+        60, abs=1e-2
+    )  # clipped first
     ramp = np.linspace(0, 0.5, 32 * 32 * 3, dtype=np.float32).reshape(32, 32, 3)
     assert study.ssim(ramp, ramp) == pytest.approx(1)
     a, b, c1 = 0.5, 0.6, 0.01**2  # constant images: the luminance term alone
-    assert study.ssim(image + np.float32(0.1), image) == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-4)
+    assert study.ssim(image + np.float32(0.1), image) == pytest.approx(
+        (2 * a * b + c1) / (a * a + b * b + c1), abs=1e-4
+    )
 
 
 def test_the_crops_shown_are_held_out_damaged_and_worth_seeing():
@@ -51,11 +55,15 @@ def test_bench_is_restore_with_one_compilation_per_number_of_calls(net):
     batch, bench = study.shown(64), study.Bench(net, seed=5)
     rows, images = bench.rows(batch, [("mr_ode 2", 3), ("mr_sde 1", 3), ("posterior", 3), ("mr_sde 2", 4)])
     assert len(bench.compiled) == 2  # for 3 and for 4 calls
-    posterior, _ = bench.run(batch, bench.table(solvers.posterior, 3))  # rows() runs it once, as the tables are equal
+    posterior, _ = bench.run(
+        batch, bench.table(solvers.posterior, 3)
+    )  # rows() runs it once, as the tables are equal
     np.testing.assert_allclose(posterior, images["mr_sde 1", 3], atol=1e-5)
     assert images["posterior", 3] is images["mr_sde 1", 3]
     assert np.abs(images["mr_ode 2", 3] - images["mr_sde 1", 3]).max() > 0.01
-    direct = restore(net, table(net, solvers.mr_sde(), 4), jnp.asarray(batch.degraded), jnp.arange(10), jax.random.key(5))
+    direct = restore(
+        net, table(net, solvers.mr_sde(), 4), jnp.asarray(batch.degraded), jnp.arange(10), jax.random.key(5)
+    )
     np.testing.assert_allclose(images["mr_sde 2", 4][:9], direct[:9], atol=1e-5)
     hole = (batch.degraded[9] == 0).all(-1)
     np.testing.assert_allclose(images["mr_sde 2", 4][9][hole], direct[9][hole], atol=1e-5)
@@ -112,14 +120,20 @@ def test_tables_say_what_was_measured():
 def test_csv_holds_every_row():
     rows, _ = hand_made([1.5] * 10, 0.25, 1.0)
     read = list(csv.DictReader(io.StringIO(report.as_csv(rows))))
-    assert [(r["task"], r["solver"], int(r["calls"])) for r in read] == [(r.task, r.solver, r.calls) for r in rows]
+    assert [(r["task"], r["solver"], int(r["calls"])) for r in read] == [
+        (r.task, r.solver, r.calls) for r in rows
+    ]
     np.testing.assert_allclose([float(r["psnr"]) for r in read], [r.psnr for r in rows], atol=1e-3)
 
 
 def test_the_member_is_chosen_on_training_photos(net, monkeypatch):
     seen = []
     monkeypatch.setattr(data, "held_out_photos", lambda: pytest.fail("held-out photos must not be looked at"))
-    monkeypatch.setattr(report, "crops", lambda photos, **options: seen.extend(photos) or [study.crops(photos[:1], 32, 1).__next__()])
+    monkeypatch.setattr(
+        report,
+        "crops",
+        lambda photos, **options: seen.extend(photos) or [study.crops(photos[:1], 32, 1).__next__()],
+    )
     best, rows = report.choose(study.Bench(net))
     scores = {s: sum(r.psnr for r in rows if r.solver == s) for s in {r.solver for r in rows} - {"input"}}
     assert best == max(scores, key=scores.get)

@@ -53,17 +53,28 @@ def test_results(done, mixture):
     assert [r.method for r in results] == [HANDMADE, HANDMADE_FRECHET, "random", "grid"]
     sets = {what: mixture.start(64, i) for i, what in enumerate(("fit", "choose", "judge"))}
     assert len({a.tobytes() for a in sets.values()}) == 3
-    (x, exact), (chosen, target) = ((a, mixture.converged(a)) for a in (mixture.start(256, 2), mixture.start(128, 1)))
+    (x, exact), (chosen, target) = (
+        (a, mixture.converged(a)) for a in (mixture.start(256, 2), mixture.start(128, 1))
+    )
     real = metrics.gaussian(mixture.real("test", 512))
     rmse = {}
     for r in results:
         table, card = js.Table.load(folder / r.file), js.Table.about(folder / r.file)
-        assert table.nfe == 3 and card["problem"] == "mixture" and card["rmse"] == r.rmse and card["path"] == repr(mixture.path)
+        assert (
+            table.nfe == 3
+            and card["problem"] == "mixture"
+            and card["rmse"] == r.rmse
+            and card["path"] == repr(mixture.path)
+        )
         rmse[r.method] = float(np.sqrt(np.mean((mixture.run(table, x) - exact) ** 2, dtype=np.float64)))
         assert r.rmse == pytest.approx(rmse[r.method], rel=1e-5)
-        assert r.held_out == pytest.approx(float(np.sqrt(np.mean((mixture.run(table, chosen) - target) ** 2))), rel=1e-4)
+        assert r.held_out == pytest.approx(
+            float(np.sqrt(np.mean((mixture.run(table, chosen) - target) ** 2))), rel=1e-4
+        )
         assert r.frechet == pytest.approx(metrics.frechet(mixture.run(table, x[:128]), real), rel=1e-3)
-        assert r.ratio == pytest.approx(rmse[r.method] / rmse[HANDMADE], rel=1e-4) and r.low <= r.ratio <= r.high
+        assert (
+            r.ratio == pytest.approx(rmse[r.method] / rmse[HANDMADE], rel=1e-4) and r.low <= r.ratio <= r.high
+        )
     assert rmse["grid"] < rmse[HANDMADE], "a learned grid of three calls beats all grids by hand here"
 
 
@@ -72,7 +83,9 @@ def test_kept(done, mixture, monkeypatch):
     results, folder = done
     searched = []
     search = Task.search
-    monkeypatch.setattr(Task, "search", lambda self, calls, method: searched.append(method) or search(self, calls, method))
+    monkeypatch.setattr(
+        Task, "search", lambda self, calls, method: searched.append(method) or search(self, calls, method)
+    )
     assert study(SMALL, mixture, folder, progress=False) == results and not searched
     kept = [r for r in read(folder / "results.json") if r.method != "random"]
     foreign = dataclasses.replace(results[0], mark="of another config")
@@ -96,13 +109,19 @@ def test_kept(done, mixture, monkeypatch):
 def test_what_results_depend_on(mixture, tmp_path, change, methods):
     """Another config makes those results anew that it changes, and no others."""
     before, after = (Task(c, mixture, tmp_path, False) for c in (SMALL, dataclasses.replace(SMALL, **change)))
-    assert {m for m in (HANDMADE, HANDMADE_FRECHET, "random", "grid") if before.mark_of(3, m) != after.mark_of(3, m)} == set(methods)
+    assert {
+        m
+        for m in (HANDMADE, HANDMADE_FRECHET, "random", "grid")
+        if before.mark_of(3, m) != after.mark_of(3, m)
+    } == set(methods)
 
 
 def test_command(tmp_path, capsys, monkeypatch, done):
     """The best table of each number of calls, the Markdown and the figure; the table runs in `sample`'s place of a solver."""
     results, _ = done
-    monkeypatch.setattr(study_report, "study", lambda c, p, folder, progress: [write(r, folder) for r in results])
+    monkeypatch.setattr(
+        study_report, "study", lambda c, p, folder, progress: [write(r, folder) for r in results]
+    )
 
     def write(r: Result, folder):
         js.Table.load(done[1] / r.file).save(folder / r.file, problem=r.problem)
@@ -114,7 +133,9 @@ def test_command(tmp_path, capsys, monkeypatch, done):
     assert "| 3 | grid |" in capsys.readouterr().out
     best = min(results[2:], key=lambda r: r.held_out)
     assert js.Table.about(tmp_path / "out/mixture_3.safetensors") == {"problem": "mixture"}
-    np.testing.assert_array_equal(js.Table.load(tmp_path / "out/mixture_3.safetensors").B, js.Table.load(done[1] / best.file).B)
+    np.testing.assert_array_equal(
+        js.Table.load(tmp_path / "out/mixture_3.safetensors").B, js.Table.load(done[1] / best.file).B
+    )
     assert (tmp_path / "out/mixture.png").read_bytes()[1:4] == b"PNG"
 
 
@@ -127,8 +148,12 @@ def test_transferred(done, mixture, tmp_path):
     c = dataclasses.replace(SMALL, methods=("grid", "transferred from fashion_flow"))
     *before, carried = study(c, mixture, tmp_path / "mixture", progress=False)
     assert before == [handmade, by_frechet, own] and carried.what == "grid on fashion_flow"
-    assert carried.rmse == pytest.approx(own.rmse, rel=1e-4) and carried.held_out == pytest.approx(own.held_out, rel=1e-4)
-    assert study_report.winners([handmade, dataclasses.replace(own, held_out=1.0), carried])[0].method == "grid"
+    assert carried.rmse == pytest.approx(own.rmse, rel=1e-4) and carried.held_out == pytest.approx(
+        own.held_out, rel=1e-4
+    )
+    assert (
+        study_report.winners([handmade, dataclasses.replace(own, held_out=1.0), carried])[0].method == "grid"
+    )
     task = Task(c, mixture, tmp_path / "mixture", False)
     assert task.mark_of(3, carried.method) == carried.mark
     carry(other).save(tmp_path / "fashion_flow_3.safetensors", method="random")
@@ -148,8 +173,15 @@ def test_distilled(done, mixture, tmp_path):
 def test_nothing_to_transfer(mixture, tmp_path, monkeypatch):
     """Said before the first search."""
     monkeypatch.setattr(Task, "search", None)
-    with pytest.raises(ValueError, match=r"nothing to transfer: there is no .*smoothed_2.safetensors, and of those shipped"):
-        study(dataclasses.replace(SMALL, calls=(2,), methods=("transferred from smoothed",)), mixture, tmp_path / "mixture", progress=False)
+    with pytest.raises(
+        ValueError, match=r"nothing to transfer: there is no .*smoothed_2.safetensors, and of those shipped"
+    ):
+        study(
+            dataclasses.replace(SMALL, calls=(2,), methods=("transferred from smoothed",)),
+            mixture,
+            tmp_path / "mixture",
+            progress=False,
+        )
 
 
 @pytest.mark.parametrize("name", ["mixture", "fashion_edm", "fashion_flow"])
@@ -199,7 +231,10 @@ def test_the_configs_in_the_repository_are_valid():
 def test_distance_of_converged_samples(name):
     """The floor of a study's Frechet distances, that of the samples which all samplers approximate, is what the README says (minutes)."""
     c, p = config.load(ROOT / f"configs/search/{name}.toml", Search), problem(name)
-    real, features = metrics.gaussian(p.features(p.real("test", c.real))), p.features(p.converged(p.start(c.samples, 2)))
+    real, features = (
+        metrics.gaussian(p.features(p.real("test", c.real))),
+        p.features(p.converged(p.start(c.samples, 2))),
+    )
     distance = lambda features: metrics.frechet(features, real)
     print(f"\n{name}: {distance(features):.3f}, 95% {metrics.interval(distance, features)}")
     assert f"{distance(features):.2g}" in (ROOT / "README.md").read_text()
