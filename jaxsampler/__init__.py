@@ -7,9 +7,9 @@ from . import scan as scan
 from . import solvers as solvers
 from . import tables as tables
 from .front_door import sample as sample
+from .ode import bridge as bridge
 from .ode import inversion as inversion
 from .ode import likelihood as likelihood
-from .ode import to_diffrax as _to_diffrax
 from .ode.adjoint_dpm import AdjointDPM as AdjointDPM
 from .paths import exact as _exact
 from .paths import grids as grids
@@ -44,10 +44,10 @@ from .tables.tabulation import tabulate as tabulate
 
 __version__ = "0.1.0"
 
-bridge, models = _to_diffrax, _exact
+models = _exact
 _LAZY = ("data", "nn", "pretrained", "search", "training")  # rooms that sampling does not need
 
-# Modules that nobody is promised are not reachable as js.NAME; `from jaxsampler.files import write` works all the same.
+# Nobody is promised these as js.NAME; `from jaxsampler.files import write` works all the same.
 for _name in ("checkpoint", "config", "files", "front_door", "metrics", "numerics", "spelling"):
     globals().pop(_name, None)
 

@@ -7,17 +7,23 @@ given a jax array or a tracer it is staged (differentiable grids). `namespace` m
 import contextlib
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
-Arr = np.ndarray | jax.Array
 Real = float | int
-Scalar = Real | np.generic | Arr
+Arr = np.ndarray | jax.Array
+Scalar = Real | np.number | Arr
+Time = Scalar  # one time, or an array of them
+Grid = Arr | Sequence[Real]  # decreasing times
+Key = PRNGKeyArray  # typed, or a raw uint32 key
+State = PyTree[Arr | Real]  # a pytree of floats: x, or a prediction shaped like it
+Like = PyTree[Arr | Real | jax.ShapeDtypeStruct]  # what a state is to be shaped like
 
 
 def namespace(*args: Any):

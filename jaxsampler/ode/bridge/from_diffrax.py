@@ -1,6 +1,6 @@
 r"""diffrax's one-step solvers in our driver: `js.sample(.., solver=js.bridge.FromDiffrax(diffrax.Heun()))`.
 
-A row is one interval of the grid, a step is one step of the solver on the flow in (s, y) (see `flow.py`); between steps the state is x, so
+A row is one interval of the grid, a step is one step of the solver on the flow in (s, y) (see `probability_flow.py`); between steps the state is x, so
 saved states, hooks, entries per step and adjoints work as for tables.
 
 Reference: Kidger 2021 (diffrax).
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import is_traced, namespace, on_host, wide
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
-from .probability_flow import VARIABLES, Flow, brownian_tree, determined, lenient, level
+from ...numerics import is_traced, namespace, on_host, wide
+from ...paths.base import Path
+from ...paths.predictions import Denoiser
+from ..probability_flow import VARIABLES, Flow, brownian_tree, determined, lenient, level
 
 
 class Rows(eqx.Module):

@@ -12,7 +12,7 @@ from golden_cases import GOLDEN, PATHS, denoiser
 from oracle import gaussian, mixture
 
 import jaxsampler as js
-from jaxsampler.ode import to_diffrax as bridge
+from jaxsampler import bridge
 
 X = np.array([-1.3, 0.2, 0.9])
 

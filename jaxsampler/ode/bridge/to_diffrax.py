@@ -1,6 +1,6 @@
 r"""diffrax, both ways: its adaptive solvers, events, dense output and Brownian tree on our flows; its one-step solvers in our driver.
 
-Out: `ode_terms` and `sde_terms` are the flow of a denoiser as diffrax terms, in the state y and the rising time s of `flow.py` (which says
+Out: `ode_terms` and `sde_terms` are the flow of a denoiser as diffrax terms, in the state y and the rising time s of `probability_flow.py` (which says
 why dy/drho = eps is not stiff); `solve` maps states and times in and out. Time must rise: diffrax 0.7 steps its stochastic
 Runge-Kutta solvers the wrong way in falling time, and shows events the time's negative.
 
@@ -19,15 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import Real, is_traced, on_host, wide
-from ..paths import grids
-from ..paths.base import Path
-from .from_diffrax import FromDiffrax as FromDiffrax
-from .probability_flow import Ends, Flow, begin, brownian_tree, lenient
+from ...numerics import Real, is_traced, on_host, wide
+from ...paths import grids
+from ...paths.base import Path
+from ..probability_flow import Ends, Flow, begin, brownian_tree, lenient
 
 
 def ode_terms(denoiser: Callable, variable: str = "lam") -> Any:
-    """The probability flow as a `diffrax.ODETerm`; its `vector_field` is the `Flow` (see `flow.py`), which maps states and times too."""
+    """The probability flow as a `diffrax.ODETerm`; its `vector_field` is the `Flow` (see `probability_flow.py`), which maps states and times too."""
     return _terms(Flow(denoiser, variable), None)
 
 
