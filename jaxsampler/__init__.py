@@ -46,9 +46,10 @@ __version__ = "0.1.0"
 
 models = _exact
 _LAZY = ("data", "nn", "pretrained", "search", "training")  # rooms that sampling does not need
+_GROUND = ("checkpoint", "config", "files", "front_door", "metrics", "numerics", "spelling")
 
 # Nobody is promised these as js.NAME; `from jaxsampler.files import write` works all the same.
-for _name in ("checkpoint", "config", "files", "front_door", "metrics", "numerics", "spelling"):
+for _name in _GROUND:
     globals().pop(_name, None)
 
 
@@ -62,4 +63,6 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({name for name in globals() if not name.startswith("_")} | {*_LAZY, "__version__"})
+    return sorted(
+        {n for n in globals() if not n.startswith("_") and n not in _GROUND} | {*_LAZY, "__version__"}
+    )

@@ -62,12 +62,16 @@ class Step:
     rule: "Callable[[int, bool], Sequence[Step]] | None" = None
     lower_order_final: bool = False
     reference: str = ""
+    doc: str = dataclasses.field(default="", compare=False, repr=False)
     make: Callable | None = dataclasses.field(default=None, compare=False, repr=False)
     given: tuple = dataclasses.field(
         default=(), compare=False, repr=False
     )  # values of options, for `tabulate` to see traced ones
 
     def __post_init__(self):
+        object.__setattr__(
+            self, "__doc__", self.doc
+        )  # so that help() and ? show what the solver's author wrote
         if not callable(self.kind) and self.kind not in KINDS:
             raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
         if self.start and len(self.start) < self.past:
@@ -160,7 +164,8 @@ def step(**rules: Any) -> Callable[[Callable], Step]:
     """Decorator: a textbook update with its rules (the fields of `Step`) becomes a solver named after the function."""
 
     def wrap(formula: Callable) -> Step:
-        return Step(formula, formula.__name__, reference=_reference(formula), **rules)
+        doc = inspect.getdoc(formula) or ""
+        return Step(formula, formula.__name__, reference=_reference(formula), doc=doc, **rules)
 
     return wrap
 
@@ -174,9 +179,8 @@ def variants(build: Callable[..., Step]) -> Step:
             return variant(chosen | options)
 
         make.__signature__ = inspect.signature(build)
-        return dataclasses.replace(
-            build(**chosen), name=build.__name__, make=make, reference=_reference(build)
-        )
+        named = {"name": build.__name__, "reference": _reference(build), "doc": inspect.getdoc(build) or ""}
+        return dataclasses.replace(build(**chosen), make=make, **named)
 
     return variant({})
 
