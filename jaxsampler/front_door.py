@@ -7,46 +7,65 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from .numerics import Grid, Key, Like, State
 from .paths import grids
 from .paths.predictions import Denoiser
-from .scan.adjoints import Adjoint
 from .scan.driver import drive
-from .scan.protocol import Save, Solver, StepEnd
-from .scan.table_solver import run
+from .scan.protocol import Adjoint, Sampler, Save, Solver, StepEnd, Watch
+from .scan.run_table import run_watched
 from .solvers.exponential import dpmpp_2m
 from .tables.table import Table
 from .tables.tabulation import tabulate
 
 
 def sample(
-    denoiser: Callable,
-    like: PyTree,
+    denoiser: Denoiser,
+    like: Like,
     *,
-    key: Any,
-    solver: Any = dpmpp_2m,
-    grid: Any = None,
+    key: Key | None,
+    solver: Sampler | dict = dpmpp_2m,
+    grid: Grid | dict | None = None,
     steps: int = 20,
-    x: PyTree | None = None,
+    x: State | None = None,
     adjoint: Adjoint | None = None,
     save: Save = None,
     progress: bool = False,
-    hook: Callable[[StepEnd], PyTree] | None = None,
+    hook: Callable[[StepEnd], State] | None = None,
     noise: PyTree | None = None,
     check: bool = False,
     per_step: PyTree | None = None,
 ) -> Any:
-    """Samples shaped like `like`, or a `Trajectory` if `save` is given.
+    """Return samples shaped like `like`, or a `Trajectory` if `save` is given.
 
-    like: array, `jax.ShapeDtypeStruct` or a pytree of them. key: for the prior and the solver's noise (None if neither is drawn).
-    solver: a step such as `js.solvers.dpmpp_2m`, a list of steps, one per interval, a `Table`, or a `js.Solver`. grid: decreasing times,
-    by default `js.grids.default(path, steps)`, `steps` intervals. x: the starting state x_T, by default drawn from the path's prior.
-    For a system (a denoiser with a dict of paths) `like`, x and a `Table` are dicts with its names, solver and grid may be.
-    The other arguments are those of `run`.
+    For a system (a denoiser with a dict of paths) `like`, x and a `Table` are dicts with its names; solver
+    and grid may be.
+
+    Args:
+        denoiser: the network with its path and the kind of its prediction.
+        like: array, `jax.ShapeDtypeStruct`, or a pytree of them.
+        key: for the prior and the solver's noise; None if neither is drawn.
+        solver: a step such as `js.solvers.dpmpp_2m`, a list of steps (one per interval), a `Table`, or a
+            `js.Solver`.
+        grid: decreasing times, by default `js.grids.default(path, steps)`.
+        steps: number of intervals of the default grid.
+        x: the starting state x_T, by default drawn from the path's prior.
+        adjoint, save, progress, hook, noise, check, per_step: as in `run`.
+
+    Raises:
+        TypeError: `denoiser` is not a Denoiser, or samples would not be floating point.
+        ValueError: a key is missing, or shapes, grid and solver do not fit together.
+
+    Example:
+        >>> denoiser = js.models.gaussian_mixture(jnp.array([[2.0], [-2.0]]), 0.1, js.VP())
+        >>> x = js.sample(denoiser, jnp.zeros((64, 1)), key=jax.random.key(0), steps=10)
+        >>> bool((abs(abs(x) - 2.0) < 0.5).all())
+        True
     """
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
-            f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}: the sampler must know the path and what "
-            "the network predicts"
+            f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}: the sampler "
+            "must know "
+            "the path and what the network predicts"
         )
     path = denoiser.path
     like = jax.tree.map(lambda a: a if isinstance(a, jax.ShapeDtypeStruct) else jnp.asarray(a), like)
@@ -60,13 +79,12 @@ def sample(
         x = denoiser.prior(prior_key, like)
     if jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, like):
         raise ValueError(
-            f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be equal"
+            f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be "
+            "equal"
         )
     if isinstance(solver, type):
         raise TypeError(f"solver is the class {solver.__name__}; call it: {solver.__name__}()")
-    options: dict = dict(
-        adjoint=adjoint, save=save, progress=progress, hook=hook, check=check, per_step=per_step
-    )
+    watch = Watch(adjoint, save, progress, hook, check, per_step)
 
     if isinstance(solver, Table) or (
         isinstance(solver, dict) and all(isinstance(v, Table) for v in solver.values())
@@ -75,27 +93,21 @@ def sample(
             raise ValueError(
                 "a Table has its grid already: leave grid out, or give the step that the table was made from"
             )
-        return run(denoiser, solver, x, key=noise_key, noise=noise, **options)
+        return run_watched(denoiser, solver, x, key=noise_key, noise=noise, watch=watch)
+    made = lambda path, grid, solver: tabulate(
+        path, grids.default(path, steps) if grid is None else grid, solver
+    )
     if isinstance(path, dict):
         each = lambda a: a if isinstance(a, dict) else dict.fromkeys(path, a)
-        tabulated = lambda path, grid, solver: tabulate(
-            path, grids.default(path, steps) if grid is None else grid, solver
-        )
-        return run(
-            denoiser,
-            denoiser.each(tabulated, each(grid), each(solver)),
-            x,
-            key=noise_key,
-            noise=noise,
-            **options,
-        )
-    grid = grids.default(path, steps) if grid is None else grid
+        tables = denoiser.each(made, each(grid), each(solver))
+        return run_watched(denoiser, tables, x, key=noise_key, noise=noise, watch=watch)
     if isinstance(solver, Solver):
         if noise is not None:
             raise ValueError(
-                "noise= is for tables; give it to this solver itself, as in js.solvers.mr_published(noise=...)"
+                "noise= is for tables; give it to this solver itself, as in "
+                "js.solvers.mr_published(noise=...)"
             )
-        return drive(
-            solver, solver.rows(path, grids.checked(path, grid)), denoiser, x, key=noise_key, **options
-        )
-    return run(denoiser, tabulate(path, grid, solver), x, key=noise_key, noise=noise, **options)
+        times: Any = grids.default(path, steps) if grid is None else grid
+        rows = solver.rows(path, grids.checked(path, times))
+        return drive(solver, rows, denoiser, x, key=noise_key, watch=watch)
+    return run_watched(denoiser, made(path, grid, solver), x, key=noise_key, noise=noise, watch=watch)

@@ -1,7 +1,8 @@
 """Array-namespace helpers that every formula of the core shares.
 
-One formula serves two masters: given numbers or numpy arrays it is evaluated on the host in float64 (exact coefficient tables),
-given a jax array or a tracer it is staged (differentiable grids). `namespace` makes that choice and nothing else does.
+One formula serves two uses. Given numbers or numpy arrays it is evaluated on the host in float64 (exact
+coefficient tables); given a jax array or a tracer it is staged (differentiable grids). `namespace` makes that
+choice and nothing else does.
 """
 
 import contextlib
@@ -38,15 +39,18 @@ def is_traced(*args: Any) -> bool:
 
 @contextlib.contextmanager
 def on_host():
-    """Exact host arithmetic: a schedule that its author wrote in jax.numpy is evaluated at once in float64, under jit too."""
+    """Exact host arithmetic: what is written in jax.numpy is evaluated at once, in float64, under jit too."""
     with jax.ensure_compile_time_eval(), jax.enable_x64(True), np.errstate(all="ignore"):
         yield
 
 
 def phi(k: int, z: Any) -> Any:
-    r"""phi_k(z) = int_0^1 e^{(1-u) z} u^{k-1}/(k-1)! du;  phi_0 = e^z,  phi_k(0) = 1/k!  [Hochbruck & Ostermann 2010, eq. 2.10].
+    r"""phi_k(z) = int_0^1 e^{(1-u) z} u^{k-1}/(k-1)! du;  phi_0 = e^z,  phi_k(0) = 1/k!.
 
-    The recursion phi_{k+1} = (phi_k - 1/k!)/z cancels for small z, where the Taylor series takes over. phi_k(-inf) = 0.
+    The source is [Hochbruck & Ostermann 2010, eq. 2.10].
+
+    The recursion phi_{k+1} = (phi_k - 1/k!)/z cancels for small z, where the Taylor series takes over.
+    phi_k(-inf) = 0.
     """
     if k == 0:
         return namespace(z).exp(z)
@@ -98,8 +102,9 @@ def axpy(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
 def normal(key: Any, like: PyTree) -> PyTree:
     """Standard normal noise shaped like `like` (arrays or ShapeDtypeStructs), one folded key per leaf.
 
-    With JAX's default (partitionable threefry) bits an element depends on the key and its flat index only: the noise of sample i
-    of a leading batch axis is the same whatever the batch size, and sharded batches need no communication.
+    With JAX's default (partitionable threefry) bits an element depends on the key and its flat index only:
+    the noise of sample i of a leading batch axis is the same whatever the batch size, and sharded batches
+    need no communication.
     """
     leaves, treedef = jax.tree.flatten(like)
     return jax.tree.unflatten(
@@ -112,7 +117,7 @@ def normal(key: Any, like: PyTree) -> PyTree:
 
 
 def _beside(a: Any) -> dict:
-    """Under `jax.set_mesh` with explicit axes, what is drawn for `a` is laid out like it; else the compiler sees to that."""
+    """Under `jax.set_mesh` with explicit axes, lay out what is drawn for `a` like it."""
     if not isinstance(a, jax.Array) or jax.sharding.get_abstract_mesh().empty:
         return {}
     sharding = jax.typeof(a).sharding

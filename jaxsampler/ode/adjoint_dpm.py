@@ -1,20 +1,24 @@
-r"""AdjointDPM: gradients through sampling by a second ODE, in memory that does not grow with the number of steps [Pan et al. 2024].
+r"""AdjointDPM: gradients through sampling by a second ODE, in memory that does not grow with the number of
+steps [Pan et al. 2024].
 
-In y = x/alpha and rho = sigma/alpha the probability flow is dy/drho = eps, without a stiff linear term, and so is its adjoint. With a =
-dL/dy the augmented system, integrated from data back to noise,
+In y = x/alpha and rho = sigma/alpha the probability flow is dy/drho = eps, without a stiff linear term, and
+so is its adjoint. With a = dL/dy the augmented system, integrated from data back to noise,
 
-    dy/drho = eps(y),      da/drho = -a^T d eps/dy,      da_w/drho = -a^T d eps/dw        (a_w = 0 at the data end)
+    dy/drho = eps(y),      da/drho = -a^T d eps/dy,      da_w/drho = -a^T d eps/dw        (a_w = 0 at the data
+                                                                                          end)
 
-ends in the gradients with respect to x_T (a/alpha_T) and everything w that the network depends on: weights, conditioning, entries per step.
-It is of the form of the flow itself, so a noise-kind table of ours integrates it: the whole state is (y, a, a_w) times alpha. Nothing is
-stored on the way forward but the sample. The gradient is that of the continuous flow: it differs from that of the discrete
-sampler by the errors of both solvers, and converges at the lower of their two orders.
+ends in the gradients with respect to x_T (a/alpha_T) and all w that the network depends on: weights,
+conditioning, entries per interval. It has the form of the flow itself, so a noise-kind table of ours
+integrates it: the whole state is (y, a, a_w) times alpha. The way forward stores nothing but the sample. The
+    gradient is that of the continuous flow: it differs from the gradient of
+the discrete sampler by the errors of both solvers, and converges at the lower of their two orders.
 
-At sigma = 0 a network that predicts data says nothing of the noise: there the backward solver's first step is Euler's with the slope at its
-noisy end, whose error is of second order in the rho of the last positive time.
+At sigma = 0 a network that predicts data does not determine the noise. The backward solver's first step is
+then Euler's, with the slope at its noisy end; its error is of second order in the rho of the last positive
+time.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -22,9 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import cast, is_traced, on_host, wide
+from ..numerics import State, cast, is_traced, on_host, wide
 from ..paths.base import Path
+from ..paths.predictions import Denoiser
 from ..scan.adjoints import Direct, as_arrays, explicit, floats
+from ..scan.driver import drive
+from ..scan.protocol import Body, Carry, Scanned, Watch
+from ..scan.table_solver import Rows, TableSolver
+from ..solvers.edm_heun import rk_rho
 from ..tables.steps import Step, schedule, step
 from ..tables.table import Table
 from ..tables.tabulation import assemble
@@ -39,10 +48,22 @@ def _out_of_clean_data(path, ts, x, past, model, z):
 
 
 class AdjointDPM(eqx.Module):
-    """The continuous adjoint of the probability flow [Pan et al. 2024, eq. 9-11], for any deterministic table on one path.
+    """The continuous adjoint of the probability flow [Pan et al. 2024, eq. 9-11], for any deterministic table
+    on one path.
 
-    solver: a noise-kind step for the backward system (default Heun in rho), on the times of the forward grid. The table must be concrete
-    (closed over, not an argument of `jit`) and gets no gradient itself; hooks have none either, so they are refused.
+    The table must be concrete (closed over, not an argument of `jit`) and gets no gradient itself. Hooks get
+    none either, so they are refused.
+
+    Args:
+        solver: a noise-kind step for the backward system, on the times of the forward grid; Heun in rho by
+            default.
+
+    Example:
+        >>> denoiser = js.models.gaussian_mixture(jnp.array([[1.0]]), 0.5, js.VP())
+        >>> draw = lambda x, how: js.sample(denoiser, x, x=x, key=None, steps=40, adjoint=how).sum()
+        >>> exact = jax.grad(draw)(jnp.ones((1, 1)), js.Direct())
+        >>> bool(jnp.allclose(jax.grad(draw)(jnp.ones((1, 1)), js.AdjointDPM()), exact, rtol=1e-2))
+        True
     """
 
     solver: Step | None = eqx.field(static=True, default=None)
@@ -52,30 +73,30 @@ class AdjointDPM(eqx.Module):
             not isinstance(self.solver, Step) or self.solver.kind != "noise" or self.solver.stochastic
         ):
             raise ValueError(
-                f"the backward solver must be a deterministic noise-kind step, such as js.solvers.rk_rho(); got {self.solver!r}"
+                "the backward solver must be a deterministic noise-kind step, such as js.solvers.rk_rho(); "
+                f"got {self.solver!r}"
             )
 
-    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
         """One scan; backwards, the augmented system on the reversed grid."""
-        path, table = _checked(step, rows)
-        grid = np.concatenate(
-            [np.asarray(table.t, np.float64)[:1], np.asarray(table.end, np.float64)[rows.is_end]]
-        )
-        back = rising_table(self._step(), path, grid, step.centre.kind)
-        starts = np.concatenate([[0], np.flatnonzero(rows.is_end)[:-1] + 1])  # first row of each interval
-        slots = np.asarray(rows.slot)[rows.is_end]
-        rows = as_arrays(rows)
-        entries = jax.tree.map(lambda a: a[starts], rows.entry)
+        denoiser, path, table = _checked(body, scanned)
+        ends = np.asarray(table.end, np.float64)[scanned.is_end]
+        grid = np.concatenate([np.asarray(table.t, np.float64)[:1], ends])
+        back = rising_table(self._step(), path, grid, denoiser.kind)
+        starts = np.concatenate([[0], np.flatnonzero(scanned.is_end)[:-1] + 1])  # first row of each interval
+        slots = np.asarray(scanned.slot)[scanned.is_end]
+        scanned = as_arrays(scanned)
+        entries = jax.tree.map(lambda a: a[starts], scanned.entry)
 
-        leaves, static = eqx.partition(step, eqx.is_array)
-        first = jax.tree.map(lambda a: a[0], rows)
+        leaves, static = eqx.partition(body, eqx.is_array)
+        first = jax.tree.map(lambda a: a[0], scanned)
         hoisted, forward = explicit(lambda v, c, row: eqx.combine(v, static)(c, row), leaves, carry, first)
 
         def noise(leaves, x, t, entry):
             extra = () if entry is None else (entry,)
             return eqx.combine(leaves, static).model(x, t, jnp.asarray([0.0, 1.0], t.dtype), *extra)
 
-        more, noise = explicit(noise, leaves, carry[0][0], first.row.t, first.entry)
+        more, noise = explicit(noise, leaves, carry.state[0], first.row.t, first.entry)
 
         @jax.custom_vjp
         def fold(values, carry, entries, rows):
@@ -84,11 +105,11 @@ class AdjointDPM(eqx.Module):
 
         def save(values, carry, entries, rows):
             out = fold(values, carry, entries, rows)
-            return out, (values, out[0][0], entries)
+            return out, (values, out.state[0], entries)
 
         def pull(residual, cotangent):
             values, x, entries = residual
-            (ct_state, ct_saved, _), ct_x = cotangent, cotangent[0][0]
+            (ct_state, ct_saved, _), ct_x = cotangent, cotangent.state[0]
             moving, fixed = floats(values)
             high, low = (jax.tree.map(lambda a, t=t: cast(path.alpha(t), a), x) for t in (grid[0], grid[-1]))
 
@@ -116,9 +137,8 @@ class AdjointDPM(eqx.Module):
 
             def inject(end):  # cotangents of saved states enter where these were
                 scale = jax.tree.map(lambda a: cast(path.alpha(end.t), a), x)
-                slot = jnp.asarray(slots)[::-1][
-                    jnp.searchsorted(jnp.asarray(grid[1:][::-1], end.t.dtype), end.t)
-                ]
+                nearest = jnp.searchsorted(jnp.asarray(grid[1:][::-1], end.t.dtype), end.t)
+                slot = jnp.asarray(slots)[::-1][nearest]
                 inside = end.t < grid[0] * (1 - 1e-6)  # the start of the grid is not the end of an interval
                 add = lambda a, s, ct: a + jnp.where(inside, s**2 * ct[slot], 0)
                 return end.x | {"a": jax.tree.map(add, end.x["a"], scale, ct_saved)}
@@ -132,63 +152,56 @@ class AdjointDPM(eqx.Module):
             per_step = (jax.tree.map(lambda a: a[::-1], entries), numbers)
             out = _integrate(back, field, state, per_step, None if ct_saved is None else inject)
             top = cast(path.alpha(grid[0]), jnp.zeros((), jax.tree.leaves(out["a"])[0].dtype))
-            by_values, by_entries = jax.tree.map(
-                lambda g, v: (g / cast(top, g)).astype(v.dtype), (out["w"], out["c"]), (moving, entries)
-            )
+            unit = lambda g, v: (g / cast(top, g)).astype(v.dtype)
+            by_values, by_entries = jax.tree.map(unit, (out["w"], out["c"]), (moving, entries))
             by_x = jax.tree.map(lambda g, s: g / s**2, out["a"], high)
-            by_saved = jax.tree.map(
-                lambda c: c.at[np.unique(slots)].set(0), ct_saved
-            )  # written over; a saved start passes through
-            return (
-                by_values,
-                ((by_x, jax.tree.map(jnp.zeros_like, ct_state[1])), by_saved, None),
-                by_entries,
-                None,
-            )
+            # states that were written over get nothing; a saved start passes through
+            by_saved = jax.tree.map(lambda c: c.at[np.unique(slots)].set(0), ct_saved)
+            by_state = (by_x, jax.tree.map(jnp.zeros_like, ct_state[1]))
+            return by_values, cotangent._replace(state=by_state, saved=by_saved, fault=None), by_entries, None
 
         fold.defvjp(save, pull)
-        return fold((leaves, hoisted, more), carry, entries, rows)
+        return fold((leaves, hoisted, more), carry, entries, scanned)
 
     def _step(self) -> Step:
-        if self.solver is None:
-            from ..solvers.edm_heun import rk_rho
-
-            return rk_rho()
-        return self.solver
+        return rk_rho() if self.solver is None else self.solver
 
 
-def _checked(step: Any, rows: Any) -> tuple[Path, Table]:
-    """The path and the table; ValueError where the adjoint ODE does not apply."""
-    from ..scan.table_solver import TableSolver
-
+def _checked(body: Body, scanned: Scanned) -> tuple[Denoiser, Path, Table]:
+    """The denoiser, its path and the table; ValueError where the adjoint ODE does not apply."""
     other = "; use RecursiveCheckpoint()"
-    if not isinstance(step.solver, TableSolver):
-        raise ValueError(f"AdjointDPM needs a table, not {type(step.solver).__name__}{other}")
-    if step.centre is None:
+    if not isinstance(body.solver, TableSolver):
+        raise ValueError(f"AdjointDPM needs a table, not {type(body.solver).__name__}{other}")
+    if body.denoiser is None:
         raise ValueError(
-            "AdjointDPM integrates in (x/alpha, sigma/alpha): a plain callable has no path; give js.Denoiser(net, path, kind)"
+            "AdjointDPM integrates in (x/alpha, sigma/alpha): a plain callable has no path; "
+            "give js.Denoiser(net, path, kind)"
         )
-    if not isinstance(step.centre.path, Path):
+    path = body.denoiser.path
+    if not isinstance(path, Path):
         raise ValueError(f"AdjointDPM works on one path, not on a system{other}")
-    if step.hook is not None:
+    if body.hook is not None:
         raise ValueError(f"AdjointDPM would lose the gradient through a hook{other}")
-    (table,) = rows.row.tables
+    (table,) = scanned.row.tables
     if is_traced(table):
         raise ValueError(
-            "AdjointDPM builds its backward table from the grid: the table must be concrete (close over it), not traced"
+            "AdjointDPM builds its backward table from the grid: the table must be concrete (close over it), "
+            "not traced"
         )
-    start = step.solver.starts[0]
+    start = body.solver.starts[0]
     if np.any(np.asarray(table.C) != 0) or is_traced(start) or start[1] != 0:
         raise ValueError(f"AdjointDPM follows the probability flow: the solver must be deterministic{other}")
     if start[0] != 1:
         raise ValueError(
             f"AdjointDPM follows x_T from the first time of the grid, and this table scales it{other}"
         )
-    if float(step.centre.path.alpha(float(table.t[0]))) == 0:
+    if float(path.alpha(float(table.t[0]))) == 0:
         raise ValueError(
-            "AdjointDPM integrates to rho = sigma/alpha of the first time, which is infinite where alpha = 0: start the grid below it"
+            "AdjointDPM integrates to rho = sigma/alpha of the first time, which is infinite where alpha = "
+            "0: "
+            "start the grid below it"
         )
-    return step.centre.path, table
+    return body.denoiser, path, table
 
 
 def rising_table(solver: Step, path: Path, grid: np.ndarray, kind: str) -> Table:
@@ -202,12 +215,10 @@ def rising_table(solver: Step, path: Path, grid: np.ndarray, kind: str) -> Table
     return assemble(path, rising, steps)
 
 
-def _integrate(table: Table, field: Any, state: PyTree, per_step: PyTree, hook: Any) -> PyTree:
+def _integrate(table: Table, field: Callable, state: State, per_step: PyTree, hook: Callable | None) -> State:
     """Run the backward table; the state is a pytree on one path."""
-    from ..scan.driver import drive
-    from ..scan.table_solver import Rows, TableSolver
-
     dtype = wide(state["x"])
     rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     solver = TableSolver([rows.start], None, None, jax.tree.structure(0))
-    return drive(solver, Rows(rows, None), field, state, per_step=per_step, hook=hook, adjoint=Direct())
+    watch = Watch(adjoint=Direct(), hook=hook, per_step=per_step)
+    return drive(solver, Rows(rows, None), field, state, watch=watch)

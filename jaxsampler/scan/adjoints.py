@@ -1,23 +1,27 @@
 r"""How gradients flow through the scan over rows.
 
-An adjoint stands in for `lax.scan`: `loop(step, carry, rows) -> carry`, where `step(carry, row) -> carry` is a module whose leaves are what
-is differentiated. The values it computes never depend on the choice; memory and time of the backward pass do. With N rows, state
-size d, network activations A:
+An adjoint folds a body over what is scanned: `loop(body, carry, scanned) -> carry` (`protocol`). The values
+it computes never depend on the choice; memory and time of the backward pass do. With N rows, state size d,
+network activations A:
 
     Direct()                    N (A + d)                             network calls: 1 per row
     Direct(remat=True)          N d + A                               2 per row
-    RecursiveCheckpoint(c)      (c d + g) ceil(log_c N) + A           1 + ceil(log_c N) per row   [Griewank 1992]
+    RecursiveCheckpoint(c)      (c d + g) ceil(log_c N) + A           1 + ceil(log_c N) per row   [Griewank
+                                                                                                  1992]
     Reversible()                2 d + g + A                           2 per row, and the solver's inverse
-    LastK(k)                    k (A + d)                             1 per row; biased: exact only where k is all intervals
-    AdjointDPM()                2 d + g + A                           1 per row, then those of its own backward solver; approximate
+    LastK(k)                    k (A + d)                             1 per row; biased: exact only where k is
+                                                                      all intervals
+    AdjointDPM()                2 d + g + A                           1 per row, then those of its own
+                                                                      backward solver; approximate
 
-where g is the size of the gradient with respect to the weights, of which each level holds one. The default c = sqrt(N) has two levels.
-
-The first three and `LastK` also work in forward mode; they trace the network once. `AdjointDPM` has a file of its own.
+where g is the size of the gradient with respect to the weights, of which each level holds one. The default c
+= sqrt(N) has two levels. The first three and `LastK` also work in forward mode; they trace the network once.
+`AdjointDPM` is in `ode/`.
 """
 
 import math
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -25,46 +29,60 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import axpy, is_traced, normal
+from ..numerics import State, axpy, is_traced, normal
+from .protocol import Body, Carry, Scanned
 
 
-@runtime_checkable
-class Adjoint(Protocol):
-    """A stand-in for `lax.scan` without per-row outputs."""
-
-    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
-        """Fold `step` over the leading axis of `rows`."""
-        ...
-
-
-def _shared(step: Any) -> Any:
-    """`step` as a function of (leaves, carry, row) that is traced once however many scans call it."""
-    leaves, static = eqx.partition(step, eqx.is_array)
+def _shared(body: Body) -> tuple[PyTree, Callable]:
+    """The leaves of `body`, and it as a function of (leaves, carry, row), traced once however many scans call
+    it.
+    """
+    leaves, static = eqx.partition(body, eqx.is_array)
     return leaves, jax.jit(lambda leaves, carry, row: eqx.combine(leaves, static)(carry, row))
 
 
 class Direct(eqx.Module):
-    """Plain reverse mode through the scan; `remat` recomputes each row's network call instead of storing its activations.
+    """Plain reverse mode through the scan.
 
-    unroll: the rows one after another instead of a loop. The network is still traced once, but compiled once per row: for few rows only.
-    It pays on CPUs, where gradients of convolutions inside a loop are several times slower than outside: keep it out
-    of loops of your own as well.
+    Args:
+        remat: recompute the network call of each row on the way back instead of storing its activations.
+        unroll: run the rows one after another instead of in a loop. The network is still traced once, but
+            compiled once per row: for few rows only. It pays on CPUs, where gradients of convolutions are
+                several times slower inside a loop than
+            outside; keep it out of loops of your own as well.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.CondOT(), "data")
+        >>> draw = lambda x: js.sample(denoiser, x, x=x, key=None, grid=[1.0, 0.5, 0.0], adjoint=js.Direct())
+        >>> float(jax.grad(draw)(1.0))  # x0 = 0.5 (0.5 + 0.5 / 2)... of a linear sampler: its own factor
+        0.375
     """
 
     remat: bool = eqx.field(static=True, default=False)
     unroll: bool = eqx.field(static=True, default=False)
 
-    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
         """One scan."""
-        leaves, body = _shared(step)
-        body = jax.checkpoint(body) if self.remat else body
-        return jax.lax.scan(lambda c, row: (body(leaves, c, row), None), carry, rows, unroll=self.unroll)[0]
+        leaves, shared = _shared(body)
+        shared = jax.checkpoint(shared) if self.remat else shared
+        return jax.lax.scan(
+            lambda c, row: (shared(leaves, c, row), None), carry, scanned, unroll=self.unroll
+        )[0]
 
 
 class RecursiveCheckpoint(eqx.Module):
-    """Nested checkpointed scans: `checkpoints` states are stored per level, everything in between is recomputed.
+    """Nested checkpointed scans; everything between the stored states is recomputed.
 
-    None stores ceil(sqrt(N)): two levels, the memory optimum for two network calls per row and one more recomputation.
+    Args:
+        checkpoints: states stored per level. None stores ceil(sqrt(N)): two levels, the least memory for two
+            network calls per row and one more recomputation.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.CondOT(), "data")
+        >>> draw = lambda x, how: js.sample(denoiser, x, x=x, key=None, steps=9, adjoint=how)
+        >>> exact = jax.grad(draw)(1.0, js.Direct())
+        >>> bool(jnp.isclose(jax.grad(draw)(1.0, js.RecursiveCheckpoint(3)), exact))
+        True
     """
 
     checkpoints: int | None = eqx.field(static=True, default=None)
@@ -72,20 +90,21 @@ class RecursiveCheckpoint(eqx.Module):
     def __check_init__(self):
         if self.checkpoints is not None and self.checkpoints < 2:
             raise ValueError(
-                f"checkpoints must be at least 2, got {self.checkpoints}; Direct(remat=True) stores every state"
+                f"checkpoints must be at least 2, got {self.checkpoints}; Direct(remat=True) stores every "
+                "state"
             )
 
-    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
         """Scans nested until a level has at most `checkpoints` rows."""
-        n = len(jax.tree.leaves(rows)[0])
+        n = len(jax.tree.leaves(scanned)[0])
         c = math.isqrt(max(n - 1, 0)) + 1 if self.checkpoints is None else self.checkpoints
-        leaves, shared = _shared(step)
-        body = jax.checkpoint(shared)
+        leaves, shared = _shared(body)
+        shared = jax.checkpoint(shared)
 
         def fold(leaves, carry, rows):
             n = len(jax.tree.leaves(rows)[0])
             if n <= c:
-                return jax.lax.scan(lambda x, row: (body(leaves, x, row), None), carry, rows)[0]
+                return jax.lax.scan(lambda x, row: (shared(leaves, x, row), None), carry, rows)[0]
             block = -(-n // c)  # c blocks or fewer, then what is left over
             whole = n // block * block
             blocks = jax.tree.map(lambda a: a[:whole].reshape(n // block, block, *a.shape[1:]), rows)
@@ -95,51 +114,64 @@ class RecursiveCheckpoint(eqx.Module):
                 carry = inner(leaves, carry, jax.tree.map(lambda a: a[whole:], rows))
             return carry
 
-        return fold(leaves, carry, rows)
+        return fold(leaves, carry, scanned)
 
 
-def explicit(function: Any, *example: PyTree) -> tuple[list, Any]:
-    """(hoisted, f) with f(*args, *hoisted) = function(*args): what `function` closes over and may be differentiated becomes an argument."""
+def explicit(function: Callable, *example: Any) -> tuple[list, Callable]:
+    """(hoisted, f) with f(*args, *hoisted) = function(*args): what `function` closes over becomes an
+    argument.
+    """
     converted, hoisted = jax.closure_convert(function, *example)
     return hoisted, converted
 
 
 def floats(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """(leaves that have derivatives, all others)."""
+    """The leaves that have derivatives, and all others."""
     return eqx.partition(tree, eqx.is_inexact_array)
 
 
-def as_arrays(tree: PyTree) -> PyTree:
-    """Rows as jax arrays."""
-    return jax.tree.map(jnp.asarray, tree)
+def as_arrays(scanned: Scanned) -> Scanned:
+    """What is scanned, as jax arrays."""
+    return jax.tree.map(jnp.asarray, scanned)
 
 
 class Reversible(eqx.Module):
     """Reverse mode without a tape: the solver's exact inverse recomputes each state on the way back.
 
-    For the solvers of `solvers/reversible.py` (edict, bdia, obelm, reversible_heun, mccallum_foster). The gradient is that of the discrete
-    program up to rounding, which the inverse may amplify: see there.
+    For edict, bdia, obelm, reversible_heun and mccallum_foster of `js.solvers`. The gradient is that of the
+    discrete program up to
+    rounding, which the inverse may amplify: see `solvers/reversible.py`.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.VP(), "data")
+        >>> draw = lambda x, how: js.sample(denoiser, x, x=x, key=None, solver=js.solvers.bdia(), steps=4,
+        adjoint=how)
+        >>> exact = jax.grad(draw)(1.0, js.Direct())
+        >>> bool(jnp.isclose(jax.grad(draw)(1.0, js.Reversible()), exact, rtol=1e-4))
+        True
     """
 
-    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
         """One scan; backwards, one scan over the rows in reverse."""
-        if not hasattr(step.solver, "reverse"):
+        if not hasattr(body.solver, "reverse"):
             raise ValueError(
-                f"{type(step.solver).__name__} cannot be run backwards: Reversible() is for edict, bdia, obelm, reversible_heun and "
+                f"{type(body.solver).__name__} cannot be run backwards: Reversible() is for edict, bdia, "
+                "obelm, reversible_heun and "
                 "mccallum_foster of js.solvers; RecursiveCheckpoint() takes any solver"
             )
-        if step.hook is not None:
+        if body.hook is not None:
             raise ValueError(
                 "a hook cannot be undone: Reversible() needs hook=None; RecursiveCheckpoint() takes hooks"
             )
-        if rows.entry is not None and getattr(step.solver, "carries_slope", False):
+        if scanned.entry is not None and getattr(body.solver, "carries_slope", False):
             raise ValueError(
-                f"{type(step.solver).__name__} carries its slope from one interval to the next, where per_step entries differ: it cannot "
+                f"{type(body.solver).__name__} carries its slope from one interval to the next, where "
+                "per_step entries differ: it cannot "
                 "be undone; take obelm or mccallum_foster"
             )
-        rows = as_arrays(rows)
-        leaves, static = eqx.partition(step, eqx.is_array)
-        first = jax.tree.map(lambda a: a[0], rows)
+        scanned = as_arrays(scanned)
+        leaves, static = eqx.partition(body, eqx.is_array)
+        first = jax.tree.map(lambda a: a[0], scanned)
         hoisted, forward = explicit(lambda v, c, row: eqx.combine(v, static)(c, row), leaves, carry, first)
         more, backward = explicit(
             lambda v, c, row: eqx.combine(v, static).reverse(c, row), leaves, carry, first
@@ -179,14 +211,24 @@ class Reversible(eqx.Module):
             return by_values, by_carry, by_rows
 
         fold.defvjp(save, pull)
-        return fold((leaves, hoisted, more), carry, rows)
+        return fold((leaves, hoisted, more), carry, scanned)
 
 
 class LastK(eqx.Module):
-    """Gradients through the last `k` grid intervals only: DRaFT-K [Clark et al. 2024]. Biased, and cheap: it sees detail, not layout.
+    """Gradients through the last intervals only: DRaFT-K [Clark et al. 2024]. Biased, and cheap: it sees
+    detail, not layout.
 
-    variance_reduction: with k = 1, the gradient is averaged over so many re-noisings of the sample to the start of the last interval, all
-    with the cotangent of the sample itself (DRaFT-LV evaluates the reward at each of them); needs a key.
+    Args:
+        k: number of intervals, from the end.
+        variance_reduction: with k = 1, average the gradient over this many re-noisings of the sample to the
+            start of the last interval, all with the cotangent of the sample itself (DRaFT-LV evaluates the
+            reward at each of them). Needs a key.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.CondOT(), "data")
+        >>> draw = lambda x, how: js.sample(denoiser, x, x=x, key=None, steps=4, adjoint=how)
+        >>> float(jax.grad(draw)(1.0, js.LastK(2))), bool(jax.grad(draw)(1.0, js.LastK(4)) > 0)
+        (0.0, True)
     """
 
     k: int = eqx.field(static=True)
@@ -196,28 +238,22 @@ class LastK(eqx.Module):
         if self.k < 1 or self.variance_reduction < 0 or (self.variance_reduction and self.k != 1):
             raise ValueError(f"k counts intervals from 1, and variance_reduction goes with k=1; got {self}")
 
-    def loop(self, step: Any, carry: PyTree, rows: PyTree) -> PyTree:
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
         """All but the last intervals under stop_gradient, then plain reverse mode."""
-        if is_traced(rows.is_end):
+        if is_traced(scanned.is_end):
             raise ValueError(
                 "LastK counts grid intervals, which a traced table does not show: close over the table"
             )
-        ends = np.flatnonzero(np.asarray(rows.is_end))
+        ends = np.flatnonzero(np.asarray(scanned.is_end))
         cut = 0 if self.k >= len(ends) else int(ends[-1 - self.k]) + 1
-        head, tail = (
-            jax.tree.map(lambda a, at=at: jnp.asarray(a)[at], rows)
-            for at in (slice(None, cut), slice(cut, None))
-        )
-        leaves, static = eqx.partition(step, eqx.is_array)
-        hoisted, body = explicit(
-            lambda v, c, row: eqx.combine(v, static)(c, row),
-            leaves,
-            carry,
-            jax.tree.map(lambda a: a[0], tail),
-        )
+        cuts = slice(None, cut), slice(cut, None)
+        head, tail = (jax.tree.map(lambda a, at=at: jnp.asarray(a)[at], scanned) for at in cuts)
+        leaves, static = eqx.partition(body, eqx.is_array)
+        one = lambda v, c, row: eqx.combine(v, static)(c, row)
+        hoisted, step = explicit(one, leaves, carry, jax.tree.map(lambda a: a[0], tail))
 
         def fold(values, carry, rows):
-            return jax.lax.scan(lambda c, row: (body(values[0], c, row, *values[1]), None), carry, rows)[0]
+            return jax.lax.scan(lambda c, row: (step(values[0], c, row, *values[1]), None), carry, rows)[0]
 
         frozen = jax.lax.stop_gradient
         if cut:
@@ -227,23 +263,24 @@ class LastK(eqx.Module):
         out = fold((leaves, hoisted), carry, tail)
         if not self.variance_reduction:
             return out
-        return self._averaged(step, lambda carry: fold((leaves, hoisted), carry, tail), carry, out, tail)
+        return self._averaged(body, lambda carry: fold((leaves, hoisted), carry, tail), carry, out, tail)
 
-    def _averaged(self, step: Any, finish: Any, carry: PyTree, out: PyTree, tail: PyTree) -> PyTree:
+    def _averaged(self, body: Body, finish: Callable, carry: Carry, out: Carry, tail: Scanned) -> Carry:
         """`out`, with the gradient of the mean over re-noised starts of the last interval."""
-        if step.key is None or step.centre is None:
+        if body.key is None or body.denoiser is None:
             raise ValueError(
                 "variance_reduction draws noise at the path's level: it needs key=, and a Denoiser"
             )
-        (state, saved, fault), t = carry, tail.row.t[0]
-        x = jax.lax.stop_gradient(out[0][0])
+        t, x = tail.row.t[0], jax.lax.stop_gradient(out.state[0])
         mean = jax.tree.map(jnp.zeros_like, x)
         for i in range(self.variance_reduction):
-            z = normal(jax.random.fold_in(jax.random.fold_in(step.key, 2**30), i), x)
-            noised = step.centre.each(lambda path, x, z: axpy(path.alpha(t), x, path.sigma(t), z), x, z)
-            again = finish(((noised, *state[1:]), saved, fault))[0][0]
-            mean = jax.tree.map(
-                lambda m, a: m + (a - jax.lax.stop_gradient(a)) / self.variance_reduction, mean, again
-            )
-        x = jax.tree.map(jnp.add, x, mean)
-        return ((x, *out[0][1:]), *out[1:])
+            z = normal(jax.random.fold_in(jax.random.fold_in(body.key, 2**30), i), x)
+            noised = body.denoiser.each(lambda path, x, z: axpy(path.alpha(t), x, path.sigma(t), z), x, z)
+            again = finish(_with_x(carry, noised)).state[0]
+            add = lambda m, a: m + (a - jax.lax.stop_gradient(a)) / self.variance_reduction
+            mean = jax.tree.map(add, mean, again)
+        return _with_x(out, jax.tree.map(jnp.add, x, mean))
+
+
+def _with_x(carry: Carry, x: State) -> Carry:
+    return carry._replace(state=(x, *carry.state[1:]))

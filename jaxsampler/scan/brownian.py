@@ -1,13 +1,16 @@
-r"""Grid-independent noise: every draw is an increment of one Brownian path, so 10 and 1000 steps see the same noise.
+r"""Grid-independent noise: every draw is an increment of one Brownian path, so 10 and 1000 steps see the same
+noise.
 
-A draw that takes the state from time t to s becomes z = (W(theta_s) - W(theta_t))/sqrt(theta_s - theta_t) with W a Brownian motion in the
-angle theta = arctan(alpha/sigma), which rises from noise to data and is bounded at both ends of every path. Refining the grid
-refines the same W, hence the sampler converges strongly, with order 1 for SDE solvers on smooth schedules [Kloeden & Platen 1992,
-ch. 10: additive noise]. Times at which W is asked for need no order: W is diffrax's virtual Brownian tree [Li et al. 2020], so nothing is
+A draw that takes the state from time t to s becomes z = (W(theta_s) - W(theta_t))/sqrt(theta_s - theta_t)
+with W a Brownian motion in the angle theta = arctan(alpha/sigma), which rises from noise to data and is
+bounded at both ends of every path. Refining the grid refines the same W, hence the sampler converges
+strongly, with order 1 for SDE solvers on smooth schedules [Kloeden & Platen 1992,
+ch. 10: additive noise]. Times at which W is asked for need no order: W is diffrax's virtual Brownian tree [Li
+    et al. 2020], so nothing is
 stored and one call costs some twenty normal draws per end of the interval.
 
-Gradients with respect to a grid hold the draws fixed: a path has no derivative in time, and for expectations that gradient is
-unbiased, since the draws are N(0, I) on every grid.
+Gradients with respect to a grid hold the draws fixed: a path has no derivative in time, and for expectations
+that gradient is unbiased, since the draws are N(0, I) on every grid.
 """
 
 import math
@@ -29,8 +32,8 @@ RESOLUTION = 2.0**-22  # of the angle: a fortieth of the last step of 10,000 ste
 def spans(table: Table, path: Path) -> Arr:
     """[nfe, 2]: the angles between which the draw of each row is an increment.
 
-    A row that continues from its own state adds noise from the time of its call on, one that starts again from an earlier state (A = 0, a
-    later stage of its step) from the start of its interval.
+    A row that continues from its own state adds noise from the time of its call on, one that starts again
+    from an earlier state (A = 0, a later stage of its step) from the start of its interval.
     """
     xp = namespace(table.t, table.A)
     ended = ~xp.isnan(table.end)
@@ -39,7 +42,8 @@ def spans(table: Table, path: Path) -> Arr:
         back = ended[:-1] & (table.t[1:] > table.end[:-1] * (1 + 1e-9))
         if np.any(back) or table.start[1] != 0:
             raise ValueError(
-                "churn adds noise backwards in time, so it is no increment of a path: noise='brownian' needs s_churn=0"
+                "churn adds noise backwards in time, so it is no increment of a path: noise='brownian' needs "
+                "s_churn=0"
             )
     index = xp.arange(table.nfe)
     first = xp.concatenate([xp.ones(1, bool), ended[:-1]])  # rows that begin an interval
@@ -60,7 +64,8 @@ def spans(table: Table, path: Path) -> Arr:
         idle = (angles[:, 1] - angles[:, 0] <= 2 * RESOLUTION) & (table.C != 0)
         if np.any(idle):
             raise ValueError(
-                f"row {int(np.argmax(idle))} draws noise over no time (a corrector, or a very short step): noise='brownian' cannot serve "
+                f"row {int(np.argmax(idle))} draws noise over no time (a corrector, or a very short step): "
+                "noise='brownian' cannot serve "
                 "it; leave noise= out"
             )
     return angles

@@ -1,6 +1,7 @@
 """The loop that all samplers share: scan a `Solver` over its rows, with observers that cost nothing when off.
 
-Observers are saved states, the progress bar, hooks at the ends of grid intervals, and the check for non-finite values.
+Observers are saved states, the progress bar, hooks at the ends of grid intervals, and the check for
+non-finite values.
 """
 
 from collections.abc import Callable
@@ -12,69 +13,63 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import is_traced, namespace
+from ..numerics import Arr, Key, State, is_traced, namespace
 from ..paths.predictions import Denoiser, match
-from .adjoints import Adjoint, RecursiveCheckpoint
+from .adjoints import RecursiveCheckpoint
 from .progress import Bar, begin, tick
-from .protocol import Save, Scanned, StepEnd, Trajectory
+from .protocol import Carry, Save, Scanned, StepEnd, Trajectory, Watch, hook_time
 
 
-class _Body(eqx.Module):
-    """One scan iteration with its observers; its leaves (network, conditioning, noise) are what is differentiated."""
+class _Iteration(eqx.Module):
+    """The body of the scan: the solver's step and its observers."""
 
     solver: Any
     model: Callable
-    key: Any
-    centre: Denoiser | None
+    key: Key | None
+    denoiser: Denoiser | None
     hook: Callable | None
     bar: Bar | None = eqx.field(static=True)
     check: bool = eqx.field(static=True)
     observe: bool = eqx.field(static=True)
 
-    def __call__(self, carry: tuple, scanned: Scanned) -> tuple:
+    def __call__(self, carry: Carry, scanned: Scanned) -> Carry:
         state, saved, fault = carry
         row, i, slot, is_end, entry = scanned
         key, hook_key = None, None
         if self.key is not None:  # the hooks' keys come from a branch of their own
-            key, hook_key = (
-                jax.random.fold_in(k, i) for k in (self.key, jax.random.fold_in(self.key, 2**31 - 1))
-            )
+            key = jax.random.fold_in(self.key, i)
+            hook_key = jax.random.fold_in(jax.random.fold_in(self.key, 2**31 - 1), i)
         outputs_finite: list = []
         model = self.model if entry is None else with_entry(self.model, entry)
         model = _observed(model, outputs_finite) if self.check and self.observe else model
         state = self.solver.step(model, state, row, key)
         if self.check:
-            code = (
-                jnp.where(jnp.stack(outputs_finite).all(), 2 * i + 1, 2 * i) if outputs_finite else 2 * i + 1
-            )
-            healthy = _all_finite(state[0]) & (jnp.stack(outputs_finite).all() if outputs_finite else True)
-            fault = jnp.minimum(fault, jnp.where(healthy, fault, code))
+            outputs = jnp.stack(outputs_finite).all() if outputs_finite else jnp.asarray(True)
+            healthy = outputs & _all_finite(state[0])
+            fault = jnp.minimum(fault, jnp.where(healthy, fault, jnp.where(outputs, 2 * i + 1, 2 * i)))
         if self.hook is not None:
-            hooked = lambda x: self._hooked(self.hook, x, getattr(row, "when", row.end), hook_key)
-            x = jax.lax.cond(is_end, hooked, lambda x: x, state[0])
-            state = (x, *state[1:])
+            hooked = lambda x: self._hooked(self.hook, x, hook_time(row), hook_key)
+            state = (jax.lax.cond(is_end, hooked, lambda x: x, state[0]), *state[1:])
         if saved is not None:
-            saved = jax.tree.map(
-                lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, x, slot, 0), saved, state[0]
-            )
+            write = lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, x, slot, 0)
+            saved = jax.tree.map(write, saved, state[0])
         if self.bar is not None:
             tick(i, self.bar)
-        return state, saved, fault
+        return Carry(state, saved, fault)
 
-    def reverse(self, carry: tuple, scanned: Scanned) -> tuple:
+    def reverse(self, carry: Carry, scanned: Scanned) -> Carry:
         """The carry before this iteration, by the solver's own inverse; what was saved is left as it is."""
-        state, saved, fault = carry
         key = None if self.key is None else jax.random.fold_in(self.key, scanned.index)
         model = self.model if scanned.entry is None else with_entry(self.model, scanned.entry)
-        return self.solver.reverse(model, state, scanned.row, key), saved, fault
+        return carry._replace(state=self.solver.reverse(model, carry.state, scanned.row, key))
 
-    def _hooked(self, hook: Any, x: PyTree, t: Any, key: Any) -> PyTree:
-        whole = x if self.centre is None else self.centre.uncentred(x)
+    def _hooked(self, hook: Any, x: State, t: Any, key: Key | None) -> State:
+        whole = x if self.denoiser is None else self.denoiser.uncentred(x)
         new = match(hook(StepEnd(whole, t, key)), x)
-        return new if self.centre is None else self.centre.centred(new)
+        return new if self.denoiser is None else self.denoiser.centred(new)
 
 
-def _observed(model: Any, finite: list) -> Any:
+def _observed(model: Callable, finite: list) -> Callable:
     """The model, noting in `finite` whether each output is."""
     if isinstance(model, Denoiser):
         return Denoiser(_observed(model.net, finite), model.path, model.kind)
@@ -87,41 +82,41 @@ def _observed(model: Any, finite: list) -> Any:
     return observed
 
 
-def with_entry(model: Any, entry: PyTree) -> Any:
-    """The model, its network given the entry of this step as a last argument."""
+def with_entry(model: Callable, entry: PyTree) -> Callable:
+    """The model, its network given the entry of this interval as a last argument."""
     if isinstance(model, Denoiser):
         return Denoiser(with_entry(model.net, entry), model.path, model.kind)
     return lambda *args: model(*args, entry)
 
 
-def interval(end: Any) -> Any:
+def interval(end: Arr) -> Arr:
     """Index of the grid interval of each row, from the ends of intervals."""
     xp = namespace(end)
     is_end = ~xp.isnan(end)
     return xp.cumsum(is_end) - is_end.astype(int)
 
 
-def _entries(per_step: PyTree, end: Any) -> PyTree:
+def _entries(per_step: PyTree, end: Arr) -> PyTree:
     """The entry of each row, gathered by its interval."""
     where = interval(end)
     n = None if is_traced(end) else int((~np.isnan(end)).sum())
     for leaf in jax.tree.leaves(per_step):
         if jnp.ndim(leaf) == 0 or (n is not None and len(leaf) != n):
             raise ValueError(
-                f"per_step needs one entry for each of the {n} grid intervals as leading axis; got shape {jnp.shape(leaf)}"
+                f"per_step needs one entry for each of the {n} grid intervals as leading axis; "
+                f"got shape {jnp.shape(leaf)}"
             )
-    return jax.tree.map(
-        lambda a: jnp.asarray(a).at[where].get(mode="clip"), per_step
-    )  # rows of padding come after the last
+    # rows of padding come after the last interval
+    return jax.tree.map(lambda a: jnp.asarray(a).at[where].get(mode="clip"), per_step)
 
 
-def _all_finite(x: PyTree) -> Any:
+def _all_finite(x: State) -> Any:
     return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(x)]).all()
 
 
-def _saved_points(save: Any, end: Any) -> tuple[np.ndarray, Any]:
+def _saved_points(save: Save, end: Arr) -> tuple[np.ndarray, Any]:
     """Grid indices to save, and for each row the buffer slot that it writes (the last one is waste)."""
-    if isinstance(save, int) or len(save) == 0:
+    if isinstance(save, int) or save is None or len(save) == 0:
         raise ValueError(f"save must be None, 'all' or a list of indices of grid points, got {save!r}")
     xp = namespace(end)
     is_end = ~xp.isnan(end)
@@ -129,73 +124,76 @@ def _saved_points(save: Any, end: Any) -> tuple[np.ndarray, Any]:
     if xp is jnp:
         if isinstance(save, str) or any(i < 0 for i in save):
             raise ValueError(
-                "save='all' and negative indices need the number of intervals: a concrete table, or give indices >= 0"
+                "save='all' and negative indices count intervals, which a traced table does not show: "
+                "close over the table, or give indices >= 0"
             )
         points = np.asarray(save)
     else:
         n = int(is_end.sum())
         if isinstance(save, str) and save != "all":
             raise ValueError(f"save must be None, 'all' or indices of grid points, got {save!r}")
-        points = (
-            np.arange(n + 1) if isinstance(save, str) else np.array([i + n + 1 if i < 0 else i for i in save])
-        )
+        given = range(n + 1) if isinstance(save, str) else save
+        points = np.array([i + n + 1 if i < 0 else i for i in given])
         if np.any((points < 0) | (points > n)):
             raise ValueError(f"save indices must lie in [{-n - 1}, {n}]: the grid has {n + 1} points")
     if len(set(points.tolist())) != len(points):
-        raise ValueError("save indices repeat")
+        raise ValueError(f"save indices repeat: give each grid point once, got {save!r}")
     hit = is_end[:, None] & (count[:, None] == points[None, :])
     return points, xp.where(hit.any(1), hit.argmax(1), len(points)).astype(np.int32)
 
 
 def drive(
     solver: Any,
-    rows: PyTree,
+    rows: Any,
     model: Callable,
-    x: PyTree,
+    x: State,
     *,
-    key: Any = None,
-    adjoint: Adjoint | None = None,
-    save: Save = None,
-    progress: bool = False,
-    hook: Callable | None = None,
-    check: bool = False,
-    per_step: PyTree | None = None,
-    centre: Denoiser | None = None,
+    key: Key | None = None,
+    watch: Watch | None = None,
+    denoiser: Denoiser | None = None,
     observe: bool = False,
 ) -> Any:
-    """Scan `solver.step` over `rows`; see `run` for the options.
+    """Scan `solver.step` over `rows` and return the sample, or a `Trajectory`.
 
-    centre: denoiser whose mu the state of a table leaves out. observe: `check` tells bad outputs from bad states (the solver must not
-    call the model inside control flow).
+    Args:
+        solver: the four functions of `Solver`.
+        rows: what it iterates over.
+        model: what its steps call.
+        x: the state at the start.
+        key: of the solver's noise and of hooks.
+        watch: observers and the adjoint.
+        denoiser: whose mu the state of a table leaves out.
+        observe: whether `check` tells bad outputs from bad states; the solver must not call the model inside
+            control flow.
     """
+    watch = Watch() if watch is None else watch
     n = rows.end.shape[0]
     state = solver.init(x, rows)
     saved, points, slot = None, np.zeros(0, int), np.zeros(n, np.int32)
-    if save is not None:
-        points, slot = _saved_points(save, rows.end)
+    if watch.save is not None:
+        points, slot = _saved_points(watch.save, rows.end)
         blank = lambda a: jnp.broadcast_to(jnp.full_like(a, jnp.nan), (len(points) + 1, *a.shape))
         saved = jax.tree.map(blank, state[0])
         if 0 in points:
             k = int(np.argmax(points == 0))
-            saved = jax.tree.map(
-                lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, k, 0), saved, state[0]
-            )
-    bar = Bar(n) if progress else None
+            write = lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, k, 0)
+            saved = jax.tree.map(write, saved, state[0])
+    bar = Bar(n) if watch.progress else None
     index = np.arange(n, dtype=np.int32) if bar is None else begin(bar, n)
-    body = _Body(solver, model, key, centre, hook, bar, check, observe)
-    fault = jnp.asarray(2 * n, jnp.int32)
-    entries = None if per_step is None else _entries(per_step, rows.end)
-    xs = Scanned(rows, index, slot, ~namespace(rows.end).isnan(rows.end), entries)
-    state, saved, fault = (RecursiveCheckpoint() if adjoint is None else adjoint).loop(
-        body, (state, saved, fault), xs
-    )
+    body = _Iteration(solver, model, key, denoiser, watch.hook, bar, watch.check, observe)
+    entries = None if watch.per_step is None else _entries(watch.per_step, rows.end)
+    scanned = Scanned(rows, index, slot, ~namespace(rows.end).isnan(rows.end), entries)
+    carry = Carry(state, saved, jnp.asarray(2 * n, jnp.int32))
+    adjoint = RecursiveCheckpoint() if watch.adjoint is None else watch.adjoint
+    state, saved, fault = adjoint.loop(body, carry, scanned)
     out = solver.final(state)
-    if centre is not None:
-        out = centre.uncentred(out)
-        saved = None if saved is None else centre.uncentred(saved)
-    if check:
-        out = eqx.branched_error_if(out, fault < 2 * n, jnp.clip(fault, 0, 2 * n - 1), _fault_messages(rows))
-    if save is None:
+    if denoiser is not None:
+        out = denoiser.uncentred(out)
+        saved = None if saved is None else denoiser.uncentred(saved)
+    if watch.check:
+        number = jnp.clip(fault, 0, 2 * n - 1)
+        out = eqx.branched_error_if(out, fault < 2 * n, number, _fault_messages(rows))
+    if saved is None:
         return out
     t = jnp.full(len(points) + 1, jnp.nan).at[slot].set(jnp.asarray(rows.end, jnp.result_type(float)))
     t = jnp.where(np.append(points, -1) == 0, rows.t[0] if hasattr(rows, "t") else jnp.nan, t)

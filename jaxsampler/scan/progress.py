@@ -1,8 +1,8 @@
 """A progress bar that a compiled loop can drive.
 
-`begin` runs once before the loop and its token goes into the row indices, so it comes first; `tick(i, bar)` is called from inside the scan.
-Indices do not depend on the state, so the bar survives vmap (one tick per row, not one per sample) and grad (recomputed rows tick
-again, but the bar never runs backwards).
+`begin` runs once before the loop and its token goes into the row indices, so it comes first; `tick(i, bar)`
+is called from inside the scan. Indices do not depend on the state, so the bar survives vmap (one tick per
+row, not one per sample) and grad (recomputed rows tick again, but the bar never runs backwards).
 """
 
 import sys
@@ -35,7 +35,8 @@ class Bar:
         rate = self.done / max(time.monotonic() - self.began, 1e-9)
         end = "\n" if self.done == self.total else ""
         sys.stderr.write(
-            f"\r{self.label} |{'#' * filled}{'-' * (30 - filled)}| {self.done}/{self.total} {rate:8.1f} rows/s{end}"
+            f"\r{self.label} |{'#' * filled}{'-' * (30 - filled)}| {self.done}/{self.total} {rate:8.1f} "
+            f"rows/s{end}"
         )
         sys.stderr.flush()
 

@@ -1,63 +1,189 @@
-"""Who talks to whom in the scan: what a sampler is, what one iteration carries and gets, what observers see."""
+"""Who talks to whom in the scan.
 
-from collections.abc import Callable
+Solver      what a sampler is: rows, init, step, final
+Body        one iteration of the scan: the solver's step and its observers
+Carry       what an iteration hands to the next one
+Scanned     what an iteration gets
+Adjoint     folds a body over what is scanned, and says how gradients flow back
+Watch       what the caller of `sample` or `run` wants to see and do on the way
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-Save = Any  # "all", indices of grid points, or nothing
+from ..numerics import Arr, Grid, Key, State, Time
+from ..paths.base import Path
+from ..paths.predictions import Denoiser
+from ..tables.steps import Step
+from ..tables.table import Table
+
+Save = str | Sequence[int] | Int[Arr, " k"] | None  # "all", indices of grid points, or nothing
 
 
 class Trajectory(NamedTuple):
-    """x: the final sample. t: the saved grid times [k]. xs: the states there, stacked along a new leading axis."""
+    """The final sample and the states saved on the way.
 
-    x: PyTree
+    Attributes:
+        x: the sample.
+        t: the saved grid times [k].
+        xs: the states there, stacked along a new leading axis.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
+        >>> x, t, xs = js.sample(denoiser, jnp.ones(1), x=jnp.ones(1), key=None, grid=[1.0, 0.5, 0.0],
+        save="all")
+        >>> t.tolist(), xs[:, 0].tolist()
+        ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0])
+    """
+
+    x: State
     t: Float[Array, " k"]
-    xs: PyTree
+    xs: State
 
 
 class StepEnd(NamedTuple):
-    """What a hook sees at the end of a grid interval: the whole state, its time, and a key of its own (None without a key).
+    """What a hook sees at the end of a grid interval.
 
-    Of a system the time is a dict, one for each part.
+    Attributes:
+        x: the whole state.
+        t: its time; a dict of them for a system of diffusions.
+        key: a key for this call of the hook, None without a key.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
+        >>> keep_positive = lambda end: jnp.maximum(end.x, 0.1)
+        >>> js.sample(denoiser, jnp.ones(1), x=jnp.ones(1), key=None, grid=[1.0, 0.5, 0.0],
+        hook=keep_positive) Array([0.1], dtype=float32)
     """
 
-    x: PyTree
+    x: State
     t: Any
-    key: Any
+    key: Key | None
 
 
 @runtime_checkable
 class Solver(Protocol):
     """A sampler that is not a table: norm-dependent steps, adaptive steps, schemes with two states.
 
-    `rows` is a pytree of arrays with one leading axis, one row per scan iteration, with a leaf `end` (the grid time at which the row's
-    interval ends, else NaN; `when`, if there is one, is what hooks get as the time instead). The state is a tuple whose first entry is
-    the current x (uncentred).
+    `rows` is a pytree of arrays with one leading axis, a row for each iteration of the scan. Its leaf `end`
+    is the grid time at which the interval of a row ends, else NaN; `when`, if there is one, is what hooks get
+    as the time instead. The state is a tuple whose first entry is the current x (uncentred). A solver that
+    can be undone has `reverse` too, with the arguments of `step`.
+
+    Example:
+        >>> isinstance(js.solvers.edict(), js.Solver), isinstance(js.solvers.ddim, js.Solver)
+        (True, False)
     """
 
-    def rows(self, path: Any, grid: Any) -> PyTree:
+    def rows(self, path: Path, grid: Grid) -> PyTree:
         """What the scan iterates over."""
         ...
 
-    def init(self, x: PyTree, rows: PyTree) -> tuple:
+    def init(self, x: State, rows: PyTree) -> tuple:
         """The state before the first row."""
         ...
 
-    def step(self, model: Callable, state: tuple, row: PyTree, key: Any) -> tuple:
-        """One row: model, state, row and a key folded from the row's index (None without a key)."""
+    def step(self, model: Callable, state: tuple, row: PyTree, key: Key | None) -> tuple:
+        """The state after one row; the key is folded from the row's index (None without a key)."""
         ...
 
-    def final(self, state: tuple) -> PyTree:
+    def final(self, state: tuple) -> State:
         """The sample."""
         ...
 
 
+Sampler = Step | Sequence[Step] | Table | Solver  # what `js.sample` takes as its solver
+
+
+class Carry(NamedTuple):
+    """What an iteration hands to the next one.
+
+    Attributes:
+        state: the solver's; its first entry is x, centred for tables.
+        saved: buffer of the states to save, None if nothing is saved.
+        fault: number of the first fault found by `check`, 2 n if none.
+    """
+
+    state: tuple
+    saved: State | None
+    fault: Int[Array, ""]
+
+
 class Scanned(NamedTuple):
-    """What one iteration gets: the solver's row, its number, the slot it saves into, whether it ends an interval, its `per_step` entry."""
+    """What an iteration gets.
+
+    Attributes:
+        row: the solver's.
+        index: number of the row.
+        slot: place in the buffer that it saves into.
+        is_end: whether it ends a grid interval.
+        entry: its interval's part of `per_step`, None without.
+    """
 
     row: Any
     index: Any
     slot: Any
     is_end: Any
     entry: Any
+
+
+@runtime_checkable
+class Body(Protocol):
+    """One iteration of the scan: a pytree whose leaves (network, conditioning, noise) are what is
+    differentiated.
+
+    Attributes:
+        solver: the four functions that are scanned.
+        model: what they call.
+        key: of the solver's noise and of hooks.
+        denoiser: whose mu the state of a table leaves out; None for a plain callable.
+        hook: called at the ends of intervals.
+    """
+
+    solver: Any
+    model: Callable
+    key: Key | None
+    denoiser: Denoiser | None
+    hook: Callable | None
+
+    def __call__(self, carry: Carry, scanned: Scanned) -> Carry:
+        """The carry after this iteration."""
+        ...
+
+    def reverse(self, carry: Carry, scanned: Scanned) -> Carry:
+        """The carry before this iteration, by the solver's own inverse; what was saved is left as it is."""
+        ...
+
+
+@runtime_checkable
+class Adjoint(Protocol):
+    """How gradients flow through the scan: a stand-in for `lax.scan` without outputs per row.
+
+    Example:
+        >>> all(isinstance(a, js.scan.Adjoint) for a in (js.Direct(), js.LastK(2), js.AdjointDPM()))
+        True
+    """
+
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
+        """Fold `body` over the leading axis of `scanned`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What the caller wants to see and do on the way; `run` says what each option means."""
+
+    adjoint: Adjoint | None = None
+    save: Save = None
+    progress: bool = False
+    hook: Callable[[StepEnd], State] | None = None
+    check: bool = False
+    per_step: PyTree | None = None
+
+
+def hook_time(row: Any) -> Time | dict[str, Time]:
+    """The time that a hook gets at the end of a row."""
+    return getattr(row, "when", row.end)

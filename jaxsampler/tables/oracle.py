@@ -16,7 +16,8 @@ from ..numerics import normal, on_host
 from ..paths import grids
 from ..paths.base import Path
 from ..paths.predictions import Denoiser, match, weights
-from .steps import Past, schedule
+from .steps import schedule
+from .units import Past, one_or_all
 
 
 def loop(
@@ -28,7 +29,9 @@ def loop(
     key: Any = None,
     noise: PyTree | None = None,
 ) -> PyTree:
-    """x at the last grid time by the steps of `solver` (as in `tabulate`), with the model and the noise of `run`."""
+    """x at the last grid time by the steps of `solver` (as in `tabulate`), with the model and the noise of
+    `run`.
+    """
     grid = grids.checked(path, grid)
     with on_host():
         to_zero, from_noise = (
@@ -77,13 +80,13 @@ def loop(
 
         past = Past(
             [seen(*call) for call in reversed(history[i - step.past : i])],
-            reversed(before[i - step.states : i]),
+            before[i - step.states : i][::-1],
             [y for _, y, _, _ in reversed(history[i - step.inputs : i])],
         )
         zs = tuple(draw(draws + j) for j in range(step.noises))
         draws += step.noises
         with np.errstate(all="ignore"):  # singular ends: lam is infinite there, and the steps cope
-            result = step.formula(path, grid[: i + 2], state, past, record, zs[0] if len(zs) == 1 else zs)
+            result = step.formula(path, grid[: i + 2], state, past, record, one_or_all(zs))
         state, corrected = result if isinstance(result, tuple) else (result, state)
         before.append(corrected)
         history.append(calls[0] if calls else (None, None, None, step))

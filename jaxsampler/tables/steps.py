@@ -2,26 +2,43 @@ r"""A solver is one textbook step and the rules for the ends of the grid.
 
 The author of a solver writes the update as in the paper:
 
-    @step(kind="data", order=2, past=1, start=(dpmpp_1,), to_zero=dpmpp_1)
+    @js.step(kind="data", order=2, past=1, start=(dpmpp_1,), to_zero=dpmpp_1)
     def dpmpp_2m(path, ts, x, past, model, z):
         ...
         return the state at ts[-1]
 
-    path    the schedule (alpha, sigma, lam, time, ...)         ts     grid times so far: ts[-2] is now, ts[-1] is next
-    x       the (centred) state at ts[-2]                       past   model outputs of earlier intervals, newest first
-    model   (x, t) -> prediction of the declared kind           z      standard normal draw; a tuple if `noises` > 1
+    path    the schedule (alpha, sigma, lam, time, ...)
+    ts      grid times so far: ts[-2] is now, ts[-1] is next
+    x       the (centred) state at ts[-2]
+    past    model outputs of earlier intervals, newest first; `past.x` and `past.inputs` hold earlier states
+    model   (x, t) -> prediction of the declared kind
+    z       one standard normal draw; a tuple of them if `noises` > 1
 
-A step that reads earlier states too (`states`) finds them in `past.x`, newest first; a step that corrects the state it was given, once it
-has the output there, returns (next, corrected), and later steps read the corrected one (`past.inputs` has those that the outputs
-were made at). The result must be linear in x, past, z and the model's outputs: then the same code is the plain loop on arrays (the oracle)
-and, on unit vectors, the coefficient table. Branch on step indices or options only, never on array values. Keyword-only arguments are
-the options of the solver: `dpmpp_2m(form="taylor")` is another step.
+The result must be linear in x, past, z and the model's outputs. Then the same code is the plain loop on
+arrays (the oracle) and, on unit vectors, the table of coefficients. Branch on options and on the number of
+past outputs only, never on array values. Keyword-only arguments are the options of the solver:
+`dpmpp_2m(form="taylor")` is another step.
+
+Most solvers need `kind`, `order`, `past`, `start` and `to_zero` only. The rest, for those that need more:
+
+    (next, corrected)   a step that has its output at `x` may correct `x`: return both, and later steps read
+                        the corrected state (solvers/predictor_corrector.py, the corrector of UniPC)
+    inputs              read the states that past outputs were made at, `past.inputs`, beside the corrected
+                        ones, `past.x`
+    churn               the first draw enters before the first call: noise is added, then removed
+                        (solvers/edm_heun.py)
+    assumed             the output of the first interval is taken to be c x and costs no call
+                        (solvers/unified_framework.py)
+    rule                the whole schedule of n intervals, where "orders 1, 2, .. at the start" will not do
+                        (solvers/predictor_corrector.py, solvers/edm_heun.py)
 """
 
 import dataclasses
-import difflib
+import functools
 import inspect
-from collections.abc import Callable, Sequence
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -30,20 +47,46 @@ import numpy as np
 
 from ..numerics import is_traced
 from ..paths.base import KINDS
+from ..paths.gaussian import VP
+from ..spelling import nearest
+from .identity import identity
+from .units import count_calls
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Step:
-    """A textbook step with its rules. Call it with options to get a variant; `formula` is the update itself.
+    """A textbook step with its rules.
 
-    kind: prediction that `model` returns inside the formula, a name or a function (path, t) -> (a, b) of the linear form. order: of
-    accuracy (weak order if stochastic). past: number of earlier outputs it reads (the first call of each earlier interval). states:
-    number of earlier states it reads. inputs: number of past outputs of which it also reads the state they were made at. assumed: for
-    the first interval only, (path, t, kind) -> c: the output is taken to be c x, in any kind, and costs no call. noises: draws per step,
-    entering at its last updates in order; with `churn` the first one enters before the first call (saved states and hooks then see the
-    state after it). start: the steps of the first intervals, lowest order first (they serve `lower_order_final` too). to_zero: the step
-    into sigma = 0. from_noise: the step out of alpha = 0. rule: (n, lower_order_final) -> the steps of n intervals, where orders 1, 2,
-    .. at the start won't do.
+    Called with options it gives a variant. Steps made by the same code from equal options are equal and hash
+    equal, and a step that can be imported by name pickles.
+
+    Attributes:
+        formula: the update itself, (path, ts, x, past, model, z) -> x at ts[-1].
+        name: as users spell it.
+        kind: prediction that `model` returns inside the formula: a name, or a function (path, t) -> (a, b) of
+            the linear form.
+        order: of accuracy; the weak order if the step draws noise.
+        past: number of earlier outputs that it reads (of the first call of each earlier interval).
+        states: number of earlier states that it reads.
+        inputs: number of past outputs of which it also reads the state they were made at.
+        assumed: for the first interval only, (path, t, kind) -> c: the output is taken to be c x, in any
+            kind, without a call.
+        noises: draws per step. They enter at its last updates, in order.
+        churn: the first draw enters before the first call; saved states and hooks then see the state after
+            it.
+        start: the steps of the first intervals, lowest order first; they serve `lower_order_final` too.
+        to_zero: the step into sigma = 0.
+        from_noise: the step out of alpha = 0.
+        rule: (n, lower_order_final) -> the steps of n intervals.
+        lower_order_final: whether the last intervals take lower orders.
+        reference: the publication.
+        doc: the docstring of its author.
+
+    Example:
+        >>> js.solvers.ddim(eta=0.3) == js.solvers.ddim(eta=0.3)
+        True
+        >>> js.solvers.dpmpp_2m(form="taylor")
+        <dpmpp_2m(form='taylor'): order 2, 1 call a step>
     """
 
     formula: Callable
@@ -53,7 +96,7 @@ class Step:
     past: int = 0
     states: int = 0
     inputs: int = 0
-    assumed: "Callable | None" = None
+    assumed: Callable | None = None
     noises: int = 0
     churn: bool = False
     start: tuple["Step", ...] = ()
@@ -61,35 +104,56 @@ class Step:
     from_noise: "Step | None" = None
     rule: "Callable[[int, bool], Sequence[Step]] | None" = None
     lower_order_final: bool = False
-    reference: str = ""
-    doc: str = dataclasses.field(default="", compare=False, repr=False)
-    make: Callable | None = dataclasses.field(default=None, compare=False, repr=False)
-    given: tuple = dataclasses.field(
-        default=(), compare=False, repr=False
-    )  # values of options, for `tabulate` to see traced ones
+    reference: str = dataclasses.field(default="", compare=False)
+    doc: str = dataclasses.field(default="", compare=False)
+    make: Callable | None = dataclasses.field(default=None, compare=False)  # options -> the step with them
+    given: tuple[tuple[str, Any], ...] = dataclasses.field(
+        default=(), compare=False
+    )  # options chosen, with their values
+    origin: tuple | None = dataclasses.field(
+        default=None, compare=False
+    )  # (function, arguments) that make it again
 
     def __post_init__(self):
         object.__setattr__(
             self, "__doc__", self.doc
         )  # so that help() and ? show what the solver's author wrote
         if not callable(self.kind) and self.kind not in KINDS:
-            raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
+            raise ValueError(f"unknown prediction kind {self.kind!r}; {nearest(str(self.kind), KINDS)}")
         if self.start and len(self.start) < self.past:
-            raise ValueError(f"{self.name} reads {self.past} past outputs: it needs as many start steps")
+            raise ValueError(
+                f"{self.name} reads {self.past} past outputs and names {len(self.start)} start steps: "
+                f"give start= {self.past} steps, lowest order first"
+            )
         if self.assumed is not None and self.noises:
-            raise ValueError(f"{self.name} assumes its output, so it makes no call: it cannot draw noise")
+            raise ValueError(
+                f"{self.name} assumes its output and makes no call: it cannot draw noise, set noises=0"
+            )
 
     @property
     def stochastic(self) -> bool:
         """Whether it draws noise."""
         return self.noises > 0
 
+    @property
+    def calls(self) -> int:
+        """Network calls of one full step."""
+        n = 9
+        return count_calls(self if self.rule is None else self.rule(n, False)[n // 2], VP())
+
     def __call__(self, **options: Any) -> "Step":
         """The same solver with other options."""
         final = options.pop("lower_order_final", self.lower_order_final)
         options = {name: _default_float(value) for name, value in options.items()}
-        made = self._bind(options) if self.make is None else self.make(**options) if options else self
-        return dataclasses.replace(made, lower_order_final=final, given=(*self.given, *options.values()))
+        if self.make is None:
+            made = self._bind(options)
+        else:
+            made = self.make(**options) if options else self
+        given = tuple((dict(self.given) | options).items())
+        chosen = tuple((options | {"lower_order_final": final}).items())
+        return dataclasses.replace(
+            made, lower_order_final=final, given=given, origin=(_with_options, (self.origin, chosen))
+        )
 
     @property
     def family(self) -> "tuple[Step, ...]":
@@ -101,20 +165,14 @@ class Step:
         if not options:
             return self
 
-        def formula(*args, _formula=self.formula, **kwargs):
-            return _formula(*args, **{**options, **kwargs})
+        def sub(step: "Step | None") -> Any:  # the lower orders follow the options that they know
+            if step is None:
+                return None
+            return step._bind({k: v for k, v in options.items() if k in step.options()})
 
-        def sub(step):  # the lower orders follow the options that they know
-            return (
-                None
-                if step is None
-                else step._bind({k: v for k, v in options.items() if k in step.options()})
-            )
-
-        formula.__signature__ = inspect.signature(self.formula)
         return dataclasses.replace(
             self,
-            formula=formula,
+            formula=functools.partial(self.formula, **options),
             start=tuple(map(sub, self.start)),
             to_zero=sub(self.to_zero),
             from_noise=sub(self.from_noise),
@@ -122,56 +180,131 @@ class Step:
 
     def replace(self, **changes: Any) -> "Step":
         """A copy with other rules."""
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(
+            self, **({"origin": (_with_rules, (self.origin, tuple(changes.items())))} | changes)
+        )
 
     def options(self) -> list[str]:
         """Names of its options."""
         parameters = inspect.signature(self.formula if self.make is None else self.make).parameters.values()
         return [p.name for p in parameters if self.make is not None or p.kind is p.KEYWORD_ONLY]
 
+    @functools.cached_property
+    def _identity(self) -> Any:
+        return identity(self)
 
-class Past(tuple):
-    """Model outputs of earlier intervals, newest first; `x`: the states at the starts of these intervals, `inputs`: before correction."""
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self._identity == other._identity
 
-    x: tuple
-    inputs: tuple
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
-    def __new__(cls, outputs: Any, states: Any = (), inputs: Any = ()):
-        made = super().__new__(cls, outputs)
-        made.x, made.inputs = tuple(states), tuple(inputs)
-        return made
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={_short(value)}" for name, value in self.given)
+        facts = [f"order {self.order}"]
+        try:
+            calls = self.calls
+            facts.append(f"{calls} call{'s' if calls != 1 else ''} a step")
+        except (
+            Exception
+        ):  # a step under construction, or one for paths of another kind: its line leaves the calls out
+            pass
+        facts += ["draws noise"] if self.stochastic else []
+        return f"<{self.name}{f'({options})' if options else ''}: {', '.join(facts)}>"
+
+    def __reduce__(self) -> tuple:
+        """By name and options; PicklingError for a step that cannot be imported."""
+        try:
+            same = _again(self.origin) == self
+        except (ImportError, AttributeError, TypeError):
+            same = False
+        if not same:
+            raise pickle.PicklingError(
+                f"cannot pickle the step {self.name}: it was made inside a function or a session; define it "
+                "in a module, "
+                "or save its table (js.tabulate(..).save(path))"
+            )
+        return _again, (self.origin,)
+
+
+def _again(origin: tuple | None) -> Step:
+    """The step that an origin tells how to make."""
+    if origin is None:
+        raise TypeError("no origin")
+    function, arguments = origin
+    return function(*arguments)
+
+
+def _named(module: str, name: str) -> Step:
+    found = functools.reduce(
+        getattr, name.split("."), sys.modules.get(module) or __import__(module, fromlist=["_"])
+    )
+    if not isinstance(found, Step):
+        raise AttributeError(f"{module}.{name} is not a step")
+    return found
+
+
+def _with_options(origin: tuple | None, options: tuple) -> Step:
+    return _again(origin)(**dict(options))
+
+
+def _with_rules(origin: tuple | None, rules: tuple) -> Step:
+    return _again(origin).replace(**dict(rules))
 
 
 def _default_float(value: Any) -> Any:
-    """A jax array of floats as numpy float64, like all concrete coefficients; a traced one in JAX's default precision."""
+    """A jax array of floats as numpy float64, like all concrete coefficients; a traced one in JAX's default
+    precision.
+    """
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
-        return value.astype(jnp.result_type(float)) if is_traced(value) else np.asarray(value, np.float64)
+        return value.astype(jnp.result_type(float)) if is_traced(value) else np.asarray(value, np.float64)[()]
     return value
 
 
-def unknown(given: Any, valid: Sequence[str], what: str) -> None:
-    """TypeError naming the nearest valid option if one of `given` is not in `valid`."""
+def _short(value: Any) -> str:
+    """The value of an option in a line."""
+    if is_traced(value):
+        return "traced"
+    if isinstance(value, float | np.floating):
+        return f"{float(value):g}"
+    if isinstance(value, np.ndarray):
+        return f"array{list(value.shape)}"
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 60 else f"{line[:57]}..."
+
+
+def unknown(given: Iterable[str], valid: Sequence[str], what: str) -> None:
+    """Raise a TypeError that names the nearest valid option if one of `given` is not in `valid`."""
     for name in given:
         if name not in valid:
-            near = difflib.get_close_matches(name, [*valid, "lower_order_final"], 1)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else f"valid: {', '.join([*valid, 'lower_order_final'])}"
-            )
-            raise TypeError(f"{what} has no option {name!r}; {hint}")
+            raise TypeError(f"{what} has no option {name!r}; {nearest(name, [*valid, 'lower_order_final'])}")
 
 
 def step(**rules: Any) -> Callable[[Callable], Step]:
-    """Decorator: a textbook update with its rules (the fields of `Step`) becomes a solver named after the function."""
+    """Decorate a textbook update with its rules, the fields of `Step`: it becomes a solver named after the
+    function.
+
+    Example:
+        >>> @js.step(kind="velocity", order=1)
+        ... def my_euler(path, ts, x, past, model, z):
+        ...     t, s = ts[-2:]
+        ...     return x + (s - t) * model(x, t)
+        >>> my_euler
+        <my_euler: order 1, 1 call a step>
+        >>> js.tabulate(js.CondOT(), [0.9, 0.5, 0.1], my_euler).B[:, 0]
+        array([-0.4, -0.4])
+    """
 
     def wrap(formula: Callable) -> Step:
-        doc = inspect.getdoc(formula) or ""
-        return Step(formula, formula.__name__, reference=_reference(formula), doc=doc, **rules)
+        return Step(formula, formula.__name__, **_about(formula), **rules)
 
     return wrap
 
 
 def variants(build: Callable[..., Step]) -> Step:
-    """Decorator: `build(**options) -> Step`, all options with defaults, becomes the default step, callable for the others."""
+    """Decorate `build(**options) -> Step`, all options with defaults: it becomes the default step, callable
+    for the others.
+    """
 
     def variant(chosen: dict[str, Any]) -> Step:
         def make(**options: Any) -> Step:  # options add up: mr_ode(order=3)(kind="noise") is of order 3
@@ -179,14 +312,24 @@ def variants(build: Callable[..., Step]) -> Step:
             return variant(chosen | options)
 
         make.__signature__ = inspect.signature(build)
-        named = {"name": build.__name__, "reference": _reference(build), "doc": inspect.getdoc(build) or ""}
-        return dataclasses.replace(build(**chosen), make=make, **named)
+        given = tuple(chosen.items())
+        return dataclasses.replace(
+            build(**chosen), name=build.__name__, make=make, given=given, **_about(build)
+        )
 
     return variant({})
 
 
+def _about(function: Callable) -> dict[str, Any]:
+    """What a step takes from the function that it is written as."""
+    origin = (_named, (function.__module__, function.__qualname__))
+    return {"reference": reference(function), "doc": inspect.getdoc(function) or "", "origin": origin}
+
+
 def ramp(name: str, formula: Callable, order: int, *, highest: int = 4, **rules: Any) -> Step:
-    """A multistep solver that starts itself: orders 1 .. `order` of one formula, which uses as many past outputs as it is given."""
+    """A multistep solver that starts itself: orders 1 .. `order` of one formula, which uses all past outputs
+    it is given.
+    """
     if order not in range(1, highest + 1):
         raise ValueError(f"{name} has orders 1 to {highest}, got {order!r}")
     steps: list[Step] = []
@@ -195,14 +338,14 @@ def ramp(name: str, formula: Callable, order: int, *, highest: int = 4, **rules:
     return steps[-1]
 
 
-def _reference(function: Callable) -> str:
-    """The paper that the docstring cites in [brackets]."""
-    doc = " ".join((function.__doc__ or "").split())
+def reference(documented: Any) -> str:
+    """The publication that a docstring cites in [brackets]."""
+    doc = " ".join((documented.__doc__ or "").split())
     return doc[doc.find("[") + 1 : doc.find("]")] if "[" in doc else ""
 
 
 def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[Step]:
-    """One step per interval: a step's rules spelled out, or a list of steps taken literally."""
+    """One step per interval: the rules of a step spelled out, or a list of steps taken literally."""
     if isinstance(solver, Step):
         family = solver.family
         if solver.rule is not None:
@@ -226,7 +369,8 @@ def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[St
         if max(s.past, s.states, s.inputs) > i:
             what = f"{s.past} past outputs" if s.past >= s.states else f"{s.states} past states"
             raise ValueError(
-                f"{s.name} at interval {i} reads {what} but only {i} intervals came before; start with lower orders"
+                f"{s.name} at interval {i} reads {what} but only {i} intervals came before; start with lower "
+                "orders"
             )
         if s.assumed is not None and i > 0:
             raise ValueError(f"{s.name} at interval {i} assumes its output: only the first interval may")

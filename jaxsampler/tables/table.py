@@ -5,8 +5,9 @@ Almost every fixed-grid sampler is one linear recurrence with one network call p
     m_n = model(x_n, t_n);   mem[keep_n] <- x_n;   mem[slot_n] <- m_n
     x_{n+1} = A_n x_n + sum_r B_{n,r} mem_r + C_n z_n,
 
-so a solver is known by its coefficients (`tabulate` finds them). Heun, single-step solvers, churn, mixed orders and special last steps are
-all rows; order, kind and length change as data, so the network is traced once and nothing recompiles. A table is also a small file.
+so a solver is known by its coefficients (`tabulate` finds them). Heun, single-step solvers, churn, mixed
+orders and special last steps are all rows; order, kind and length change as data, so the network is traced
+once and nothing recompiles. A table is also a small file.
 """
 
 import json
@@ -21,15 +22,27 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..files import write
-from ..numerics import Arr, namespace
+from ..numerics import Arr, is_traced, namespace
 
 
 class Table(eqx.Module):
-    """The coefficients of a sampler; a pytree of host float64 arrays (jax arrays if made from a traced grid).
+    """The coefficients of a sampler: a pytree of host float64 arrays (jax arrays if made from a traced grid).
 
-    `nfe = len(table.t)` network calls. `form`: the prediction that a row wants as two numbers (a, b) of a (x0 - mu) + b eps. `draw`:
-    which standard normal draw the row adds. `end`: the grid time that the row arrives at, NaN inside an interval.
-    `start`: x_T is scaled by start[0] and gets start[1] times draw 0 before the first call.
+    Attributes:
+        t: times of the network calls; their number is the NFE.
+        A: weight of the state.
+        B: weights of the registers.
+        C: weight of the row's draw.
+        form: the prediction that a row wants, as two numbers (a, b) of a (x_0 - mu) + b eps.
+        end: the grid time that the row arrives at, NaN inside an interval.
+        slot: register that the output is written to.
+        keep: register that the state is written to before.
+        draw: which standard normal draw the row adds.
+        start: x_T is scaled by start[0] and gets start[1] times draw 0 before the first call.
+
+    Example:
+        >>> js.tabulate(js.VP(), js.grids.log_snr(js.VP(), 5), js.solvers.dpmpp_2m)
+        <Table: 5 calls, 2 registers, t = 1 -> 0.001>
     """
 
     t: Float[Arr, "*b nfe"]
@@ -42,6 +55,18 @@ class Table(eqx.Module):
     keep: Int[Arr, "*b nfe"]
     draw: Int[Arr, "*b nfe"]
     start: Float[Arr, "*b 2"]
+
+    def __repr__(self) -> str:
+        if not all(isinstance(a, Arr) for a in (self.t, self.B, self.end, self.C)):
+            return "<Table without its arrays>"  # mapped by jax.tree.map, say
+        many = "".join(f"{n} x " for n in self.t.shape[:-1])
+        facts = [f"{many}{self.nfe} calls", f"{self.regs} register{'s' if self.regs != 1 else ''}"]
+        if is_traced(self.t, self.end, self.C):
+            facts.append("traced")
+        else:
+            facts += [f"t = {np.max(self.t):g} -> {np.nanmin(self.end):g}"]
+            facts += ["draws noise"] if self.draws else []
+        return f"<Table: {', '.join(facts)}>"
 
     @property
     def nfe(self) -> int:
@@ -60,9 +85,11 @@ class Table(eqx.Module):
         return max(int(used.max()) + 1 if used.size else 0, int(np.any(np.asarray(self.start)[..., 1] != 0)))
 
     def save(self, path: str | Path, /, **about: Any) -> None:
-        """The table, bit for bit, as a safetensors file; `about`, anything that JSON can hold, goes into its header as a card.
+        """Write the table, bit for bit, as a safetensors file; `about` goes into its header as a card.
 
-        Raises TypeError if a value of `about` is nothing for JSON, OSError if the file cannot be written (there is none then).
+        Raises:
+            TypeError: a value of `about` cannot be encoded as JSON.
+            OSError: the file cannot be written; there is none then.
         """
         from safetensors.numpy import save
 
@@ -78,12 +105,12 @@ class Table(eqx.Module):
 
     @staticmethod
     def load(path: str | Path) -> "Table":
-        """The table that `save` wrote. ValueError in one line if the file is missing, corrupt or no table."""
+        """Read the table that `save` wrote; ValueError if the file is missing, corrupt or not a table."""
         return _read(path)[0]
 
     @staticmethod
     def about(path: str | Path) -> dict[str, Any]:
-        """The card of a saved table; ValueError as `load`."""
+        """Read the card of a saved table; ValueError as for `load`."""
         return _read(path)[1]
 
 
@@ -104,7 +131,8 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
     names = [f.name for f in fields(Table)]
     if set(arrays) != set(names) or arrays["t"].ndim < 1 or not isinstance(about, dict):
         raise ValueError(
-            f"{path} is no table: it holds {', '.join(sorted(arrays)[:4]) or 'nothing'}, ..; `table.save(path)` makes one"
+            f"{path} is not a table: it holds {', '.join(sorted(arrays)[:4]) or 'nothing'}, ..; "
+            "`table.save(path)` makes one"
         )
     *many, nfe = arrays["t"].shape
     for name in names:
@@ -114,13 +142,15 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
         )
         if array.dtype.kind != kind or array.shape != want:
             raise ValueError(
-                f"{path} is no table: its {name} is {array.dtype}{list(array.shape)}, not {kind} of shape {list(want)}"
+                f"{path} is not a table: its {name} is {array.dtype}{list(array.shape)}, not {kind} of shape "
+                f"{list(want)}"
             )
     return Table(**arrays), about
 
 
 def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Table:
-    """The same sampler as a larger table: rows that change nothing (but do call the network) at the end, unused registers.
+    """The same sampler as a larger table: rows that change nothing (but do call the network) at the end,
+    unused registers.
 
     Tables of one shape share one compilation, and stack.
     """

@@ -1,0 +1,55 @@
+"""A path whose functions of one number are remembered: steps ask for the same few values again and again."""
+
+from typing import Any
+
+from ..numerics import is_traced, on_host
+from ..paths.base import Path
+
+
+class Remembered:
+    """`path`, evaluated once at each number; of numbers known on the host, in float64."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    @property
+    def __class__(self):  # isinstance sees the path: a step may ask what it runs on
+        return type(self._path)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._path, name)
+        if not callable(value):
+            return value
+        known: dict = {}
+
+        def remembered(*args):
+            if is_traced(args):  # the same tracer is the same number, as long as it is alive
+                key = tuple(a if isinstance(a, str) else id(a) for a in args)
+                if key not in known:
+                    known[key] = value(*args), args
+                return known[key][0]
+            try:
+                key = tuple(a if isinstance(a, str) else float(a) for a in args)
+            except TypeError:  # an array of times
+                return value(*args)
+            if key not in known:
+                with on_host():
+                    known[key] = value(*args)
+            return known[key]
+
+        setattr(self, name, remembered)
+        return remembered
+
+
+class Points(tuple):
+    """The scalars of a traced grid, each one tracer however often it is read: then `Remembered` knows it
+    again.
+    """
+
+    @property
+    def dtype(self) -> Any:
+        return self[0].dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Points(found) if isinstance(index, slice) else found

@@ -1,0 +1,86 @@
+"""A step run on unit vectors: what it makes of each value that it may combine.
+
+The result of a step is linear in x, past outputs and states, its draws and its outputs. Give each of them a
+unit vector of its own, and every state that the step computes is the vector of its own coefficients.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..numerics import Time
+
+MAX_CALLS = 16  # of one step; it only sizes the unit vectors
+
+
+class Past(tuple):
+    """Model outputs of earlier intervals, newest first.
+
+    `x` has the states at the starts of these intervals, `inputs` the states that the outputs were made at
+    (before correction).
+    """
+
+    x: tuple
+    inputs: tuple
+
+    def __new__(cls, outputs: Sequence, states: Sequence = (), inputs: Sequence = ()):
+        made = super().__new__(cls, outputs)
+        made.x, made.inputs = tuple(states), tuple(inputs)
+        return made
+
+
+class UnitRun(NamedTuple):
+    """What a step did: inputs and times of its calls, its result, and the state it was given as it corrected
+    it.
+    """
+
+    inputs: list
+    times: list
+    result: Any
+    corrected: Any
+
+
+def basis_size(step: Any) -> int:
+    """Number of values that a step may combine: x, past outputs, past states, inputs of past outputs, draws,
+    outputs.
+    """
+    return 1 + step.past + step.states + step.inputs + step.noises + MAX_CALLS
+
+
+def unit_run(step: Any, path: Any, ts: Any, basis: list) -> UnitRun:
+    """Run a step on `basis` = [x, past.., states.., inputs.., z.., outputs..], in place of arrays."""
+    inputs: list = []
+    times: list = []
+    cuts = np.cumsum([1, step.past, step.states, step.inputs, step.noises])
+    past = Past(*(basis[a:b] for a, b in itertools.pairwise(cuts[:4])))
+    zs, outputs = tuple(basis[cuts[3] : cuts[4]]), basis[cuts[4] :]
+
+    def model(x: Any, t: Time) -> Any:
+        if step.assumed is not None:
+            return step.assumed(path, t, step.kind) * x
+        if len(inputs) == MAX_CALLS:
+            raise ValueError(
+                f"{step.name} calls the model more than {MAX_CALLS} times in one step; split it into several "
+                "steps"
+            )
+        inputs.append(x)
+        times.append(t)
+        return outputs[len(inputs) - 1]
+
+    result = step.formula(path, ts, basis[0], past, model, one_or_all(zs))
+    result, corrected = result if isinstance(result, tuple) else (result, basis[0])
+    return UnitRun(inputs, times, result, corrected)
+
+
+def one_or_all(zs: tuple) -> Any:
+    """The draws as a step gets them: a single one as it is, else a tuple."""
+    return zs[0] if len(zs) == 1 else zs
+
+
+def count_calls(step: Any, path: Any) -> int:
+    """Network calls of one full step on `path`."""
+    ts = path.t_max * np.linspace(0.9, 0.5, max(step.past, step.states) + 2)
+    run: Callable = unit_run
+    return len(run(step, path, ts, list(np.eye(basis_size(step)))).inputs)
