@@ -1,20 +1,21 @@
-"""Arrays of a pytree in one safetensors file, a JSON card beside it.
+"""Arrays of a pytree in one safetensors file, with a JSON card beside it.
 
-The name of an array is its key path, so a file can be read without the code that wrote it and a mismatch can be named. The structure
-is not stored: `load` fills the arrays of a tree `like` built by the caller. Dtypes are numpy's (no bfloat16, no keys). Files are written
-whole or not at all.
+The name of an array is its key path, so a file can be read without the code that wrote it and a mismatch can
+be named. The structure is not stored: `load` fills the arrays of a tree `like` built by the caller. Dtypes
+are numpy's (no bfloat16, no keys). Files are written whole or not at all.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
@@ -22,60 +23,62 @@ from safetensors.numpy import save as serialise
 from .files import write
 
 T = TypeVar("T")
+Card: TypeAlias = dict[str, Any]  # what JSON can hold
 
 
-def save(path: str | Path, tree: Any, card: dict[str, Any] | None = None) -> None:
-    """The array leaves of `tree` at `path`; `card`, if given, as JSON beside it (suffix .json)."""
+def save(path: str | Path, tree: PyTree, card: Card | None = None) -> None:
+    """Write the array leaves of `tree` to `path`, and `card` as JSON beside it (suffix .json)."""
     if card is not None:
         write(Path(path).with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     write(path, serialise({name: np.asarray(leaf) for name, leaf in named(tree).items()}))
 
 
 def load(path: str | Path, like: T) -> T:
-    """`like` with its arrays read from `path`.
+    """Return `like` with its arrays read from `path`.
 
-    Raises ValueError in one line if the file is missing, corrupt, or its names, shapes or dtypes are not those of `like`.
+    Raises:
+        ValueError: the file is missing or corrupt, or its names, shapes or dtypes are not those of `like`.
     """
     arrays = read(path)
     expected = named(like)
     for name, want in expected.items():
         if name not in arrays:
-            raise ValueError(f"{path} has no array {name!r}: it was saved by another model or version.")
+            raise ValueError(f"{path} has no array {name!r}: another model or version saved it.")
         array = arrays[name]
         if array.shape != want.shape or array.dtype != want.dtype:
-            raise ValueError(
-                f"{path}: array {name!r} is {array.dtype}{list(array.shape)}, the model needs {want.dtype}{list(want.shape)}."
-            )
+            has, needs = (f"{a.dtype}{list(a.shape)}" for a in (array, want))
+            raise ValueError(f"{path}: array {name!r} is {has}, the model needs {needs}.")
     for name in sorted(arrays):
         if name not in expected:
-            raise ValueError(
-                f"{path} holds an array {name!r} that the model has not: it was saved by another model."
-            )
+            raise ValueError(f"{path} holds an array {name!r} that the model lacks: another model saved it.")
     return jax.tree_util.tree_map_with_path(
         lambda p, x: jnp.asarray(arrays[spell(p)]) if eqx.is_array(x) else x, like
     )
 
 
-def resume(path: str | Path, start: T, card: dict[str, Any]) -> T:
-    """The state that a run with this card saved at `path`, else `start`; ValueError naming what differs if it is another run's."""
+def resume(path: str | Path, start: T, card: Card) -> T:
+    """Return the state that a run with this card saved at `path`, or `start` if there is none.
+
+    Raises:
+        ValueError: the state there belongs to a run with another card; the error names what differs.
+    """
     if not Path(path).exists():
         return start
     expect(path, card)
     return load(path, start)
 
 
-def expect(path: str | Path, card: dict[str, Any]) -> None:
-    """ValueError naming what differs, unless the card beside `path` is this one: what lies there is another run's."""
+def expect(path: str | Path, card: Card) -> None:
+    """Raise a ValueError that names what differs if the card beside `path` is not this one."""
     settings = json.loads(json.dumps(card))  # as they are read back
     if (old := read_card(path)) != settings:
         changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
-        raise ValueError(
-            f"{Path(path).parent} holds a run with another {', '.join(changed)}: use another folder or delete it."
-        )
+        found = f"{Path(path).parent} holds a run with another {', '.join(changed)}"
+        raise ValueError(f"{found}: use another folder or delete it.")
 
 
-def digest(tree: Any) -> str:
-    """SHA-256 of the arrays of a tree, numpy's too, in hexadecimal."""
+def digest(tree: PyTree) -> str:
+    """SHA-256, in hexadecimal, of the arrays of a tree, numpy arrays included."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         if hasattr(leaf, "dtype"):
@@ -84,16 +87,16 @@ def digest(tree: Any) -> str:
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file by name."""
+    """All arrays of a safetensors file, by name."""
     return _open(path, parse)
 
 
-def read_card(path: str | Path) -> dict[str, Any]:
+def read_card(path: str | Path) -> Card:
     """The JSON card beside the weights at `path`."""
     file = Path(path).with_suffix(".json")
     card = _open(file, json.loads)
     if not isinstance(card, dict):
-        raise ValueError(f"{file} is not a card: it holds a {type(card).__name__}, not an object.")
+        raise ValueError(f"{file} is not a card: it holds a {type(card).__name__}, not a JSON object.")
     return card
 
 
@@ -106,12 +109,12 @@ def _open(path: str | Path, decode: Callable[[bytes], Any]) -> Any:
         raise ValueError(f"{path} is corrupt ({str(e).splitlines()[0]}): fetch or train it again.") from None
 
 
-def named(tree: Any) -> dict[str, Any]:
+def named(tree: PyTree) -> dict[str, Any]:
     """The array leaves of `tree` by key path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {spell(path): leaf for path, leaf in leaves if eqx.is_array(leaf)}
 
 
-def spell(path: tuple[Any, ...]) -> str:
+def spell(path: jax.tree_util.KeyPath) -> str:
     """A key path as dotted words: `unet.encoder.0.1.film.weight`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")

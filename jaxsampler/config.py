@@ -1,7 +1,8 @@
 """Configs: a flat TOML file read into one frozen dataclass, whose fields are the documentation.
 
-Every key of the file must be a field and every field without a default must be in the file. A value must have its field's type;
-the only conversions are the harmless ones TOML's syntax asks for, int -> float and array -> tuple.
+Every key of the file must be a field, and every field without a default must be in the file. A value must
+have its field's type; the only conversions are the harmless ones that TOML's syntax asks for: int -> float
+and array -> tuple.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ C = TypeVar("C")
 
 
 def load(path: str | Path, cls: type[C]) -> C:
-    """The file at `path` as a `cls`. Raises ValueError, in one line, if it is missing, not TOML, or does not fit."""
+    """Read the file at `path` as a `cls`; one-line ValueError if it is missing, not TOML, or does not fit."""
     values = read(path)
     try:
         return build(values, cls)
@@ -26,7 +27,7 @@ def load(path: str | Path, cls: type[C]) -> C:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a TOML file. Raises ValueError, in one line, if it is missing or not TOML."""
+    """Read the keys and values of a TOML file; ValueError in one line if it is missing or not TOML."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
@@ -36,30 +37,27 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def build(values: dict[str, Any], cls: type[C]) -> C:
-    """`cls(**values)`, checked: unknown keys, missing keys and wrong types are ValueErrors that name the key."""
+    """Return `cls(**values)`; ValueError naming the key that is unknown, missing or of a wrong type."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     for name in values:
         if name not in fields:
             raise ValueError(f"unknown key {name!r}; {nearest(name, fields)}")
     for name, f in fields.items():
-        if (
-            name not in values
-            and f.default is dataclasses.MISSING
-            and f.default_factory is dataclasses.MISSING
-        ):
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in values:
             raise ValueError(f"key {name!r} is missing ({spell(hints[name])}).")
     return cls(**{name: fit(name, value, hints[name]) for name, value in values.items()})
 
 
 def pick(values: dict[str, Any], cls: type[C]) -> C:
-    """The `cls` among values that hold more than it, such as the card of a training."""
+    """Build a `cls` from values that hold other keys too, such as the card of a training."""
     fields = {f.name for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     return build({name: value for name, value in values.items() if name in fields}, cls)
 
 
 def fit(name: str, value: Any, hint: Any) -> Any:
-    """`value` as a `hint` (bool, int, float, str, `X | None`, `tuple[X, ...]`), or a ValueError naming the key."""
+    """Return `value` as a `hint`: bool, int, float, str, `X | None` or `tuple[X, ...]`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return fit(name, value, next(a for a in args if a is not type(None)))
@@ -73,7 +71,7 @@ def fit(name: str, value: Any, hint: Any) -> Any:
 
 
 def spell(hint: Any) -> str:
-    """The name of a field's type for a reader of TOML."""
+    """Name a field's type for a reader of TOML."""
     args = typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
         return f"an array of {spell(args[0])}"

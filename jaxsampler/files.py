@@ -8,9 +8,13 @@ from pathlib import Path
 
 
 def write(path: str | Path, data: bytes, *, parents: bool = True) -> None:
-    """`data` at `path`: a temporary file (.NAME.PID.part) beside it, flushed to the disk, then renamed. `parents`: make its folders.
+    """Write `data` to `path`: to a temporary file .NAME.PID.part beside it, flushed to disk, then renamed.
 
-    Raises OSError in one line that names the file; what was there before is then still there, and nothing else.
+    Args:
+        parents: make missing folders.
+
+    Raises:
+        OSError: one line that names the file; what was there before is still there, and nothing else is.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -31,7 +35,7 @@ def write(path: str | Path, data: bytes, *, parents: bool = True) -> None:
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be; OSError now rather than after the work if nothing can be written there."""
+    """Return the folder, made if missing; OSError if it is not writable, now rather than after the work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -40,7 +40,7 @@ def test_the_same_bits_come_back(tmp_path):
         ),
         (lambda t: t | {"half": jnp.zeros(4)}, r"'half' is float16\[4\], the model needs float32\[4\]"),
         (lambda t: t | {"new": jnp.zeros(1)}, "no array 'new'"),
-        (lambda t: {k: v for k, v in t.items() if k != "net"}, "'net.bias' that the model has not"),
+        (lambda t: {k: v for k, v in t.items() if k != "net"}, "'net.bias' that the model lacks"),
     ],
 )
 def test_a_mismatch_is_named(tmp_path, change, message):
