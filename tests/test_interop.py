@@ -1,6 +1,6 @@
 """Any model: one network, written for seven frameworks, gives one sample, one gradient with respect to its weights, and is traced once.
 
-The recipes are those of the README, section "Bring any model".
+The recipes are those of notebooks/guides/networks.md.
 """
 
 import functools

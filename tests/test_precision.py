@@ -29,7 +29,7 @@ def measured(name, steps, samples):
 
 
 def test_error_of_low_precision_per_solver_on_vp():
-    """The README's table: float32 is exact to 1e-6, a bfloat16 network costs two or three of its roundings, four with fresh noise."""
+    """The table of configs/bench/precision.md: float32 is exact to 1e-6, a bfloat16 network costs two or three of its roundings, four with fresh noise."""
     result = measured("VP", 20, 512)
     assert list(result.errors) == list(S)
     for name, (single, data, noise) in result.errors.items():

@@ -1,129 +1,170 @@
-"""The README tells the truth: its code runs, its numbers hold, its table of solvers and its commands are the real ones."""
+"""The README tells the truth: its code runs, its advice follows from measurements, CI has its commands."""
 
-import re
+import doctest
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from pages import README, blocks, execute, rows
 from places import ROOT
 
-from jaxsampler import config, pretrained
-from jaxsampler.commands.bench import quality, quality_report
+import jaxsampler as js
+from jaxsampler import pretrained
 from jaxsampler.commands.bench.cells import read
 from jaxsampler.commands.search import command as study
 from jaxsampler.commands.search import report as study_report
-from jaxsampler.commands.search.settings import HANDMADE, HANDMADE_FRECHET, Search
-from jaxsampler.solvers.listing import markdown
+from jaxsampler.commands.search.settings import HANDMADE
+from jaxsampler.solvers.listing import by_name, catalogue, markdown, others
 
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language):
-    """(first line number, text) of each fenced block."""
-    pattern = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    return [(README[: m.start(1)].count("\n"), m[1]) for m in pattern.finditer(README)]
+NETWORKS = ("fashion_edm", "fashion_flow")
+TEXT = README.read_text()
+FEW = (5, 6, 8, 10)
 
 
 @pytest.fixture(scope="module")
 def names():
-    """All Python blocks, executed in order as one program, as the README asks the reader to; line numbers are the README's."""
-    names: dict = {"__name__": "readme"}
-    for line, code in blocks("python"):
-        exec(compile("\n" * line + code, str(ROOT / "README.md"), "exec"), names)
-    return names
+    """All Python blocks as one program; the file of "Add a solver" is run where it would lie.
+
+    Promotion is what users have: optax needs it.
+    """
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return execute(README, __package__="jaxsampler.solvers")
 
 
-@pytest.mark.slow
-def test_code_runs(names):
-    """Slow because it compiles a dozen samplers; the blocks assert what they claim."""
-    assert len(blocks("python")) >= 10
+def test_length():
+    assert len(TEXT.splitlines()) <= 350, "the rest goes into a guide"
 
 
 @pytest.mark.slow
 def test_claims(names):
-    """What the comments beside the code say; slow with the fixture."""
-    assert np.allclose(names["x"].shape, (64, 2))
-    assert abs(float(names["order"]) - 2) < 0.3
-    assert names["xs"].shape == (6, 64, 2)
-    few, many = np.abs(np.asarray(names["xs"]) - np.asarray(names["exact"])).mean((1, 2)).reshape(2, 3)
-    assert np.all(many < few), "ten steps are closer than five, for each of the three solvers"
-    assert np.all(np.asarray(names["slope"]) != 0)
+    """What the comments beside the code say; slow because it compiles four samplers and trains a network."""
+    for sample in (names["x"], names["learned"]):
+        assert np.allclose(np.mean(sample, 0), [0, 0.5], atol=0.1)
+    assert np.allclose(np.std(names["learned"], 0), np.std(names["x"], 0), atol=0.1)
+    assert names["bells"].mean() == pytest.approx(2, abs=0.05)
+    assert names["bells"].std() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_network_that_wants_one_time_per_sample(names):
+    x = jnp.arange(6.0).reshape(3, 2)
+    np.testing.assert_allclose(names["mine"](x, jnp.float32(0.5)), 0.5 * x, rtol=1e-6)
 
 
 def test_ten_lines():
-    ten_lines = next(code for _, code in blocks("python"))
+    ten_lines = next(code for _, code in blocks(README, "python"))
     assert len([line for line in ten_lines.splitlines() if line.strip()]) <= 10
 
 
-def test_table_of_solvers():
-    inside = README.split("<!-- solvers -->\n")[1].split("<!-- /solvers -->")[0]
-    assert inside == markdown(), "write the output of `jaxsampler solvers` between the markers"
+def test_a_solver_is_one_file_and_one_line(names, monkeypatch, x64):
+    """The README's file is all that the tests, the command line and the table of solvers ask for."""
+    midpoint, solvers = names["midpoint"], js.solvers
+    added = next(code for _, code in blocks(README, "") if "import midpoint" in code)
+    assert added == "from .midpoint import midpoint as midpoint\n"
+    monkeypatch.setattr(solvers, "midpoint", midpoint, raising=False)
+    assert catalogue()["midpoint"] is midpoint and by_name("midpoint") is midpoint
+    assert "| `midpoint` | 2 | 2 | velocity |  |  |  | Runge 1895 |" in markdown()
 
+    example = doctest.DocTestParser().get_doctest(midpoint.__doc__, {"js": js}, "midpoint", None, None)
+    assert doctest.DocTestRunner().run(example) == (0, 1)
 
-def test_quality_is_that_of_the_run():
-    """The block is what `bench quality` says of the cells beside its config, which are those that the config asks for."""
-    cells = list(read(ROOT / "configs" / "bench" / "quality.csv").values())
-    inside = README.split("<!-- bench quality -->\n")[1].split("<!-- /bench quality -->")[0]
-    assert inside == quality_report.markdown(cells)
-    c = quality.Quality()
-    assert list(dict.fromkeys(cell.problem for cell in cells)) == list(c.problems)
-    assert {cell.solver for cell in cells} == {*c.solvers, "real", "converged"}
-    assert all(
-        cell.samples == dict(zip(c.problems, c.samples, strict=True))[cell.problem] and cell.real == c.real
-        for cell in cells
+    path = js.CondOT()
+    denoiser = js.models.gaussian_mixture(jnp.array([[-1.0], [1.0]]), 0.5, path)
+    x, ends = jnp.linspace(-2.0, 2.0, 7)[:, None], dict(t_max=0.9, t_min=0.1)
+    at = lambda n, solver: js.run(
+        denoiser, js.tabulate(path, js.grids.uniform(path, n, **ends), solver), x, adjoint=js.Direct()
     )
+    loop = js.loop(denoiser, path, js.grids.uniform(path, 10, **ends), midpoint, x)
+    np.testing.assert_allclose(at(10, midpoint), loop, rtol=1e-10)
+    errors = [np.abs(at(n, midpoint) - at(200, solvers.dpmpp_3s)).mean() for n in (10, 20)]
+    assert abs(np.log2(errors[0] / errors[1]) - 2) < 0.3
 
 
-SEARCHES = {
-    "mixture": (study_report.summary, study_report.ratios),
-    "empirical": (study_report.summary,),
-    "fashion_edm": (study_report.summary, study_report.ratios),
-    "fashion_flow": (study_report.summary, study_report.ratios),
-    "ablation": (study_report.ratios,),
-}
-
-
-@pytest.mark.parametrize("name", SEARCHES)
-def test_searches_are_those_of_the_runs(name):
-    """The blocks are what `jaxsampler search` says of the results beside its configs; the tables shipped are the best of them."""
-    results = study.read(ROOT / "configs" / "search" / f"{name}.json")
-    inside = README.split(f"<!-- search {name} -->\n")[1].split(f"<!-- /search {name} -->")[0]
-    assert inside == "\n".join(form(results) for form in SEARCHES[name])
-    c = config.load(ROOT / "configs" / "search" / f"{name}.toml", Search)
-    assert {r.calls for r in results} == set(c.calls) and {*c.methods, HANDMADE, HANDMADE_FRECHET} == {
-        r.method for r in results
-    }
-    for best in study_report.winners(results) if name in pretrained.tables() else ():
-        assert pretrained.table_card(name, best.calls)["rmse"] == best.rmse
-
-
-def test_what_the_readme_says_of_the_first_call():
-    assert f"sigma = {pretrained.table('fashion_edm', 5).t[0]:.0f}, not 80" in README
-
-
-def test_what_the_readme_says_of_quality():
-    """DDIM, 2M, UniPC in this order at 5 to 10 calls on every problem; v3 on the mixture by half; stochastic solvers nearest from 10 on."""
-    cells = read(ROOT / "configs" / "bench" / "quality.csv").values()
-    rmse = {(cell.problem, cell.solver, cell.calls): cell.rmse for cell in cells}
-    for problem in quality.Quality().problems:
-        for calls in (5, 6, 8, 10):
-            order = [rmse[problem, solver, calls] for solver in ("unipc order=2", "dpmpp_2m", "ddim")]
-            assert order == sorted(order), (problem, calls)
-    for calls in (5, 6, 8, 10):
-        assert rmse["mixture", "dpm_v3 order=2", calls] < 0.65 * rmse["mixture", "unipc order=2", calls]
-    for problem in ("empirical", "fashion_edm", "fashion_flow"):
-        for calls in (10, 15, 20):
-            column = [cell for cell in cells if (cell.problem, cell.calls) == (problem, calls)]
-            assert min(column, key=lambda cell: cell.frechet).stochastic, (problem, calls)
+def test_the_solvers_named_are_there():
+    table = TEXT.split("| family | `js.solvers.` |")[1].split("\n\n")[0]
+    named = table.replace("`published=True`", "").split("`")[1::2]
+    assert not set(named) - {*catalogue(), *others()}
+    assert len(set(named)) == len(named) >= 44
 
 
 def test_commands_are_those_of_the_ci_script():
     ci = (ROOT / ".ci" / "run").read_text().replace('\\"', '"')
-    commands = [line for _, text in blocks("sh") for line in text.splitlines()]
+    commands = [line for _, text in blocks(README, "sh") for line in text.splitlines()]
     assert len(commands) == 2
     for command in commands:
         assert command in ci
 
 
-def test_links():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), f"the README points at {target}"
+@pytest.fixture(scope="module")
+def cells():
+    return list(read(ROOT / "configs" / "bench" / "quality.csv").values())
+
+
+def column(cells, problem, calls, what):
+    """Of every solver at this many calls."""
+    named = [c for c in cells if (c.problem, c.calls) == (problem, calls) and c.solver != "converged"]
+    return {c.solver: getattr(c, what) for c in named if np.isfinite(getattr(c, what))}
+
+
+def test_advice_for_few_calls(cells):
+    for problem in NETWORKS:
+        for calls in (3, 4):
+            errors = column(cells, problem, calls, "rmse")
+            assert errors["dpmpp_2m"] < 1.03 * min(errors.values())
+        for calls in FEW:
+            errors = column(cells, problem, calls, "rmse")
+            assert errors["unipc order=2"] < 1.01 * min(errors.values())
+    for problem in ("mixture", "empirical", "fashion_edm"):
+        for solver, calls in (("edm", 4), ("dpm_3", 3)):
+            assert column(cells, problem, calls, "rmse")[solver] > 3
+
+
+def test_advice_for_learned_tables():
+    ratios = {}
+    for name in ("mixture", "empirical", *NETWORKS):
+        results = study.read(ROOT / "configs" / "search" / f"{name}.json")
+        hand = {r.calls: r for r in results if r.method == HANDMADE}
+        ratios[name] = {r.calls: r.rmse / hand[r.calls].rmse for r in study_report.winners(results)}
+        if name == "fashion_flow":
+            assert all("cosine" in r.what for r in hand.values())
+    few = [f"{ratios[name][calls]:.2f}" for name in NETWORKS for calls in (3, 4)]
+    assert f"learned tables have {min(few)} to {max(few)} of the error" in TEXT
+    every = [f"{ratio:.2f}" for found in ratios.values() for ratio in found.values()]
+    assert f"they have {min(every)} to {max(every)} of the error" in TEXT
+    assert set(NETWORKS) < set(pretrained.tables())
+
+
+def test_advice_for_many_calls(cells):
+    for problem in ("mixture", "empirical", *NETWORKS):
+        errors = column(cells, problem, 20, "rmse")
+        assert errors["unipc order=3"] < 1.15 * errors["unipc order=2"]
+    for problem in ("mixture", "empirical"):
+        errors = column(cells, problem, 50, "rmse")
+        assert errors["unipc order=3"] < errors["unipc order=2"]
+
+
+def test_advice_on_noise(cells):
+    """`dpmpp_2m_sde` against all deterministic solvers from 10 calls on, and against UniPC with few."""
+    deterministic = {c.solver for c in cells if not c.stochastic}
+    for problem in ("empirical", *NETWORKS):
+        for calls in (10, 15, 20):
+            distance = column(cells, problem, calls, "frechet")
+            assert distance["dpmpp_2m_sde"] < min(distance[s] for s in deterministic & {*distance})
+        for calls in (5, 6):
+            distance = column(cells, problem, calls, "frechet")
+            assert distance["dpmpp_2m_sde"] > 0.95 * distance["unipc order=2"]
+
+
+@pytest.mark.parametrize("name", ["deis", "ipndm", "dpm_1", "dpm_2", "dpm_3", "dpm_2m", "dpm_3m"])
+def test_advice_for_flows(name):
+    path = js.CondOT()
+    with pytest.raises(ValueError, match="alpha"):
+        js.tabulate(path, js.grids.default(path, 8), js.solvers.by_name(name))
+
+
+def test_advice_for_photographs_and_inversion():
+    members = rows(ROOT / "configs" / "train" / "restore.md", "restore table")
+    psnr = {row[0]: float(row[1].split("/")[0]) for row in members if len(row) == 5 and "/" in row[1]}
+    assert max(psnr.values()) == psnr["mr_sde 1"]
+    trips = {row[0]: row for row in rows(ROOT / "configs" / "bench" / "inversion.md", "bench inversion")}
+    assert float(trips["obelm"][2]) < 1e-15
