@@ -12,8 +12,8 @@ from places import ROOT
 import jaxsampler as js
 from jaxsampler import pretrained
 from jaxsampler.commands.bench.cells import read
-from jaxsampler.commands.search import command as study
-from jaxsampler.commands.search import report as study_report
+from jaxsampler.commands.search.command import read as read_search
+from jaxsampler.commands.search.report import winners
 from jaxsampler.commands.search.settings import HANDMADE
 from jaxsampler.solvers.listing import by_name, catalogue, markdown, others
 
@@ -60,7 +60,7 @@ def test_a_solver_is_one_file_and_one_line(names, monkeypatch, x64):
     """The README's file is all that the tests, the command line and the table of solvers ask for."""
     midpoint, solvers = names["midpoint"], js.solvers
     added = next(code for _, code in blocks(README, "") if "import midpoint" in code)
-    assert added == "from .midpoint import midpoint as midpoint\n"
+    assert added == "from .midpoint_rule import midpoint as midpoint\n"
     monkeypatch.setattr(solvers, "midpoint", midpoint, raising=False)
     assert catalogue()["midpoint"] is midpoint and by_name("midpoint") is midpoint
     assert "| `midpoint` | 2 | 2 | velocity |  |  |  | Runge 1895 |" in markdown()
@@ -122,9 +122,9 @@ def test_advice_for_few_calls(cells):
 def test_advice_for_learned_tables():
     ratios = {}
     for name in ("mixture", "empirical", *NETWORKS):
-        results = study.read(ROOT / "configs" / "search" / f"{name}.json")
+        results = read_search(ROOT / "configs" / "search" / f"{name}.json")
         hand = {r.calls: r for r in results if r.method == HANDMADE}
-        ratios[name] = {r.calls: r.rmse / hand[r.calls].rmse for r in study_report.winners(results)}
+        ratios[name] = {r.calls: r.rmse / hand[r.calls].rmse for r in winners(results)}
         if name == "fashion_flow":
             assert all("cosine" in r.what for r in hand.values())
     few = [f"{ratios[name][calls]:.2f}" for name in NETWORKS for calls in (3, 4)]
