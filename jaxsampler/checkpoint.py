@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +22,7 @@ from safetensors.numpy import save as serialise
 from .files import write
 
 T = TypeVar("T")
+ARRAY = (jax.Array, jax.ShapeDtypeStruct)
 Card: TypeAlias = dict[str, Any]  # what JSON can hold
 
 
@@ -34,7 +34,7 @@ def save(path: str | Path, tree: PyTree, card: Card | None = None) -> None:
 
 
 def load(path: str | Path, like: T) -> T:
-    """Return `like` with its arrays read from `path`.
+    """Return `like`, a tree of arrays or of `jax.ShapeDtypeStruct`, with its arrays read from `path`.
 
     Raises:
         ValueError: the file is missing or corrupt, or its names, shapes or dtypes are not those of `like`.
@@ -52,7 +52,7 @@ def load(path: str | Path, like: T) -> T:
         if name not in expected:
             raise ValueError(f"{path} holds an array {name!r} that the model lacks: another model saved it.")
     return jax.tree_util.tree_map_with_path(
-        lambda p, x: jnp.asarray(arrays[spell(p)]) if eqx.is_array(x) else x, like
+        lambda p, x: jnp.asarray(arrays[spell(p)]) if isinstance(x, ARRAY) else x, like
     )
 
 
@@ -112,7 +112,7 @@ def _open(path: str | Path, decode: Callable[[bytes], Any]) -> Any:
 def named(tree: PyTree) -> dict[str, Any]:
     """The array leaves of `tree` by key path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {spell(path): leaf for path, leaf in leaves if eqx.is_array(leaf)}
+    return {spell(path): leaf for path, leaf in leaves if isinstance(leaf, ARRAY)}
 
 
 def spell(path: jax.tree_util.KeyPath) -> str:

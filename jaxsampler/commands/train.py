@@ -1,42 +1,60 @@
 """`jaxsampler train CONFIG`: the config's `task` says what is trained; the rest of the file is that task's."""
 
+import csv
+import io
+from dataclasses import fields
 from pathlib import Path
 
 from .. import config
+from ..files import write
 from ..spelling import nearest
+from ..training import classify, generate, restore
+from ..training.task import Task
 
-TASKS = ("restore", "generate", "classify")
+TASKS: dict[str, Task] = {"restore": restore.TASK, "generate": generate.TASK, "classify": classify.TASK}
 
 
 def main(file: str, out: str | None = None, data: str | None = None) -> Path:
-    """Trains what the config says; returns the weights written, `out` or the config's name with .safetensors in the working folder.
+    """Train as the config says; an interrupted training goes on from the folder beside its weights.
 
-    `data` overrides the config's folder of data. An interrupted run is continued from the folder beside the weights, where the log of
-    losses and, at the end, its plot lie.
+    The folder also holds the log of the losses and, at the end, its plot.
+
+    Args:
+        out: the weights to write; by default the config's name with .safetensors, in the working folder.
+        data: overrides the config's folder of data.
     """
     values = config.read(file)
-    task = values.pop("task", "restore")
-    if task not in TASKS:
-        raise ValueError(f"config {file}: unknown task {task!r}; {nearest(str(task), TASKS)}")
-    target = Path(out or f"{Path(file).stem}.safetensors")
-    from ..training import classify, generate, restore
-    from . import train_plot as plot
-
-    module, cls = {
-        "restore": (restore, restore.Restore),
-        "generate": (generate, generate.Generate),
-        "classify": (classify, classify.Classify),
-    }[task]
+    name = values.pop("task", "restore")
+    if name not in TASKS:
+        raise ValueError(f"config {file}: unknown task {name!r}; {nearest(str(name), TASKS)}")
+    task, target = TASKS[name], Path(out or f"{Path(file).stem}.safetensors")
     if data is not None:
-        if task == "restore":
+        if "data" not in {f.name for f in fields(task.config)}:
             raise ValueError(
-                "--data is for the Fashion-MNIST trainings; the photos of a restoration are named in its config (photos)"
+                f"--data is for Fashion-MNIST, the data of task {name!r} are named in its config: leave it out"
             )
         values["data"] = data
     try:
-        c = config.build(values, cls)
+        c = config.build(values, task.config)
     except ValueError as e:
         raise ValueError(f"config {file}: {e}") from None
-    module.main(c, target)
-    plot.losses(target.with_suffix("") / "log.csv")
+    task.train(c, target)
+    plot(target.with_suffix("") / "log.csv")
     return target
+
+
+def plot(log: Path) -> Path:
+    """Draw the `log.csv` of a training as loss.png beside it, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.loglog([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], lw=1.2)
+    axes.set(xlabel="iteration", ylabel="loss", title=log.parent.name)
+    axes.grid(True, which="both", lw=0.3)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    write(log.with_name("loss.png"), data.getvalue())
+    return log.with_name("loss.png")

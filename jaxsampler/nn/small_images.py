@@ -1,16 +1,19 @@
-r"""Networks for small images of known classes: one U-Net F, worn as a denoiser or as a velocity, and a classifier.
+r"""Networks for small images of known classes: one U-Net F, as a denoiser or a velocity, and a classifier.
 
-`EDMNet` predicts data from x = x0 + s eps [Karras et al. 2022, eq. 7]; if the data had mean 0 and standard deviation d in every pixel,
-F would see and be asked for unit variance at every noise level, and its error would never be amplified:
+`EDMNet` predicts data from x = x0 + s eps [Karras et al. 2022, eq. 7]. If the data had mean 0 and standard
+deviation d in every pixel, F would see and be asked for unit variance at every noise level, and its error
+would never be amplified:
 
     x0_hat = c_skip x + c_out F(c_in x, log s, label)
     c_skip = d^2/(s^2 + d^2)    c_out = s d/sqrt(s^2 + d^2)    c_in = 1/sqrt(s^2 + d^2)
 
-`FlowNet` predicts the velocity eps - x0 on x_t = (1-t) x0 + t eps [Liu et al. 2022; Lipman et al. 2023]; its scales are near 1 as they are.
+`FlowNet` predicts the velocity eps - x0 on x_t = (1-t) x0 + t eps [Liu et al. 2022; Lipman et al. 2023]; its
+scales are near 1 as they are.
 
-A label is a class number or, for "any class", the number of classes: the null class, which makes guidance possible [Ho & Salimans 2022].
-`Classifier` is trained on noisy images too and is told how noisy they are: its gradient guides samplers at every level [Dhariwal & Nichol
-2021], its penultimate features (`features`) compare sets of images.
+A label is a class number or, for "any class", the number of classes: the null class, which makes guidance
+possible [Ho & Salimans 2022]. `Classifier` is trained on noisy images too and is told how noisy they are: its
+gradient guides samplers at every level [Dhariwal & Nichol 2021], its penultimate features (`features`)
+compare sets of images.
 """
 
 from itertools import pairwise
@@ -23,11 +26,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from .unet import Block, Conv, Linear, UNet, fold, normalise, waves
 
 Label = Int[Array, "..."] | int | None
-LEAST_NOISE = 1e-3  # below it log s no longer tells a network anything; keeps s = 0 finite
+LEAST_NOISE = 1e-3  # below it log s tells a network nothing more; keeps s = 0 finite
 
 
 class ClassUNet(eqx.Module):
-    """F(x, level, label): a U-Net with time and class by FiLM; `level` spans about 100."""
+    """F(x, level, label): a U-Net with time and class by FiLM; `level` spans about 100.
+
+    Example:
+        >>> make = lambda key: js.nn.ClassUNet(1, 10, widths=(8, 16), depth=1, embedding=16, key=key)
+        >>> net = jax.eval_shape(make, jax.random.key(0))
+        >>> net.labels.shape  # ten classes and "any class"
+        (11, 16)
+    """
 
     unet: UNet
     labels: Float[Array, "classes1 d"]
@@ -60,7 +70,19 @@ class ClassUNet(eqx.Module):
 
 
 class EDMNet(eqx.Module):
-    """`net(x, t, label)`: the data predicted from x = x0 + t eps (kind "data" on `EDM`). `sigma_data` is that of the training images."""
+    """`net(x, t, label)`: the data predicted from x = x0 + t eps (kind "data" on `EDM`).
+
+    Args:
+        unet: F.
+        sigma_data: standard deviation of the training images.
+
+    Example:
+        >>> make = lambda key: js.nn.ClassUNet(1, 10, widths=(4,), depth=1, embedding=4, key=key)
+        >>> zeros = jax.tree.map(lambda a: jnp.zeros(a.shape), jax.eval_shape(make, jax.random.key(0)))
+        >>> net = jax.jit(js.nn.EDMNet(zeros, sigma_data=0.5).__call__)
+        >>> float(net(jnp.ones((2, 2, 1)), 0.5)[0, 0, 0])  # F = 0, and c_skip = 1/2 at t = sigma_data
+        0.5
+    """
 
     unet: ClassUNet
     sigma_data: float = eqx.field(static=True)
@@ -68,7 +90,7 @@ class EDMNet(eqx.Module):
     def __call__(
         self, x: Float[Array, "..."], t: Float[Array, "..."] | float, label: Label = None
     ) -> Float[Array, "..."]:
-        """x is an image (h, w, c) or a batch; a batch may share one `t` and one `label` or bring one per image. None: any class."""
+        """Predict for an image (h, w, c) or a batch; one `t` and `label`, or one each; None: any class."""
         xs, s, label = batched(self.unet, x, t, label)
         variance = s**2 + self.sigma_data**2
         c_skip, c_out, c_in = (
@@ -82,20 +104,36 @@ class EDMNet(eqx.Module):
 
 
 class FlowNet(eqx.Module):
-    """`net(x, t, label)`: the velocity dx/dt = eps - x0 predicted from x = (1-t) x0 + t eps (kind "velocity" on `CondOT`)."""
+    """`net(x, t, label)`: the velocity eps - x0 at x = (1-t) x0 + t eps (kind "velocity" on `CondOT`).
+
+    Example:
+        >>> make = lambda key: js.nn.ClassUNet(1, 10, widths=(4,), depth=1, embedding=4, key=key)
+        >>> zeros = jax.tree.map(lambda a: jnp.zeros(a.shape), jax.eval_shape(make, jax.random.key(0)))
+        >>> denoiser = js.Denoiser(js.nn.FlowNet(zeros), js.CondOT(), "velocity")
+        >>> float(jax.jit(denoiser.__call__)(jnp.ones((2, 2, 1)), 0.5)[0, 0, 0])  # velocity 0, so x0_hat = x
+        1.0
+    """
 
     unet: ClassUNet
 
     def __call__(
         self, x: Float[Array, "..."], t: Float[Array, "..."] | float, label: Label = None
     ) -> Float[Array, "..."]:
-        """x is an image (h, w, c) or a batch; a batch may share one `t` and one `label` or bring one per image. None: any class."""
+        """Predict for an image (h, w, c) or a batch; one `t` and `label`, or one each; None: any class."""
         xs, t, label = batched(self.unet, x, t, label)
         return jnp.reshape(self.unet(xs, 100 * t, label), x.shape)
 
 
 class Classifier(eqx.Module):
-    """log p(class | x0 + s eps): residual blocks at 1/2, 1/4, ... of the resolution, averaged over the image."""
+    """log p(class | x0 + s eps): residual blocks at 1/2, 1/4, ... of the resolution, averaged over the image.
+
+    Example:
+        >>> sizes = dict(widths=(8, 16), depth=1, embedding=16, features=32)
+        >>> net = jax.eval_shape(lambda key: js.nn.Classifier(1, 10, **sizes, key=key), jax.random.key(0))
+        >>> images = jax.ShapeDtypeStruct((5, 32, 32, 1), jnp.float32)
+        >>> jax.eval_shape(js.nn.Classifier.features, net, images).shape
+        (5, 32)
+    """
 
     stem: Conv
     blocks: list[list[Block]]
@@ -126,7 +164,7 @@ class Classifier(eqx.Module):
     def features(
         self, x: Float[Array, "n h w c"], s: Float[Array, "..."] | float = 0.0
     ) -> Float[Array, "n d"]:
-        """The penultimate layer, for images with noise of standard deviation `s` (one for all, or one each)."""
+        """Penultimate features of images with noise of standard deviation `s` (one for all, or one each)."""
         e = jax.nn.silu(
             self.time(waves(noise_level(jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape[:1])), 64))
         )
@@ -141,25 +179,23 @@ class Classifier(eqx.Module):
     def __call__(
         self, x: Float[Array, "n h w c"], s: Float[Array, "..."] | float = 0.0
     ) -> Float[Array, "n classes"]:
-        """Logits of the classes."""
+        """Logits of the classes, for images with noise of standard deviation `s`."""
         return self.head(self.features(x, s))
 
 
 def noise_level(s: Float[Array, " n"]) -> Float[Array, " n"]:
-    """10 log s: from -69 to 44 over what networks see."""
+    """10 log s: from -69 to 44 at the noise levels that networks see."""
     return 10 * jnp.log(jnp.maximum(s, LEAST_NOISE))
 
 
 def batched(
     net: ClassUNet, x: Float[Array, "..."], t: Float[Array, "..."] | float, label: Label
 ) -> tuple[Float[Array, "n h w c"], Float[Array, " n"], Int[Array, " n"]]:
-    """x as a batch, with a time and a label for each of its images."""
+    """Make x a batch, with a time and a label for each of its images."""
     cell, channels = 2 ** len(net.unet.encoder), net.unet.head.bias.shape[0] // 4
     if x.ndim not in (3, 4) or x.shape[-1] != channels or x.shape[-3] % cell or x.shape[-2] % cell:
-        image = f"(h, w, {channels})"
-        raise ValueError(
-            f"x must be an image {image} or a batch of them, with sides that are multiples of {cell}; got {x.shape}."
-        )
+        image = f"x must be an image (h, w, {channels}) or a batch of them"
+        raise ValueError(f"{image}, with sides that are multiples of {cell}; got {x.shape}.")
     xs = jnp.reshape(x, (-1, *x.shape[-3:]))
     try:
         t = jnp.broadcast_to(jnp.asarray(t, xs.dtype), xs.shape[:1])

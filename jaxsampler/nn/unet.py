@@ -1,19 +1,22 @@
 r"""The restoration network: a small U-Net inside a preconditioner, predicting the clean photograph.
 
-In the centred, rescaled variable y = (x_t - mu)/std the mean-reverting path is variance preserving, y = alpha y0 + s eps with
-s = sigma/std and y0 = (x0 - mu)/std. If y0 were N(0, r^2), r the residual of the task in units of std, the best estimate would be
-linear; the U-Net F learns only what is left, scaled to unit variance [Karras et al. 2022, eq. 7 and appendix B.6, with scaling]:
+In the centred, rescaled variable y = (x_t - mu)/std the mean-reverting path is variance preserving: y = alpha
+y0 + s eps with s = sigma/std and y0 = (x0 - mu)/std. If y0 were N(0, r^2), with r the residual of the task in
+units of std, the best estimate would be linear. The U-Net F learns only what is left, scaled to unit variance
+[Karras et al. 2022, eq. 7 and appendix B.6, with scaling]:
 
     x0_hat = mu + std (c_skip y + c_out F(c_in y, mu, t, task))
     c_in = 1/sqrt(V)    c_skip = alpha r^2 / V    c_out = r s / sqrt(V)    V = alpha^2 r^2 + s^2
 
-r is fitted per task (`residual`, in image units): a JPEG differs from its original by a fiftieth, a night shot by a half, and an error
-of F must cost each task in proportion. With r = 1, F is minus the v prediction. At t = T, F is a plain regression on mu.
+r is fitted per task (`residual`, in image units), because a JPEG differs from its original by a fiftieth, a
+night shot by a half, and an error of F must cost each task in proportion. With r = 1, F is minus the v
+prediction. At t = T, F is a plain regression on mu.
 
-The U-Net is convolutional and nothing else (no pooling over the image), so any size works and a tile sees what the whole would. A stem
-folds 2x2 pixels into channels and the head unfolds them: full-resolution convolutions are what costs. Channels are last, which XLA's
-CPU convolutions prefer. Residual blocks carry time and task by FiLM [Perez et al. 2018]; block and width follow NAFNet's spirit
-[Chen et al. 2022]: plain, normalised over channels of one pixel.
+The U-Net is convolutional and nothing else (it does not pool over the image), so any size works and a tile
+sees what the whole image would. A stem folds 2x2 pixels into channels and the head unfolds them, because
+full-resolution convolutions are what costs. Channels are last, as XLA's CPU convolutions prefer. Residual
+blocks carry time and task by FiLM [Perez et al. 2018]; block and width follow NAFNet's spirit [Chen et al.
+2022]: plain, normalised over the channels of one pixel.
 """
 
 from itertools import pairwise
@@ -29,7 +32,11 @@ from ..paths.mean_reverting import MeanReverting
 
 
 class Conv(eqx.Module):
-    """k x k convolution, channels last, zero padding. `gain` scales He's initial deviation; 0 starts a branch as the zero map."""
+    """k x k convolution, channels last, zero padding.
+
+    Args:
+        gain: scales He's initial deviation; 0 starts a branch as the zero map.
+    """
 
     weight: Float[Array, "k k cin cout"]
     bias: Float[Array, " cout"]
@@ -66,19 +73,19 @@ class Linear(eqx.Module):
 
 
 def normalise(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """Zero mean and unit variance over the channels of each pixel."""
+    """Normalise to zero mean and unit variance over the channels of each pixel."""
     x = x - x.mean(-1, keepdims=True)
     return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
 
 def fold(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c4"]:
-    """2x2 pixels into channels."""
+    """Fold 2x2 pixels into channels."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 2, w // 2, 4 * c)
 
 
 def unfold(x: Float[Array, "n h w c4"]) -> Float[Array, "n h2 w2 c"]:
-    """Channels into 2x2 pixels: the inverse of `fold`."""
+    """Unfold channels into 2x2 pixels: the inverse of `fold`."""
     n, h, w, c = x.shape
     return x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c // 4)
 
@@ -103,9 +110,11 @@ class Block(eqx.Module):
 
 
 class UNet(eqx.Module):
-    """Encoder and decoder of residual blocks, skips added; works on images whose sides are multiples of `2 ** len(widths)`.
+    """Encoder and decoder of residual blocks, with added skips; sides are multiples of `2 ** len(widths)`.
 
-    `widths` are the channels at 1/2, 1/4, 1/8 ... of the resolution, `depth` the blocks per level on each side.
+    Args:
+        widths: channels at 1/2, 1/4, 1/8 ... of the resolution.
+        depth: blocks per level on each side.
     """
 
     stem: Conv
@@ -144,10 +153,21 @@ class UNet(eqx.Module):
 
 
 class RestorationNet(eqx.Module):
-    """The denoiser of a mean-reverting path: `net(x, t, mu, task)` is the predicted clean photograph (kind "data").
+    """The denoiser of a mean-reverting path: `net(x, t, mu, task)` predicts the clean photo (kind "data").
 
-    `residual[k]` is the root mean square of x0 - mu for task k, in image units; `std` that of the path. Both are static, like the
-    schedule (cosine, `T`, `eps`): weights are only good for the path they were trained on.
+    What belongs to the path is static: weights are only good for the path they were trained on.
+
+    Args:
+        residual: the root mean square of x0 - mu for each task, in image units.
+        std: of the path, in image units; `T` and `eps` belong to its cosine schedule.
+
+    Example:
+        >>> sizes = dict(std=0.5, widths=(4,), depth=1, embedding=4)
+        >>> make = lambda key: js.nn.RestorationNet((0.1,), **sizes, key=key)
+        >>> net = jax.tree.map(lambda a: jnp.zeros(a.shape), jax.eval_shape(make, jax.random.key(0)))
+        >>> mu = jnp.full((2, 2, 3), 0.5)
+        >>> float(jax.jit(net.__call__)(mu, 100.0, mu, 0)[0, 0, 0])  # F = 0 restores x = mu as mu
+        0.5
     """
 
     unet: UNet
@@ -181,14 +201,14 @@ class RestorationNet(eqx.Module):
         self.std, self.T, self.eps, self.levels = float(std), int(T), float(eps), len(widths)
 
     def path(self, mu: Float[Array, "..."]) -> MeanReverting:
-        """The path the weights were trained on, towards the degraded image `mu`."""
+        """The path that the weights were trained on, towards the degraded image `mu`."""
         return MeanReverting(mu, std=self.std, schedule="cosine", T=self.T, eps=self.eps)
 
     def scales(self, t: Float[Array, " n"], task: Int[Array, " n"]) -> tuple[Float[Array, " n"], ...]:
         """(c_in, c_skip, c_out) of the module docstring."""
         path = self.path(jnp.zeros(()))
         r = jnp.asarray(np.array(self.residual) / self.std, t.dtype)[task]
-        alpha, s = path.alpha(t), path.sigma(t) / self.std
+        alpha, s = jnp.asarray(path.alpha(t)), jnp.asarray(path.sigma(t)) / self.std
         variance = (alpha * r) ** 2 + s**2
         return lax.rsqrt(variance), alpha * r**2 / variance, r * s * lax.rsqrt(variance)
 
@@ -199,7 +219,7 @@ class RestorationNet(eqx.Module):
         mu: Float[Array, "n h w 3"],
         task: Int[Array, " n"],
     ) -> Float[Array, "n h w 3"]:
-        """F: the U-Net on scaled input, mirrored up to whole cells and cut back."""
+        """F: the U-Net on scaled input, which is mirrored up to whole cells and cut back."""
         h, w = y.shape[1:3]
         cell = 2**self.levels
         image = jnp.concatenate([y, (mu - 0.5) * 4], axis=-1)
@@ -214,14 +234,16 @@ class RestorationNet(eqx.Module):
         mu: Float[Array, "..."],
         task: Int[Array, "..."] | int,
     ) -> Float[Array, "..."]:
-        """x0_hat of an image (h, w, 3) or a batch (n, h, w, 3) at time index `t` in [0, T].
+        """Predict x0 for an image (h, w, 3) or a batch (n, h, w, 3) at time index `t` in [0, T].
 
-        A batch may share one `t` and one `task` or bring one per image. Raises ValueError if x and mu are not images of one shape.
+        A batch may share one `t` and one `task` or bring one per image.
+
+        Raises:
+            ValueError: x and mu are not images of one shape.
         """
         if x.ndim not in (3, 4) or x.shape[-1] != 3 or x.shape != mu.shape:
-            raise ValueError(
-                f"x and mu must be images of one shape (h, w, 3) or (n, h, w, 3); got {x.shape} and {mu.shape}."
-            )
+            shapes = f"got {x.shape} and {mu.shape}"
+            raise ValueError(f"x and mu must be images of one shape (h, w, 3) or (n, h, w, 3); {shapes}.")
         xs, mus = jnp.reshape(x, (-1, *x.shape[-3:])), jnp.reshape(mu, (-1, *x.shape[-3:]))
         t = jnp.broadcast_to(jnp.asarray(t, xs.dtype), xs.shape[:1])
         task = jnp.broadcast_to(jnp.asarray(task, jnp.int32), xs.shape[:1])
@@ -232,7 +254,7 @@ class RestorationNet(eqx.Module):
 
 
 def waves(t: Float[Array, " n"], size: int) -> Float[Array, "n size"]:
-    """Sines and cosines of t with periods from 2 pi to 2 pi 1000 [Vaswani et al. 2017]."""
+    """Sines and cosines of t, periods from 2 pi to 2000 pi [Vaswani et al. 2017]."""
     rate = jnp.asarray(np.exp(-np.log(1000.0) * np.arange(size // 2) / (size // 2 - 1)), t.dtype)
     angle = t[:, None] * rate[None]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

@@ -1,14 +1,16 @@
-r"""The training loop: a pure step, batches that are functions of the step, and state that fits in one file.
+r"""Training: a pure update, batches that are functions of the iteration, and state that fits in one file.
 
-Nothing depends on history but the state (model, average, optimiser, step): step k uses the batch `data(k)` and the key
-`fold_in(key(seed), k)`. A run that is killed and started again therefore ends with the same bits as one that was not.
+Nothing but the state (model, average, optimiser, iterations made) depends on history: iteration k uses the
+batch `data(k)` and the key `fold_in(key(seed), k)`. A run that is killed and started again therefore ends
+with the same bits as one that was not.
 
-The weights to use are the running average, ema <- d ema + (1-d) model. For a `decay` of 0.999 or so, d = min(decay, (1+k)/(10+k)): the
-warm-up forgets the random start, which a fixed 0.999 remembers for thousands of steps. `power` gives the profile whose memory is always
-the same fraction of what has been trained [Karras et al. 2024, section 3.1].
+The weights to use are the running average, ema <- d ema + (1-d) model. For a `decay` of about 0.999, d =
+min(decay, (1+k)/(10+k)): this warm-up forgets the random start, which a fixed 0.999 remembers for thousands
+of iterations. `power` gives the profile whose memory is always the same fraction of what has been trained
+[Karras et al. 2024, section 3.1].
 
-With several devices every batch is spread over them by its leading axis, if they divide it; weights are on all. The loss is that of
-the whole batch either way.
+With several devices every batch is spread over them by its leading axis, if their number divides it; the
+weights are on all. The loss is that of the whole batch either way.
 """
 
 import csv
@@ -24,19 +26,35 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PyTree
 from tqdm import tqdm
 
 from .. import checkpoint
 from ..files import write
+from ..numerics import Key
 
 M = TypeVar("M")
-Loss = Callable[[Any, Any, PRNGKeyArray], Float[Array, ""]]
-Profile = Callable[[Float[Array, ""]], Float[Array, ""]]  # step k -> d
+Loss = Callable[[Any, Any, Key], Float[Array, ""]]
+Profile = Callable[[Float[Array, ""]], Float[Array, ""]]  # iteration k -> d
+Batch = PyTree[np.ndarray | Array | float | int]
+Data = Callable[[int], Batch]  # iteration k -> batch
+Numbers = dict[str, Float[Array, ""]]
 
 
 class State(eqx.Module, Generic[M]):
-    """All that a run carries from step to step. `step` counts the updates made."""
+    """All that a training carries from one iteration to the next.
+
+    `step` counts the updates made; `ema` is the running average of the model, the weights to use.
+
+    Example:
+        >>> import optax
+        >>> loss = lambda w, batch, key: jnp.square(w - batch).mean()
+        >>> state = js.training.fit(
+        ...     jnp.zeros(()), loss, lambda k: jnp.ones(()), optax.sgd(0.5), steps=3, seed=0, progress=False
+        ... )
+        >>> isinstance(state, js.training.State), int(state.step), float(state.model)
+        (True, 3, 1.0)
+    """
 
     model: M
     ema: M
@@ -45,7 +63,10 @@ class State(eqx.Module, Generic[M]):
 
 
 def start(model: M, optimiser: optax.GradientTransformation) -> State[M]:
-    """The state before the first step; the average begins as the model. `update` eats its arrays, so both are copies."""
+    """The state before the first iteration; the average begins as the model.
+
+    `update` donates the arrays of its state, so both are copies.
+    """
     model, average = (jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model) for _ in range(2))
     return State(
         model, average, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32)
@@ -58,15 +79,24 @@ def warmed(decay: float) -> Profile:
 
 
 def power(width: float) -> Profile:
-    r"""d = (1 - 1/(k+1))^{gamma+1}: the weights of step i are averaged in proportion to i^gamma.
+    r"""d = (1 - 1/(k+1))^{gamma+1}: the weights of iteration i are averaged in proportion to i^gamma.
 
-    `width` is the standard deviation of that profile as a fraction of the training so far, 0.05 to 0.2 say (at most 0.288, gamma = 0):
     width^2 = (gamma+1)/((gamma+2)^2 (gamma+3)) [Karras et al. 2024, eq. 3 and 126].
+
+    Args:
+        width: standard deviation of that profile as a fraction of the training so far: 0.05 to 0.2 are usual,
+            0.288 (gamma = 0) is the limit.
+
+    Raises:
+        ValueError: the width is not between 0 and 0.288.
+
+    Example:
+        >>> decay = js.training.power(0.05)
+        >>> [round(float(decay(jnp.asarray(k))), 4) for k in (1.0, 100.0, 10_000.0)]
+        [0.0, 0.8362, 0.9982]
     """
     if not 0 < width < 12**-0.5:
-        raise ValueError(
-            f"the width of a power-function average must be between 0 and 0.288 of the training, got {width}"
-        )
+        raise ValueError(f"the width of a power-function average is {width}: choose one between 0 and 0.288")
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
     gamma = float(roots.real[np.abs(roots.imag) < 1e-9].max())
     return lambda k: (k / (k + 1)) ** jnp.asarray(gamma + 1, k.dtype)
@@ -74,9 +104,13 @@ def power(width: float) -> Profile:
 
 @eqx.filter_jit(donate="all-except-first")
 def update(
-    fixed: tuple[Loss, optax.GradientTransformation, Profile, PRNGKeyArray, int], state: State[M], batch: Any
-) -> tuple[State[M], dict[str, Float[Array, ""]]]:
-    """One optimiser step; `fixed`: loss, optimiser, ema profile, key of the run, parts of a batch. Also returns loss and gradient norm."""
+    fixed: tuple[Loss, optax.GradientTransformation, Profile, Key, int], state: State[M], batch: Batch
+) -> tuple[State[M], Numbers]:
+    """Make one update; return the state, and the loss with the gradient's norm.
+
+    Args:
+        fixed: loss, optimiser, profile of the average, key of the run, number of parts of a batch.
+    """
     loss, optimiser, profile, key, parts = fixed
     key = jax.random.fold_in(key, state.step)
     value, grad = gradient(loss, state.model, batch, key, parts)
@@ -96,20 +130,17 @@ def update(
     return State(model, average, memory, state.step + 1), {"loss": value, "gradient": optax.tree.norm(grad)}
 
 
-def gradient(
-    loss: Loss, model: Any, batch: Any, key: PRNGKeyArray, parts: int
-) -> tuple[Float[Array, ""], Any]:
-    """Loss and gradient; with `parts` > 1 the mean over that many parts of the batch, one after another in less memory."""
+def gradient(loss: Loss, model: M, batch: Batch, key: Key, parts: int) -> tuple[Float[Array, ""], PyTree]:
+    """Loss and gradient: the mean over `parts` parts of the batch, one after another, in less memory."""
     both = eqx.filter_value_and_grad(loss)
     if parts == 1:
         return both(model, batch, key)
     if any(size % parts for size in (x.shape[0] for x in jax.tree.leaves(batch))):
-        raise ValueError(
-            f"accumulate={parts} does not divide a batch of {jax.tree.leaves(batch)[0].shape[0]}: its parts must be alike"
-        )
+        size = jax.tree.leaves(batch)[0].shape[0]
+        raise ValueError(f"accumulate={parts} does not divide a batch of {size}: choose a divisor")
     pieces = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
-    def add(total: Any, piece: Any) -> tuple[Any, None]:
+    def add(total, piece):
         return jax.tree.map(jnp.add, total, both(model, *piece)), None
 
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
@@ -120,7 +151,7 @@ def gradient(
 def fit(
     model: M,
     loss: Loss,
-    data: Callable[[int], Any],
+    data: Data,
     optimiser: optax.GradientTransformation,
     *,
     steps: int,
@@ -128,17 +159,36 @@ def fit(
     decay: float | Profile = 0.999,
     accumulate: int = 1,
     folder: str | Path | None = None,
-    card: dict[str, Any] | None = None,
+    card: checkpoint.Card | None = None,
     minutes: float = 5.0,
     log_every: int = 50,
     progress: bool = True,
 ) -> State[M]:
-    """Trains until `steps` updates are made; returns the final state (use its `ema`).
+    """Train until `steps` updates are made; return the final state, of which `ema` is to be used.
 
-    `loss(model, batch, key)` is a scalar; `data(k)` the batch of step k, prepared in a background thread. With a `folder` the state
-    is saved there every `minutes` (0: after every step) and at the end, losses (means over `log_every` steps) go to `log.csv`, and a
-    state found there is continued. `card` describes the run: continuing one with another card is refused. `accumulate` computes the
-    gradient in that many parts of the batch; `decay` is a number or a profile (`power`).
+    Args:
+        loss: `loss(model, batch, key)`, a scalar.
+        data: `data(k)` is the batch of iteration k, prepared in a background thread.
+        steps: iterations of the optimiser.
+        decay: of the running average: a number, or a profile such as `power(0.05)`.
+        accumulate: compute the gradient in this many parts of the batch.
+        folder: save the state here, log the losses in log.csv, and go on from a state found here.
+        card: describes the run; a state with another card is refused.
+        minutes: between two checkpoints; 0: after every iteration.
+        log_every: a line of the log is a mean over this many iterations.
+
+    Raises:
+        ValueError: the folder holds a run with another card, or `accumulate` does not divide the batch.
+
+    Example:
+        >>> import optax
+        >>> loss = lambda w, batch, key: jnp.square(w * batch["x"] - batch["y"]).mean()
+        >>> data = lambda k: {"x": jnp.arange(1.0, 3.0), "y": 2 * jnp.arange(1.0, 3.0)}
+        >>> state = js.training.fit(
+        ...     jnp.zeros(()), loss, data, optax.sgd(0.1), steps=30, seed=0, decay=0.5, progress=False
+        ... )
+        >>> round(float(state.ema), 3)
+        2.0
     """
     state = start(model, optimiser)
     file = None if folder is None else Path(folder) / "state.safetensors"
@@ -154,7 +204,7 @@ def fit(
         total=steps,
         initial=first,
         disable=not progress,
-        unit="step",
+        unit="iteration",
         mininterval=1,
     )
     for k, batch in bar:
@@ -173,16 +223,16 @@ def fit(
     return state
 
 
-def spread(state: State[M]) -> tuple[State[M], Callable[[Any], Any]]:
-    """The state on all local devices, and the function that spreads a batch over them."""
+def spread(state: State[M]) -> tuple[State[M], Callable[[Batch], Batch]]:
+    """Put the state on all local devices; return it with the function that spreads a batch over them."""
     devices = jax.local_devices()
     if len(devices) == 1:
         return state, lambda batch: batch
     mesh = Mesh(np.array(devices), ("batch",))
     everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
 
-    def place(batch: Any) -> Any:
-        def one(x: Any) -> Any:
+    def place(batch: Batch) -> Batch:
+        def one(x):
             even = np.ndim(x) > 0 and np.shape(x)[0] % len(devices) == 0
             return jax.device_put(x, split if even else everywhere)
 
@@ -191,8 +241,8 @@ def spread(state: State[M]) -> tuple[State[M], Callable[[Any], Any]]:
     return jax.tree.map(lambda x: jax.device_put(x, everywhere) if eqx.is_array(x) else x, state), place
 
 
-def prefetch(data: Callable[[int], Any], first: int, stop: int, ahead: int = 3) -> Iterator[tuple[int, Any]]:
-    """(k, data(k)) for k in [first, stop), computed in order by one thread up to `ahead` batches early."""
+def prefetch(data: Data, first: int, stop: int, ahead: int = 3) -> Iterator[tuple[int, Batch]]:
+    """Yield (k, data(k)) for k in [first, stop), computed by one thread up to `ahead` batches early."""
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(data, k) for k in range(first, min(first + ahead, stop))]
         try:
@@ -206,7 +256,7 @@ def prefetch(data: Callable[[int], Any], first: int, stop: int, ahead: int = 3) 
 
 
 class Log:
-    """Loss log: one CSV row per interval. A continued run first drops the rows past its checkpoint."""
+    """Log of losses, as CSV. A continued run drops the lines past its checkpoint."""
 
     def __init__(self, path: Path, step: int):
         self.path, self.began = path, time.monotonic()
@@ -215,7 +265,7 @@ class Log:
         write(path, "".join(self._line(r) for r in [None, *rows]).encode())
 
     @staticmethod
-    def _line(row: dict[str, Any] | None) -> str:
+    def _line(row: dict[str, str | int] | None) -> str:
         names = ("step", "seconds", "loss", "gradient")
         return ",".join(names if row is None else [str(row[n]) for n in names]) + "\n"
 

@@ -1,33 +1,32 @@
-"""`task = "generate"`: a class-conditional denoiser or velocity of Fashion-MNIST or of a folder of images, from the files to weights.
+"""`task = "generate"`: a class-conditional denoiser or velocity of Fashion-MNIST or of a folder of images.
 
-`model = "edm"` is an `EDMNet` on the EDM path with EDM's loss and noise levels (`noise_mean`, `noise_std`: log rho); `model = "flow"` a
-`FlowNet` on CondOT with flow matching at logit-normal times (`noise_mean`, `noise_std`: logit t). Everything else is shared: the U-Net,
-the class dropout, the optimiser, the running average whose weights are the ones that count.
+`model = "edm"` is an `EDMNet` on the EDM path with EDM's loss and noise levels (`noise_mean`, `noise_std`:
+log rho). `model = "flow"` is a `FlowNet` on CondOT with flow matching at logit-normal times (`noise_mean`,
+`noise_std`: logit t). They share all else: the U-Net, the class dropout, the optimiser, and the running
+average, whose weights are the ones that count.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
-from .. import checkpoint, config
+from ..checkpoint import Card
 from ..data import fashion, folder
 from ..nn.small_images import ClassUNet, EDMNet, FlowNet
+from ..numerics import Key
 from ..paths.gaussian import EDM, CondOT
 from ..paths.predictions import Denoiser
 from ..spelling import nearest
 from . import losses, times
-from .fitting import fit, power, start
-from .optimisers import muon
+from .fitting import power
+from .task import Batch, Placed, Settings, Task
 
 MODELS = ("edm", "flow")
 
@@ -38,8 +37,8 @@ class Generate:
 
     model: str  # "edm" or "flow"
     seed: int
-    steps: int
-    batch: int  # images per step
+    steps: int  # iterations of the optimiser
+    batch: int  # images per iteration
     widths: tuple[int, ...]  # channels at 1/2, 1/4, ... resolution
     depth: int  # residual blocks per level, each way
     embedding: int
@@ -47,7 +46,7 @@ class Generate:
     noise_std: float
     dropout: float  # how often the class is withheld
     lr: float  # peak rate: linear warm-up, cosine decay to a hundredth
-    warmup: int  # steps
+    warmup: int  # iterations
     weight_decay: float
     clip: float  # global norm of the gradient
     average: float  # width of the power-function average, as a fraction of the training
@@ -66,40 +65,59 @@ class Generate:
 Photos = fashion.Photos | folder.Images
 
 
-def check_size(c: Any) -> None:
-    """ValueError unless images of that size fit the network."""
-    if c.size < 1 or c.size % 2 ** len(c.widths):
+@runtime_checkable
+class OfImages(Settings, Protocol):
+    """What the config of a training on Fashion-MNIST or on a folder of images holds."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def widths(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> str | None: ...
+    @property
+    def images(self) -> str | None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+
+
+def check_size(c: OfImages) -> None:
+    """Raise a ValueError unless images of this size fit the network."""
+    cell = 2 ** len(c.widths)
+    if c.size < 1 or c.size % cell:
         raise ValueError(
-            f"size = {c.size} does not fit: with {len(c.widths)} widths it must be a multiple of {2 ** len(c.widths)}"
+            f"size = {c.size} does not fit: with {len(c.widths)} widths use a multiple of {cell}"
         )
     if c.channels not in (1, 3):
-        raise ValueError(f"channels = {c.channels}: images have 1 (grey) or 3 (RGB)")
+        raise ValueError(f"channels = {c.channels} is neither grey nor colour: use 1 (grey) or 3 (RGB)")
 
 
-def photos(c: Any, split: str) -> Photos:
+def photos(c: OfImages, split: str) -> Photos:
     """The "train" or "test" images that a config names."""
     if c.images is None:
         if (c.size, c.channels) != (32, 1):
-            raise ValueError(
-                "size and channels are for a folder of images (images = ..): Fashion-MNIST has 32 and 1"
-            )
+            fact = "size and channels are for a folder of images, Fashion-MNIST has 32 and 1"
+            raise ValueError(f"{fact}: leave them out, or name the folder (images = ..)")
         return fashion.load(split, c.data)
     if c.data is not None:
-        raise ValueError(
-            f"the images are those of {c.images} (images), or Fashion-MNIST in {c.data} (data, --data): leave one out"
-        )
+        both = f"two data sets are named, {c.images} (images) and Fashion-MNIST in {c.data} (data, --data)"
+        raise ValueError(f"{both}: leave one out")
     return folder.load(split, c.images, c.size, c.channels)
 
 
-def batches(c: Any, photos: Photos) -> Callable[[int], dict[str, np.ndarray]]:
-    """Batches as a function of the step: each epoch is a permutation of the photos, drawn from (seed, epoch)."""
+def batches(c: OfImages, photos: Photos) -> Callable[[int], Batch]:
+    """Batches by iteration: each epoch is a permutation of the photos, drawn from (seed, epoch)."""
     per_epoch = len(photos) // c.batch
     if not per_epoch:
-        raise ValueError(f"a batch of {c.batch} images, but only {len(photos)} in the data")
+        raise ValueError(
+            f"a batch of {c.batch} images needs as many, the data has {len(photos)}: reduce batch"
+        )
     known: dict[int, np.ndarray] = {}
 
-    def batch(step: int) -> dict[str, np.ndarray]:
-        epoch, place = divmod(step, per_epoch)
+    def batch(k: int) -> Batch:
+        epoch, place = divmod(k, per_epoch)
         if epoch not in known:
             known.clear()
             known[epoch] = np.random.default_rng([c.seed, epoch]).permutation(len(photos))
@@ -116,12 +134,7 @@ def network(c: Generate, sigma_data: float, classes: int = len(fashion.CLASSES))
     return EDMNet(unet, sigma_data) if c.model == "edm" else FlowNet(unet)
 
 
-def optimiser(c: Generate) -> optax.GradientTransformation:
-    """Muon, as the config says."""
-    return muon(steps=c.steps, lr=c.lr, warmup=c.warmup, weight_decay=c.weight_decay, clip=c.clip)
-
-
-def loss(c: Generate, net: EDMNet | FlowNet, batch: dict[str, Any], key: Any) -> Float[Array, ""]:
+def loss(c: Generate, net: EDMNet | FlowNet, batch: Placed, key: Key) -> Float[Array, ""]:
     """EDM's loss, or flow matching, with the class withheld now and then."""
     k_label, k_loss = jax.random.split(key)
     predict = partial(net, label=losses.forget(k_label, batch["label"], c.dropout, net.unet.classes))
@@ -141,74 +154,35 @@ def loss(c: Generate, net: EDMNet | FlowNet, batch: dict[str, Any], key: Any) ->
 
 
 def denoiser(net: EDMNet | FlowNet) -> Denoiser:
-    """The network with the path and kind that it was trained for."""
+    """The network with the path and the kind that it was trained for."""
     return Denoiser(net, EDM(), "data") if isinstance(net, EDMNet) else Denoiser(net, CondOT(), "velocity")
 
 
-def main(c: Generate, target: Path) -> None:
-    """Trains what the config says and writes the weights to `target`; checkpoints and the loss log into the folder without its suffix."""
-    train, test = photos(c, "train"), photos(c, "test")
-    sigma_data = round(float(train.images.std()), 4)
-    place, card = target.with_suffix(""), described(c) | {"sigma_data": sigma_data} | origin(train)
-    fit(
-        network(c, sigma_data, len(classes(card))),
-        partial(loss, c),
-        batches(c, train),
-        optimiser(c),
-        steps=c.steps,
-        seed=c.seed,
-        decay=power(c.average),
-        folder=place,
-        card=card,
-        minutes=c.minutes,
-    )
-    publish(place, target, test)
-
-
-def described(c: Any) -> dict[str, Any]:
-    """What of a config makes the weights: all but where the data lie and how often it is saved."""
+def described(c: OfImages) -> Card:
+    """The settings that make the weights: all but where the data lie and how often the state is saved."""
     apart = ("data", "images", "minutes") + (("size", "channels") if c.images is None else ())
-    return {k: v for k, v in dataclasses.asdict(c).items() if k not in apart}
+    return {k: v for k, v in vars(c).items() if k not in apart}
 
 
-def origin(photos: Photos) -> dict[str, Any]:
-    """What the card says of images that are not Fashion-MNIST (of that: nothing, it is the same for all)."""
-    return (
-        {"classes": list(photos.names), "sha256 of images": photos.checksum}
-        if isinstance(photos, folder.Images)
-        else {}
-    )
+def origin(photos: Photos) -> Card:
+    """What a card says of images in a folder; of Fashion-MNIST nothing, because it is the same for all."""
+    if isinstance(photos, folder.Images):
+        return {"classes": list(photos.names), "sha256 of images": photos.checksum}
+    return {}
 
 
-def classes(card: dict[str, Any]) -> tuple[str, ...]:
+def classes(card: Card) -> tuple[str, ...]:
     """The names of the classes that a network knows, by its card."""
     return tuple(card.get("classes", fashion.CLASSES))
 
 
-def shape(card: dict[str, Any]) -> tuple[int, int, int]:
+def shape(card: Card) -> tuple[int, int, int]:
     """(height, width, channels) of the images that a network was trained on, by its card."""
     return card.get("size", 32), card.get("size", 32), card.get("channels", 1)
 
 
-def from_card(card: dict[str, Any]) -> EDMNet | FlowNet:
-    """The network, untrained, that the weights beside a card fit."""
-    c = config.pick(card, Generate)
-    return network(c, float(card["sigma_data"]), len(classes(card)))
-
-
-def publish(place: str | Path, out: str | Path, test: Photos) -> dict[str, Any]:
-    """Writes the averaged weights of the checkpoint in the folder `place` to `out`, judged on the test photos, with their card."""
-    file = Path(place) / "state.safetensors"
-    card = checkpoint.read_card(file)
-    c = config.pick(card, Generate)
-    state = checkpoint.load(file, start(from_card(card), optimiser(c)))
-    card |= {"trained_steps": int(state.step), "metrics": {"test loss": round(judge(c, state.ema, test), 5)}}
-    checkpoint.save(out, state.ema, card)
-    return card
-
-
 def judge(c: Generate, net: EDMNet | FlowNet, photos: Photos, seed: int = 7) -> float:
-    """The training's loss, class dropout included, over other photos: each once, at one time each."""
+    """The loss of the training, class dropout included, over other photos: each once, at one time."""
     compute = eqx.filter_jit(partial(loss, c))
     total = 0.0
     for i in range(0, len(photos), 250):
@@ -216,3 +190,16 @@ def judge(c: Generate, net: EDMNet | FlowNet, photos: Photos, seed: int = 7) -> 
         batch = {"image": jnp.asarray(part.images), "label": jnp.asarray(part.labels)}
         total += len(part) * float(compute(net, batch, jax.random.fold_in(jax.random.key(seed), i)))
     return total / len(photos)
+
+
+TASK = Task(
+    config=Generate,
+    data=lambda c: (photos(c, "train"), photos(c, "test")),
+    card=lambda c, train: described(c) | {"sigma_data": round(float(train.images.std()), 4)} | origin(train),
+    network=lambda c, card: network(c, float(card["sigma_data"]), len(classes(card))),
+    batches=batches,
+    loss=loss,
+    average=lambda c: power(c.average),
+    judge=lambda c, net, test: {"test loss": round(judge(c, net, test), 5)},
+    ready=denoiser,
+)

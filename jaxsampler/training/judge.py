@@ -1,7 +1,7 @@
-"""How well a restoration network does: PSNR per task on held-out crops, before and after."""
+"""How well a restoration network does: PSNR on held-out crops, before and after, per task."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,14 +12,18 @@ from jaxtyping import Array, Float, Int
 from .. import data, solvers
 from ..front_door import sample
 from ..nn.unet import RestorationNet
+from ..numerics import Key
 from ..paths import grids
 from ..paths.predictions import Denoiser
 
+Crops = Float[np.ndarray, "n h w 3"]
 
-def crops(photos: list[data.Photo], size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(clean, degraded, task): one crop of each photo for each task, damaged as part of the whole photo.
 
-    Of eight random places the most damaged one is taken: a crop that no shadow or drop touches measures nothing, at 50 dB.
+def crops(photos: Sequence[data.Photo], size: int, seed: int) -> tuple[Crops, Crops, Int[np.ndarray, " n"]]:
+    """Return (clean, degraded, task): one crop of each photo for each task, cut from the damaged photo.
+
+    It is the most damaged of eight random places: a crop that no shadow or drop touches measures nothing, at
+    50 dB.
     """
     rows = []
     for i, photo in enumerate(photos):
@@ -36,22 +40,24 @@ def crops(photos: list[data.Photo], size: int, seed: int) -> tuple[np.ndarray, n
 
 @eqx.filter_jit
 def restore(
-    net: RestorationNet, mu: Float[Array, "n h w 3"], task: Int[Array, " n"], key: Any, *, calls: int = 10
+    net: RestorationNet, mu: Float[Array, "n h w 3"], task: Int[Array, " n"], key: Key, *, calls: int = 10
 ) -> Float[Array, "n h w 3"]:
-    """First-order MR Sampler (SDE, data) with `calls` calls, uniform in t; calls = 1 is the regression E[x0 | mu]."""
+    """Run MR Sampler of first order (SDE, data), uniform in t; one call is the regression E[x0 | mu]."""
     path = net.path(mu)
     denoiser = Denoiser(partial(net, mu=mu, task=task), path, "data")
     return sample(denoiser, mu, key=key, solver=solvers.mr_sde(order=1), grid=grids.uniform(path, calls))
 
 
-def psnr(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Per image, in dB, of images in [0, 1]; the first is clipped to that."""
+def psnr(image: Crops, truth: Crops) -> Float[np.ndarray, " n"]:
+    """Peak signal-to-noise ratio of each image in dB; `image` is clipped to [0, 1]."""
     return -10 * np.log10(np.square(np.clip(image, 0, 1) - truth).mean((1, 2, 3)))
 
 
-def judge(net: RestorationNet, *, size: int = 128, seed: int = 7) -> dict[str, dict[str, float]]:
-    """Mean PSNR in dB per task over one crop of each held-out photo: of the input, and restored by 1, 5 and 10 calls."""
-    clean, degraded, task = crops(data.held_out_photos(), size, seed)
+def judge(
+    net: RestorationNet, photos: Sequence[data.Photo], *, size: int = 128, seed: int = 7
+) -> dict[str, dict[str, float]]:
+    """Mean PSNR in dB per task, over one crop of each photo: the input, and restored by 1, 5 and 10 calls."""
+    clean, degraded, task = crops(photos, size, seed)
     results = {"input": psnr(degraded, clean)}
     for calls in (1, 5, 10):
         outputs = [

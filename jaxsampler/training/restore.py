@@ -1,37 +1,34 @@
-"""`jaxsampler train configs/train/restore.toml`: the restoration network, from photographs to shipped weights.
+"""`task = "restore"`: the restoration network, from photographs to weights.
 
-One network for all tasks, trained on random crops of the training photos, each degraded afresh. The loss is the square of the error
-of the preconditioned network (`nn/unet.py`), every task and time weighing the same. The weights that count are the running average.
+One network for all ways to damage a photo, trained on random crops of the training photos, each degraded
+afresh. The loss is the square of the error of the preconditioned network (`nn/unet.py`); every damage and
+time weighs the same. The weights that count are the running average.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-import optax
+from jaxtyping import Array, Float
 
-from .. import checkpoint, config
-from .. import data as pictures
+from .. import data
 from ..nn.unet import RestorationNet
+from ..numerics import Key
 from . import losses
-from .fitting import fit, start
-from .optimisers import muon
+from .judge import judge
+from .task import Batch, Placed, Task
 
 
 @dataclass(frozen=True)
 class Restore:
     """A training of the restoration network."""
 
-    photos: tuple[
-        str, ...
-    ]  # folders of training photos besides those of the wheels; "desktop" names Debian's wallpapers
+    photos: tuple[str, ...]  # folders besides the photos in Python packages; "desktop": Debian's wallpapers
     seed: int
-    steps: int
-    batch: int  # crops per step
+    steps: int  # iterations of the optimiser
+    batch: int  # crops per iteration
     crop: int  # pixels
     std: float  # of the path, image units
     T: int
@@ -40,25 +37,23 @@ class Restore:
     depth: int  # residual blocks per level, each way
     embedding: int
     lr: float  # peak rate: linear warm-up, cosine decay to a hundredth
-    warmup: int  # steps
+    warmup: int  # iterations
     weight_decay: float
     clip: float  # global norm of the gradient
     decay: float  # of the running average
     minutes: float = 5.0  # between checkpoints
 
 
-def data(c: Restore) -> Callable[[int], dict[str, np.ndarray]]:
-    """Batches as a function of the step: photos, crops and damage depend on (seed, step) only."""
-    images = pictures.training_photos(c.photos)
-    return lambda step: pictures.batch(c.seed, step, images, c.crop, c.batch)
+def batches(c: Restore, photos: Sequence[data.Photo]) -> Callable[[int], Batch]:
+    """Batches by iteration: photos, crops and damage depend on (seed, iteration) only."""
+    return lambda k: data.batch(c.seed, k, photos, c.crop, c.batch)
 
 
-def residuals(c: Restore, samples: int = 2000) -> tuple[float, ...]:
-    """Root mean square of clean - degraded per task, over training crops drawn with another seed."""
-    images = pictures.training_photos(c.photos)
-    sums, counts = np.zeros(len(pictures.TASKS)), np.zeros(len(pictures.TASKS))
-    for step in range(-(-samples // c.batch)):
-        b = pictures.batch(c.seed + 1, step, images, c.crop, c.batch)
+def residuals(c: Restore, photos: Sequence[data.Photo], samples: int = 2000) -> tuple[float, ...]:
+    """Root mean square of clean - degraded per damage, over training crops drawn with another seed."""
+    sums, counts = np.zeros(len(data.TASKS)), np.zeros(len(data.TASKS))
+    for k in range(-(-samples // c.batch)):
+        b = data.batch(c.seed + 1, k, photos, c.crop, c.batch)
         np.add.at(sums, b["task"], np.square(b["clean"] - b["degraded"]).mean((1, 2, 3)))
         np.add.at(counts, b["task"], 1)
     return tuple(float(r) for r in np.round(np.sqrt(sums / counts), 4))
@@ -70,13 +65,8 @@ def network(c: Restore, residual: tuple[float, ...]) -> RestorationNet:
     return RestorationNet(residual, std=c.std, T=c.T, eps=c.eps, **sizes, key=jax.random.key(c.seed))
 
 
-def optimiser(c: Restore) -> optax.GradientTransformation:
-    """Muon, as the config says."""
-    return muon(steps=c.steps, lr=c.lr, warmup=c.warmup, weight_decay=c.weight_decay, clip=c.clip)
-
-
-def loss(net: RestorationNet, batch: dict[str, Any], key: Any) -> Any:
-    """Mean square of the error of F: the data error divided by std c_out."""
+def loss(c: Restore, net: RestorationNet, batch: Placed, key: Key) -> Float[Array, ""]:
+    """Mean square of the error of F, which is the error of the data divided by std c_out."""
     mu, task = batch["degraded"], batch["task"]
     k1, k2 = jax.random.split(key)
     t = losses.stratified(k1, mu.shape[0], 0.0, float(net.T))
@@ -90,40 +80,13 @@ def loss(net: RestorationNet, batch: dict[str, Any], key: Any) -> Any:
     )
 
 
-def main(c: Restore, target: Path) -> None:
-    """Trains what the config says and writes the weights to `target`.
-
-    Checkpoints and the loss log live in the folder `target` without its suffix; an interrupted run is continued from there.
-    """
-    residual = residuals(c)
-    fit(
-        network(c, residual),
-        loss,
-        data(c),
-        optimiser(c),
-        steps=c.steps,
-        seed=c.seed,
-        decay=c.decay,
-        folder=target.with_suffix(""),
-        card=dataclasses.asdict(c) | {"residual": residual},
-        minutes=c.minutes,
-    )
-    publish(target.with_suffix(""), target)
-
-
-def from_card(card: dict[str, Any]) -> RestorationNet:
-    """The network, untrained, that the weights beside a card fit."""
-    return network(config.pick(card, Restore), tuple(card["residual"]))
-
-
-def publish(folder: str | Path, out: str | Path) -> dict[str, Any]:
-    """Writes the averaged weights of the checkpoint in `folder` to `out`, judged, with their card; the run may go on meanwhile."""
-    from .judge import judge  # needs the sampler, which training does not
-
-    file = Path(folder) / "state.safetensors"
-    card = checkpoint.read_card(file)
-    net = from_card(card)
-    state = checkpoint.load(file, start(net, optimiser(config.pick(card, Restore))))
-    card |= {"trained_steps": int(state.step), "metrics": judge(state.ema)}
-    checkpoint.save(out, state.ema, card)
-    return card
+TASK = Task(
+    config=Restore,
+    data=lambda c: (data.training_photos(c.photos), data.held_out_photos()),
+    card=lambda c, photos: dataclasses.asdict(c) | {"residual": residuals(c, photos)},
+    network=lambda c, card: network(c, tuple(card["residual"])),
+    batches=batches,
+    loss=loss,
+    average=lambda c: c.decay,
+    judge=lambda c, net, photos: judge(net, photos),
+)

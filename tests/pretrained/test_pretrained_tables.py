@@ -79,11 +79,11 @@ def test_the_mixture_is_sampled_as_well_as_the_card_says(judged, calls):
 @pytest.mark.parametrize(
     ("name", "calls", "message"),
     [
-        ("mixtrue", 5, "no learned table is for 'mixtrue'; did you mean 'mixture'?"),
+        ("mixtrue", 5, "there is no learned table for 'mixtrue'; did you mean 'mixture'?"),
         (
             "mixture",
             2,
-            "no learned table for 'mixture' has 2 network calls; there are such of 3, 4, 5, 6, 7, 8, 9, 10",
+            "no learned table for 'mixture' has 2 network calls: choose one of 3, 4, 5, 6, 7, 8, 9, 10",
         ),
     ],
 )
@@ -139,6 +139,18 @@ def test_a_card_tells_of_a_path(told, path, same):
     assert samplers.tells_of(repr(told), path) is same
 
 
+def test_cards_from_before_paths_printed_as_one_line_are_read():
+    """They quote all the numbers of a discrete schedule, over many lines or one."""
+    path = js.DiscreteVP.linear(50)
+    told = (
+        "DiscreteVP(\n  alphas_cumprod=(\n    " + ",\n    ".join(map(repr, path.alphas_cumprod)) + "\n  )\n)"
+    )
+    for text in (told, " ".join(told.split())):
+        assert samplers.tells_of(text, path)
+        assert not samplers.tells_of(text.replace("0.9999,", "0.9998,"), path)
+        assert not samplers.tells_of(text, js.DiscreteVP.linear(51))
+
+
 def test_tables_for_other_times_are_refused():
     path = js.EDM()
     table = js.tabulate(path, js.grids.default(path, 3), js.solvers.ddim)
@@ -163,6 +175,6 @@ def test_tables_for_other_times_are_refused():
         samplers.expect(js.stack([table, table]), path)
     with pytest.raises(
         ValueError,
-        match=r"the table was made for EDM\(sigma_max=20.0\); this network is on EDM\(\): make one with that",
+        match=r"the table was made for EDM\(sigma_max=20.0\); this network is on EDM\(\): make one for that path",
     ):
         samplers.expect(jax.tree.map(np.copy, table), path, made_for="EDM(sigma_max=20.0)")

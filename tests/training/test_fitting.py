@@ -24,8 +24,10 @@ RUN = textwrap.dedent(
     """
     import sys, time
     import jax, jax.numpy as jnp, numpy as np
+    from functools import partial
     from jaxsampler.training import restore
     from jaxsampler.training.fitting import fit
+    from jaxsampler.training.optimisers import muon
 
     folder, hang = sys.argv[1], int(sys.argv[2])
     c = restore.Restore(photos=(), seed=3, steps=6, batch=2, crop=16, std=0.3, T=100, eps=0.005, widths=(6,), depth=1,
@@ -37,7 +39,7 @@ RUN = textwrap.dedent(
         clean = np.random.default_rng(step).random((2, 16, 16, 3), np.float32)
         return {"clean": clean, "degraded": clean**2, "task": np.array([0, step % 2], np.int32)}
 
-    fit(restore.network(c, (0.2, 0.3)), restore.loss, data, restore.optimiser(c), steps=6, seed=3, decay=c.decay, folder=folder,
+    fit(restore.network(c, (0.2, 0.3)), partial(restore.loss, c), data, muon(c), steps=6, seed=3, decay=c.decay, folder=folder,
         card={"sizes": c.widths}, minutes=0, log_every=2, progress=False)
     """
 )

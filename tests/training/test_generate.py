@@ -18,6 +18,7 @@ from jaxsampler import checkpoint, config
 from jaxsampler.commands import cli
 from jaxsampler.data import fashion
 from jaxsampler.training import classify, generate
+from jaxsampler.training.optimisers import muon
 
 CONFIGS = ROOT / "configs/train"
 SMALL = {
@@ -48,7 +49,7 @@ TEXT = textwrap.dedent(
 # The command itself, on the shipped photos instead of the 60,000. argv: the command line.
 RUN = """
 import sys
-from jaxsampler import cli
+from jaxsampler.commands import cli
 from jaxsampler.data import fashion
 fashion.load = lambda split, folder: fashion.some()
 sys.exit(cli.main(sys.argv[1:]))
@@ -126,7 +127,7 @@ def test_it_learns(model):
         net,
         partial(generate.loss, c),
         generate.batches(c, photos),
-        generate.optimiser(c),
+        muon(c),
         steps=40,
         seed=0,
         decay=0.5,
@@ -176,8 +177,8 @@ def test_a_classifier_learns_and_half_its_batch_is_clean():
     state = fit(
         net,
         partial(classify.loss, c),
-        classify.data(c, photos),
-        classify.optimiser(c),
+        classify.batches(c, photos),
+        muon(c),
         steps=60,
         seed=0,
         decay=0.8,
@@ -194,7 +195,7 @@ def test_a_classifier_learns_and_half_its_batch_is_clean():
             seen.append((x, s))
             return jnp.zeros((len(x), 10))
 
-    batch = classify.data(c, photos)(0)
+    batch = jax.tree.map(jnp.asarray, classify.batches(c, photos)(0))
     assert float(classify.loss(c, Spy(), batch, jax.random.key(0))) == pytest.approx(np.log(10), rel=1e-5)
     (x, s) = seen[0]
     np.testing.assert_array_equal(s == 0, np.arange(64) < 32)
@@ -224,7 +225,7 @@ def test_the_configs_are_valid_and_their_networks_small(file):
         (('"generate"', '"generat"'), "unknown task 'generat'; did you mean 'generate'?"),
         (('"edm"', '"edn"'), "unknown model 'edn'; did you mean 'edm'?"),
         (("dropout", "drop_out"), "unknown key 'drop_out'; did you mean 'dropout'?"),
-        (("batch = 4", "batch = 4000"), "a batch of 4000 images, but only 512 in the data"),
+        (("batch = 4", "batch = 4000"), "a batch of 4000 images needs as many, the data has 512"),
         (("seed = 5", 'data = "/no/such/folder"\nseed = 5'), "neither train-images-idx3-ubyte"),
     ],
 )
@@ -241,4 +242,4 @@ def test_what_is_wrong_with_a_config_is_one_line(tmp_path, monkeypatch, capsys, 
 
 def test_a_folder_of_data_is_no_option_of_restoration(capsys):
     assert cli.main(["train", str(CONFIGS / "restore.toml"), "--data", "x"]) == 2
-    assert "named in its config (photos)" in capsys.readouterr().err
+    assert "the data of task 'restore' are named in its config" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""What a training is: the nine parts that differ between our trainings, and the course that they share.
+
+    config -> data -> card -> network, batches, loss, average -> weights, judged, with their card
+
+A module of this folder (`restore`, `generate`, `classify`) holds the parts as plain functions and, at its
+end, its `TASK`. Commands and loaders know trainings by this protocol only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from .. import checkpoint, config
+from ..checkpoint import Card
+from ..numerics import Key
+from .fitting import Profile, fit, start
+from .optimisers import Rates, muon
+
+
+@runtime_checkable
+class Settings(Rates, Protocol):
+    """What the config of every training holds."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def minutes(self) -> float:  # between checkpoints
+        ...
+
+
+C = TypeVar("C", bound=Settings)
+D = TypeVar("D")  # data
+N = TypeVar("N")  # network
+Batch = dict[str, np.ndarray]  # as `batches` gives it
+Placed = dict[str, Array]  # on the device, as `loss` sees it
+
+
+@dataclass(frozen=True)
+class Task(Generic[C, D, N]):
+    """The parts of a training.
+
+    Args:
+        config: the frozen dataclass that its TOML file is read into.
+        data: the (training, test) data of a config.
+        card: the settings that make the weights, and what the network needs to know of the training data.
+        network: the untrained network of a config and such a card.
+        batches: iteration -> batch, a function of config and training data.
+        loss: the scalar to minimise, as a function of (config, network, batch, key).
+        average: decay or profile of the running average, whose weights are the ones that count.
+        judge: the card's `metrics`, by (config, network, test data).
+        ready: network -> what `pretrained.load` returns.
+    """
+
+    config: type[C]
+    data: Callable[[C], tuple[D, D]]
+    card: Callable[[C, D], Card]
+    network: Callable[[C, Card], N]
+    batches: Callable[[C, D], Callable[[int], Batch]]
+    loss: Callable[[C, N, Placed, Key], Float[Array, ""]]
+    average: Callable[[C], float | Profile]
+    judge: Callable[[C, N, D], dict[str, Any]]
+    ready: Callable[[N], Any] = lambda net: net
+
+    def from_card(self, card: Card) -> N:
+        """The untrained network that fits the weights beside a card."""
+        return self.network(config.pick(card, self.config), card)
+
+    def train(self, c: C, target: Path) -> None:
+        """Train as the config says and write the weights to `target`.
+
+        Checkpoints and the loss log go into the folder `target` without its suffix; an interrupted training
+        goes on from there.
+        """
+        train, test = self.data(c)
+        card, folder = self.card(c, train), target.with_suffix("")
+        fit(
+            self.network(c, card),
+            partial(self.loss, c),
+            self.batches(c, train),
+            muon(c),
+            steps=c.steps,
+            seed=c.seed,
+            decay=self.average(c),
+            folder=folder,
+            card=card,
+            minutes=c.minutes,
+        )
+        self.publish(folder, target, test)
+
+    def publish(self, folder: Path, out: Path, test: D) -> Card:
+        """Write the averaged weights of the checkpoint in `folder` to `out`, judged, with their card.
+
+        The training may go on meanwhile.
+        """
+        file = folder / "state.safetensors"
+        card = checkpoint.read_card(file)
+        c = config.pick(card, self.config)
+        state = checkpoint.load(file, start(self.network(c, card), muon(c)))
+        card |= {"trained_steps": int(state.step), "metrics": self.judge(c, state.ema, test)}
+        checkpoint.save(out, state.ema, card)
+        return card
