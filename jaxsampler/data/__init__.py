@@ -1,4 +1,4 @@
-"""Real photographs, ten ways to damage them, and the training pairs of both; Fashion-MNIST; a folder of images."""
+"""Real photographs, ten ways to damage them, training pairs of both; Fashion-MNIST; a folder of images."""
 
 from . import fashion, folder
 from .degradations import TASKS, VERBS, degrade, random_mask, task_name

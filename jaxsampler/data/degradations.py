@@ -14,13 +14,12 @@ Severity runs from 0 (hardly visible) over 0.5 (as in the published test sets) t
     uncompleted     strokes and boxes cut out, filled black                    [Lugmayr et al. 2022]
 
 Lengths (blur, streaks, flakes, drops, strokes) are in pixels, as the network that undoes them sees pixels.
-Depth and shadows are as large as the photo: a crop that stands for part of a photo says which by `view`.
+Depth and shadows are as large as the photo: `view` says which part of a photo a crop is.
 
-Everything runs in numpy on the host, since a codec does: the JAX key only seeds a generator, so the same key
-gives the same bits and no image knows of the others in its batch.
+Everything runs in numpy on the host, because a codec does. The JAX key only seeds a generator, so the same
+key gives the same bits, and no image depends on the others in its batch.
 """
 
-import difflib
 import io
 from collections.abc import Sequence
 
@@ -31,6 +30,7 @@ from jaxtyping import PRNGKeyArray
 from PIL import Image, ImageDraw
 from scipy.signal import fftconvolve
 
+from ..spelling import nearest
 from .fields import RgbImage, blur, coordinates, flake, hills, scatter, splat
 
 Key = PRNGKeyArray | int | Sequence[int]
@@ -39,7 +39,7 @@ WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
 
 def generator(key: Key) -> np.random.Generator:
-    """numpy's generator for a JAX key, an integer or several; equal keys, equal streams."""
+    """numpy's generator for a JAX key, an integer or several; equal keys give equal streams."""
     if isinstance(key, jax.Array):
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         words = np.asarray(jax.random.key_data(key) if typed else key)
@@ -48,7 +48,7 @@ def generator(key: Key) -> np.random.Generator:
 
 
 def motion_blurry(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """The mean of the image along a smooth random path of 20 severity pixels."""
+    """Average the image along a smooth random path of 20 severity pixels."""
     rng = generator(key)
     turn, bend, swing = rng.uniform(0, 2 * np.pi), rng.normal(0, 1.0), rng.normal(0, 1.5)
     s = np.linspace(0, 1, 96)
@@ -60,7 +60,7 @@ def motion_blurry(key: Key, image: RgbImage, severity: float | int, view: View =
 
 
 def low_light(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """A short exposure: gain J^gamma, shot and read noise, rounded to 8 bits as every file is."""
+    """Expose briefly: gain J^gamma, shot and read noise, rounded to 8 bits as every file is."""
     rng = generator(key)
     gain = np.exp(-1.9 * severity**0.7 * rng.uniform(0.85, 1.15))
     dark = gain * image ** (1 + 0.8 * severity * rng.uniform(0.85, 1.15))
@@ -70,13 +70,13 @@ def low_light(key: Key, image: RgbImage, severity: float | int, view: View = WHO
 
 
 def noisy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """White Gaussian noise of standard deviation 90/255 severity, clipped to [0, 1]."""
+    """Add white Gaussian noise of standard deviation 90/255 severity and clip to [0, 1]."""
     noise = generator(key).standard_normal(image.shape, np.float32)
     return np.clip(image + np.float32(90 / 255 * severity) * noise, 0, 1)
 
 
 def jpeg_compressed(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """Through Pillow's JPEG codec (colour at half resolution) and back."""
+    """Encode with Pillow's JPEG codec (colour at half resolution) and decode."""
     file = io.BytesIO()
     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(file, format="JPEG", quality=jpeg_quality(severity))
@@ -89,7 +89,7 @@ def jpeg_quality(severity: float | int) -> int:
 
 
 def hazy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """Haze over a random smooth depth that mostly grows towards the top; beta = 1.2 severity."""
+    """Add haze over a random smooth depth that mostly grows towards the top; beta = 1.2 severity."""
     rng = generator(key)
     air = rng.uniform(0.75, 0.98) + rng.uniform(-0.02, 0.02, 3)
     y, x = coordinates(image.shape, view)
@@ -105,7 +105,7 @@ def haze(image: RgbImage, depth: np.ndarray, beta: float, air: np.ndarray) -> Rg
 
 
 def rainy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """Streaks in one direction: a far layer (many, thin), a near one (few, long), and a faint veil."""
+    """Add streaks in one direction: a far layer (many, thin), a near one (few, long), and a faint veil."""
     rng = generator(key)
     lean = rng.uniform(-0.6, 0.6)
     light = np.zeros(image.shape[:2], np.float32)
@@ -121,7 +121,7 @@ def rainy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) 
 
 
 def snowy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """Flakes drifting past: many small sharp ones, some larger, a few large and blurred."""
+    """Add drifting flakes: many small sharp ones, some larger, a few large and blurred."""
     rng = generator(key)
     clear = np.ones(image.shape[:2], np.float32)
     drift = rng.uniform(-0.8, 0.8)
@@ -135,7 +135,7 @@ def snowy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) 
 
 
 def raindrop(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """Drops on the lens: small wide-angle lenses that show their surroundings upside down, out of focus."""
+    """Put drops on the lens: each shows its surroundings upside down, wide-angle and out of focus."""
     rng = generator(key)
     height, width, _ = image.shape
     blurred = blur(image, flake(2.5, 1.5))
@@ -167,7 +167,7 @@ def raindrop(key: Key, image: RgbImage, severity: float | int, view: View = WHOL
 
 
 def shadowed(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
-    """A cast shadow over a quarter to three fifths of the photo, with a round or a straight outline."""
+    """Cast a shadow over a quarter to three fifths of the photo, with a round or a straight outline."""
     rng = generator(key)
     rounded, turns, shifts = rng.uniform() < 0.6, rng.uniform(0, 2 * np.pi, 2), rng.uniform(-0.2, 0.2, 2)
     seed = int(rng.integers(2**31))
@@ -182,42 +182,47 @@ def shadowed(key: Key, image: RgbImage, severity: float | int, view: View = WHOL
     penumbra = rng.uniform(0.01, 0.05)
     depth = (field(*coordinates(image.shape, view)) - level) / penumbra
     shade = 1 / (1 + np.exp(-np.clip(4 * depth, -30, 30)))
-    tint = np.array([-0.1, 0.0, 0.2]) + rng.uniform(
-        -0.05, 0.05, 3
-    )  # of the sky's light, which still reaches it
+    sky = np.array([-0.1, 0.0, 0.2])  # its light still reaches the shadow
+    tint = sky + rng.uniform(-0.05, 0.05, 3)
     keep = np.exp(-1.3 * severity * rng.uniform(0.85, 1.15))
-    return np.clip(image * (1 - shade[..., None] * (1 - keep * (1 + severity * tint))), 0, 1).astype(
-        np.float32
-    )
+    shadowed = image * (1 - shade[..., None] * (1 - keep * (1 + severity * tint)))
+    return np.clip(shadowed, 0, 1).astype(np.float32)
 
 
 def uncompleted(
     key: Key, image: RgbImage, severity: float | int, view: View = WHOLE, mask: np.ndarray | None = None
 ) -> RgbImage:
-    """Black where `mask` is dark; without a mask, strokes and boxes over 0.4 severity of the image.
+    """Blacken the image where `mask` is dark; without a mask, strokes and boxes over 0.4 severity of it.
 
-    `mask` (H, W) is bool, uint8 or float in [0, 1]: white is known, black is cut out.
+    Args:
+        mask: bool, uint8 or float in [0, 1]: white is known, black is cut out.
 
     Raises:
-        ValueError: a mask of another size than the image.
+        ValueError: mask and image differ in size.
     """
     mask = random_mask(key, image.shape[:2], severity) if mask is None else np.asarray(mask)
     if mask.shape != image.shape[:2]:
         sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, image.shape[:2])]
-        raise ValueError(f"the mask is {sizes[0]}, the image {sizes[1]} (height x width); they must agree")
+        raise ValueError(f"the mask is {sizes[0]}, the image {sizes[1]} (height x width): make them equal")
     known = mask if mask.dtype == bool else mask > (127 if mask.dtype == np.uint8 else 0.5)
     return np.where(known[..., None], image, np.float32(0)).astype(np.float32)
 
 
 def random_mask(key: Key, shape: tuple[int, int], severity: float | int) -> np.ndarray:
-    """bool (H, W), True = known: boxes and wandering strokes until a share 0.4 severity is cut out."""
+    """Draw a mask, bool (H, W), True = known: boxes and strokes cut out at least 0.4 severity of the image.
+
+    Example:
+        >>> mask = js.data.random_mask(0, (64, 64), severity=0.5)
+        >>> mask.shape, bool(0.2 <= 1 - mask.mean() < 0.4)
+        ((64, 64), True)
+    """
     rng = generator(key)
     height, width = shape
     canvas = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(canvas)
     target, cut = 0.4 * severity, 0.0
     while cut < target:
-        for _ in range(1 + height * width // 40_000):  # few shapes between two looks at the share
+        for _ in range(1 + height * width // 40_000):  # few shapes before the next look at the share
             x, y = rng.uniform(0, width), rng.uniform(0, height)
             if rng.uniform() < 0.3:
                 w, h = rng.uniform(5, 20, 2)
@@ -248,22 +253,45 @@ VERBS: dict[str, str] = dict(zip(_VERBS.split(), TASKS, strict=True))
 
 
 def task_name(name: str) -> str:
-    """A task from its own name or from the verb that undoes it; ValueError names the nearest."""
+    """Return the name of a task, given its name or the verb that undoes it.
+
+    Raises:
+        ValueError: the task is unknown; the nearest one is suggested.
+
+    Example:
+        >>> js.data.task_name("deblur"), js.data.task_name("hazy")
+        ('motion-blurry', 'hazy')
+    """
     if name in TASKS or name in VERBS:
         return VERBS.get(name, name)
-    near = difflib.get_close_matches(name, [*VERBS, *TASKS], n=1, cutoff=0.0)
-    raise ValueError(f"unknown task {name!r}; did you mean {near[0]!r}? Tasks: {', '.join(VERBS)}")
+    raise ValueError(f"unknown task {name!r}; {nearest(name, [*VERBS, *TASKS])}")
 
 
 def degrade(
     task: str, key: Key, image: np.ndarray, severity: float | int | None = None, view: View = WHOLE
 ) -> RgbImage:
-    """Damage an image (float32 RGB in [0, 1]); severity None draws one from [0.2, 0.8]."""
+    """Damage an image, float32 RGB in [0, 1].
+
+    Args:
+        task: one of `TASKS`, or the verb that undoes it (`VERBS`).
+        key: equal keys give equal bits.
+        severity: in [0, 1]; None draws one from [0.2, 0.8].
+        view: which part of a photo the image is: (top, left, bottom, right) in [0, 1].
+
+    Raises:
+        ValueError: the task is unknown, the image is not (H, W, 3), or the severity is outside [0, 1].
+
+    Example:
+        >>> image = np.full((32, 32, 3), 0.5, np.float32)
+        >>> noisy = js.data.degrade("noisy", 0, image, severity=0.5)
+        >>> round(float(noisy.std()), 2), round(0.5 * 90 / 255, 2)
+        (0.18, 0.18)
+    """
     task, image = task_name(task), np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"an image has shape (H, W, 3) with H, W > 0; got {image.shape}")
+        raise ValueError(f"an image must have shape (H, W, 3) with H, W > 0; got {image.shape}")
     if severity is None:
         severity = generator(key).spawn(1)[0].uniform(0.2, 0.8)
     if not 0 <= severity <= 1:
-        raise ValueError(f"severity lies in [0, 1]; got {severity}")
+        raise ValueError(f"severity must lie in [0, 1]; got {severity}")
     return TASKS[task](key, image.astype(np.float32), float(severity), view)

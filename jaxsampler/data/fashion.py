@@ -1,10 +1,11 @@
-"""Fashion-MNIST: 70,000 grey photographs of clothes in ten classes [Xiao, Rasul & Vollgraf 2017], MIT licence.
+"""Fashion-MNIST: 70,000 grey photos of clothes in ten classes [Xiao, Rasul & Vollgraf 2017], MIT licence.
 
-The four IDX files (a big-endian magic number 0x08 0x0d, the d sizes, then bytes), gzipped or not, are looked for in a given folder, else in
-the user's data folder (`store`), else downloaded there. Whatever their origin, their content must have the SHA-256 sum of the original.
-The first 512 test photos come with this package (`some`), so that what only needs a few real images needs no file.
+The four IDX files (a big-endian magic number 0x08 0x0d, the d sizes, then bytes), gzipped or not, are looked
+for in a given folder, else in the user's data folder (`store`), else downloaded there. Whatever their origin,
+their content must have the SHA-256 sum of the original. The first 512 test photos come with this package
+(`some`), so that code that only needs a few real images needs no file.
 
-Networks see 32 x 32 pixels, black margins of two added, in [-1, 1], channels last.
+Networks see 32 x 32 pixels in [-1, 1], with black margins of two pixels, channels last.
 """
 
 import gzip
@@ -29,7 +30,7 @@ SPLITS = {"train": "train", "test": "t10k"}  # as the files are called
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set of IDX files comes from: base addresses, tried in order, and the SHA-256 of each file once unpacked."""
+    """Origin of a data set of IDX files: addresses, tried in order, and the SHA-256 of each unpacked file."""
 
     name: str
     addresses: tuple[str, ...]
@@ -53,7 +54,7 @@ FASHION = Source(
 
 @dataclass(frozen=True)
 class Photos:
-    """Photographs as they are stored, 8 bits of grey (28 x 28), and their classes."""
+    """Photographs as stored, 8 bits of grey (28 x 28), and their classes."""
 
     pixels: UInt8[np.ndarray, "n 28 28"]
     labels: Int[np.ndarray, " n"]
@@ -71,9 +72,14 @@ class Photos:
 
 
 def load(split: str = "train", folder: str | Path | None = None, *, source: Source = FASHION) -> Photos:
-    """The "train" (60,000) or "test" (10,000) photographs.
+    """Load the "train" (60,000) or "test" (10,000) photographs.
 
-    Raises ValueError in one line: no such split, files missing from `folder`, cannot be downloaded, or not the original ones.
+    Args:
+        folder: where the four files lie; None: the user's data folder, filled by download.
+
+    Raises:
+        ValueError: no such split, or the files are missing, cannot be downloaded or are not the original
+            ones.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
@@ -82,9 +88,8 @@ def load(split: str = "train", folder: str | Path | None = None, *, source: Sour
     )
     pixels, classes = _parse(*images, 3), _parse(*labels, 1)
     if pixels.shape[1:] != (28, 28):
-        raise ValueError(
-            f"{images[0]} holds images of {pixels.shape[1]} x {pixels.shape[2]} pixels; they must be 28 x 28"
-        )
+        size = " x ".join(map(str, pixels.shape[1:]))
+        raise ValueError(f"{images[0]} holds images of {size} pixels; they must be 28 x 28")
     if len(pixels) != len(classes):
         raise ValueError(f"{images[0]} holds {len(pixels)} images, but {labels[0]} {len(classes)} labels")
     if classes.max(initial=0) >= len(CLASSES):
@@ -93,26 +98,24 @@ def load(split: str = "train", folder: str | Path | None = None, *, source: Sour
 
 
 def some() -> Photos:
-    """The first 512 test photographs, shipped with the package."""
+    """Load the first 512 test photographs, which are shipped with the package."""
     with np.load(Path(__file__).with_name("fashion_some.npz")) as file:
         return Photos(file["pixels"], file["labels"].astype(np.int32))
 
 
 def label(name: str | int, classes: Sequence[str] = CLASSES) -> int:
-    """The number of a class given by name (or number). Raises ValueError naming the nearest class."""
+    """The number of a class, given its name or number; ValueError naming the nearest class."""
     if name in classes:
         return classes.index(name)
     if isinstance(name, str) and not name.isdecimal():
         raise ValueError(f"unknown class {name!r}; {nearest(name, classes)}")
     if not 0 <= int(name) < len(classes):
-        raise ValueError(
-            f"there is no class {name}: they are 0 to {len(classes) - 1}, or {', '.join(classes)}"
-        )
+        raise ValueError(f"there is no class {name}: choose 0 to {len(classes) - 1}, or {', '.join(classes)}")
     return int(name)
 
 
 def store() -> Path:
-    """The folder for data sets: $JAXSAMPLER_DATA, else `jaxsampler` in the folder where the system keeps a user's data."""
+    """The folder for data sets: $JAXSAMPLER_DATA, else `jaxsampler` in the system's folder for user data."""
     if chosen := os.environ.get("JAXSAMPLER_DATA"):
         return Path(chosen)
     if sys.platform == "darwin":
@@ -123,15 +126,14 @@ def store() -> Path:
 
 
 def _content(name: str, folder: str | Path | None, source: Source) -> tuple[str, bytes]:
-    """(where it was found, the bytes of the IDX file): of the original, or a ValueError."""
+    """Return (where the IDX file was found, its bytes), those of the original."""
     if folder is None:
         path = _find(name, store() / source.name) or _download(name, source)
     else:
         path = _find(name, Path(folder))
         if path is None:
-            raise ValueError(
-                f"{folder} has neither {name} nor {name}.gz: it is not a folder with the files of {source.name}"
-            )
+            lacks = f"{folder} has neither {name} nor {name}.gz"
+            raise ValueError(f"{lacks}: choose a folder with the files of {source.name}")
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -144,21 +146,20 @@ def _find(name: str, folder: Path) -> Path | None:
 
 
 def _checked(data: bytes, name: str, where: str, source: Source) -> bytes:
-    """The unpacked bytes, if they are the original's."""
+    """Unpack the bytes; ValueError if they are not the original's."""
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as e:
             raise ValueError(f"{where} is corrupt ({e}): fetch it again") from None
     if hashlib.sha256(data).hexdigest() != source.sums[name]:
-        raise ValueError(
-            f"{where} is corrupt, or not the {name} of {source.name}: its SHA-256 sum is another; fetch it again"
-        )
+        other = f"{where} is corrupt, or not the {name} of {source.name}"
+        raise ValueError(f"{other}: its SHA-256 sum differs; fetch it again")
     return data
 
 
 def _download(name: str, source: Source) -> Path:
-    """Fetches one file into the store, whole and with the right sum, or not at all."""
+    """Fetch one file into the store, whole and with the right sum, or not at all."""
     failures = []
     for address in source.addresses:
         url = f"{address.rstrip('/')}/{name}.gz"
@@ -172,22 +173,19 @@ def _download(name: str, source: Source) -> Path:
         path = store() / source.name / f"{name}.gz"
         write(path, data)
         return path
-    raise ValueError(
-        f"cannot download {name} ({'; '.join(failures)}). Put the four files of {source.name} into {store() / source.name}, "
-        "or name their folder (data=, --data)"
-    )
+    place = store() / source.name
+    fix = f"put the four files of {source.name} into {place}, or name their folder (data=, --data)"
+    raise ValueError(f"cannot download {name} ({'; '.join(failures)}): {fix}")
 
 
 def _parse(where: str, data: bytes, dimensions: int) -> np.ndarray:
-    """The array of bytes in an IDX file."""
+    """Read the array of bytes in an IDX file."""
     start = 4 * (1 + dimensions)
     if data[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(
-            f"{where} is no IDX file of bytes in {dimensions} dimensions: it begins with {data[:4].hex(' ')}"
-        )
+        begins = f"it begins with {data[:4].hex(' ')}"
+        raise ValueError(f"{where} is not an IDX file of bytes in {dimensions} dimensions: {begins}")
     shape = np.frombuffer(data[:start], ">u4")[1:].astype(int)
     if len(data) != start + shape.prod():
-        raise ValueError(
-            f"{where} announces {' x '.join(map(str, shape))} bytes, but holds {len(data) - start}"
-        )
+        said = " x ".join(map(str, shape))
+        raise ValueError(f"{where} announces {said} bytes, but holds {len(data) - start}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

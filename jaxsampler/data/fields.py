@@ -1,4 +1,4 @@
-"""What the degradations are drawn with: smooth fields, kernels, sparse points, a convolution."""
+"""Drawing tools of the degradations: smooth fields, kernels, sparse points, a convolution."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def splat(path: np.ndarray, width: float = 0.0) -> np.ndarray:
 
 
 def flake(radius: float, soft: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
-    """A disc of peak 1 whose edge falls over `soft` pixels, drawn out along `angle` from the vertical."""
+    """A disc of peak 1 whose edge falls over `soft` pixels, stretched along `angle` from the vertical."""
     half = int(np.ceil(radius * stretch + 2 * soft)) + 1
     y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     along, across = y * np.cos(angle) + x * np.sin(angle), -y * np.sin(angle) + x * np.cos(angle)
@@ -48,14 +48,14 @@ def flake(radius: float, soft: float, stretch: float = 1.0, angle: float = 0.0) 
 def scatter(
     rng: np.random.Generator, shape: Sequence[int], kernel: Sequence[int], density: float
 ) -> np.ndarray:
-    """Sparse amplitudes in [0.4, 1] on a field so large that its valid convolution has `shape`."""
+    """Sparse amplitudes in [0.4, 1] on a field large enough for its valid convolution to have `shape`."""
     size = (shape[0] + kernel[0] - 1, shape[1] + kernel[1] - 1)
     place = rng.random(size, np.float32)
     return np.where(place < density, rng.uniform(0.4, 1.0, size), 0).astype(np.float32)
 
 
 def blur(image: RgbImage, kernel: np.ndarray) -> RgbImage:
-    """Convolve each channel with a kernel of odd sides, normalised; the image is mirrored at its edges."""
+    """Convolve each channel with a normalised kernel of odd sides; the image is mirrored at its edges."""
     (top, left), (height, width, _) = (k // 2 for k in kernel.shape), image.shape
     rows, columns = mirror(height, top), mirror(width, left)
     convolve = oaconvolve if height * width > 65_536 else fftconvolve
@@ -64,6 +64,6 @@ def blur(image: RgbImage, kernel: np.ndarray) -> RgbImage:
 
 
 def mirror(n: int, pad: int) -> np.ndarray:
-    """Indices -pad .. n + pad - 1 reflected into 0 .. n - 1, whatever the sizes."""
+    """Indices -pad .. n + pad - 1 reflected into 0 .. n - 1, for any sizes."""
     i = np.arange(-pad, n + pad) % max(2 * n - 2, 1)
     return np.minimum(i, 2 * n - 2 - i) if n > 1 else np.zeros(n + 2 * pad, int)

@@ -1,4 +1,4 @@
-"""A folder of anybody's images as training data: cut square about the centre, reduced to one size, a class for each subfolder.
+"""A folder of images as training data: cut square about the centre, one size, a class per subfolder.
 
     FOLDER/cat/a.jpg  FOLDER/cat/more/b.png  FOLDER/dog/c.png      two classes, in the order of their names
     FOLDER/a.jpg      FOLDER/b.png                                 one class, named as the folder
@@ -48,21 +48,24 @@ class Images:
 
 
 def load(split: str, folder: str | Path, size: int = 32, channels: int = 1) -> Images:
-    """The "train" or "test" images of `folder`, size x size pixels, grey (1 channel) or RGB (3); transparency is ignored.
+    """Load the "train" or "test" images of `folder`, size x size pixels; transparency is ignored.
 
-    Raises ValueError in one line: no such split, no folder, a class or all of it without images, fewer than ten of them, an image that
-    cannot be read, images both in subfolders and beside them.
+    Args:
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        ValueError: no such split or folder, a class without images, fewer than ten images, an image that
+            cannot be read, or images both in subfolders and beside them.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
     if channels not in (1, 3):
-        raise ValueError(f"images have 1 channel (grey) or 3 (RGB), not {channels}")
+        raise ValueError(f"images cannot have {channels} channels: choose 1 (grey) or 3 (RGB)")
     classes = files(Path(folder))
     every = [(file, label) for label, found in enumerate(classes.values()) for file in found]
     if len(every) < HELD_OUT:
-        raise ValueError(
-            f"only {len(every)} images in {folder}: at least {HELD_OUT} are needed, one of which is kept out of training"
-        )
+        needed = f"at least {HELD_OUT} are needed, one of which is kept out of training"
+        raise ValueError(f"only {len(every)} images in {folder}: {needed}")
     mine = [pair for i, pair in enumerate(every) if (i % HELD_OUT == HELD_OUT - 1) == (split == "test")]
     pixels = [
         square(file, size, channels)
@@ -81,9 +84,8 @@ def files(folder: Path) -> dict[str, list[Path]]:
         f.name: seen(f.rglob("*")) for f in sorted(folder.iterdir()) if f.is_dir() and f.name[0] != "."
     }
     if classes and beside:
-        raise ValueError(
-            f"{folder} has images in subfolders, which are classes, and {beside[0].name} beside them: move it into a class"
-        )
+        mixed = f"images in subfolders, which are classes, and {beside[0].name} beside them"
+        raise ValueError(f"{folder} has {mixed}: move it into a class")
     for name, found in classes.items():
         if not found:
             raise ValueError(f"the class {folder / name} has no images: looked for {', '.join(SUFFIXES)}")
@@ -93,7 +95,7 @@ def files(folder: Path) -> dict[str, list[Path]]:
 
 
 def square(file: Path, size: int, channels: int) -> UInt8[np.ndarray, "size size c"]:
-    """The largest square about the centre of an image file, resampled (Lanczos)."""
+    """Cut the largest square about the centre of an image file, and resample it (Lanczos)."""
     image, _ = load_image(file)
     picture = Image.fromarray(np.round(image * 255).astype(np.uint8))
     picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)

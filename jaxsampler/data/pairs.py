@@ -1,6 +1,6 @@
 """Training pairs: random crops of photos and their damaged versions, a function of (seed, step) alone.
 
-No state is kept, so a training that resumes sees the bits that it would have seen without the interruption.
+It keeps no state, so a training that resumes sees the bits that it would have seen without the interruption.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,21 @@ MARGIN = 8
 
 
 def batch(seed: int, step: int, photos: Sequence[Photo], size: int, n: int) -> dict[str, np.ndarray]:
-    """n training pairs: `clean` and `degraded` float32 [n, size, size, 3], `task` int32 [n] of `TASKS`.
+    """Return n training pairs: `clean`, `degraded` float32 [n, size, size, 3], `task` int32 [n] of `TASKS`.
 
-    Each is a crop of a photo, reduced by 0.5 to 1 and flipped or not, a task and a severity. Photos are drawn
-    by their pixels. Much of a good photo is sky or out of focus, which teaches little, so seven crops of ten
-    are the most detailed of three. A window wider by `MARGIN` is degraded and its centre kept; JPEG's blocks
-    of 8 pixels stay aligned with the crop. Haze and shadow are mostly those of a quarter to three quarters of
-    a photo, else of the crop's true place in it, as few small crops hold the edge of a shadow.
+    Each pair is a crop of a photo, reduced by 0.5 to 1 and flipped or not, with a task and a severity. A
+    photo is drawn with a chance proportional to its pixels. Much of a good photo is sky or out of focus,
+    which teaches little, so seven crops of ten are the most detailed of three. A window wider by `MARGIN` is
+    degraded and its centre kept; JPEG's blocks of 8 pixels stay aligned with the crop. Haze and shadow are
+    mostly those of a quarter to three quarters of a photo, else of the crop's true place in it, because few
+    small crops hold the edge of a shadow.
+
+    Example:
+        >>> pixels = np.full((64, 64, 3), 128, np.uint8)
+        >>> photo = js.data.Photo("grey", "grey", pixels, source="made", licence="CC0")
+        >>> pairs = js.data.batch(seed=0, step=3, photos=[photo], size=16, n=2)
+        >>> pairs["degraded"].shape, [list(js.data.TASKS)[k] for k in pairs["task"]]
+        ((2, 16, 16, 3), ['raindrop', 'uncompleted'])
     """
     sizes = np.array([photo.pixels.size for photo in photos], float)
     pairs = [_pair((seed, step, i), photos, sizes / sizes.sum(), size) for i in range(n)]
@@ -51,12 +59,12 @@ def _pair(key: tuple[int, int, int], photos: Sequence[Photo], weights: np.ndarra
 
 
 def _window(rng: np.random.Generator, photo: Photo, side: int) -> tuple[np.ndarray, View]:
-    """A random square of one to two times `side`, and its place in the photo."""
+    """Cut a random square of one to two times `side`; return it with its place in the photo."""
     height, width, _ = photo.pixels.shape
     window = min(round(side / rng.uniform(0.5, 1.0)), height, width)
     if window < side:
         raise ValueError(
-            f"the photo {photo.name!r} is {height} x {width} pixels; training needs {side} at least"
+            f"the photo {photo.name!r} is {height} x {width} pixels; training needs at least {side}"
         )
     top, left = int(rng.integers(height - window + 1)), int(rng.integers(width - window + 1))
     view = (top / height, left / width, (top + window) / height, (left + window) / width)

@@ -1,9 +1,9 @@
-"""Real colour photographs, split by scene, and the reading and writing of anybody's own.
+"""Real colour photographs, split by scene; reading and writing of a user's own.
 
 A network trained on crops of a photo must not be judged on another crop of it, so the split is by *scene* and
 fixed: four easily judged scenes (a face, an animal, an object, a building in a landscape) are held out, all
 others train. The photos come with packages under free licences: a few with scikit-image, scikit-learn and
-matplotlib, and, by the name "desktop", some thirty wallpapers of Debian packages (not the drawn ones).
+matplotlib, and, by the name "desktop", some thirty wallpapers of Debian packages (photos, not drawings).
 
 Large photos are reduced on loading (Lanczos) to `LONGEST` pixels: at full size a photo is smooth and noisy at
 the scale of a pixel, reduced it is crisp and clean, which is what a restoration should learn to return.
@@ -106,7 +106,13 @@ DESKTOP = (
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo: `pixels` are its 8-bit values (H, W, 3), `source` names its package or file."""
+    """One photo: `pixels` are its 8-bit values (H, W, 3), `source` names its package or file.
+
+    Example:
+        >>> pixels = np.full((1, 1, 3), 51, np.uint8)
+        >>> print(js.data.Photo("grey", "grey", pixels, source="made", licence="CC0").image)
+        [[[0.2 0.2 0.2]]]
+    """
 
     name: str
     scene: str
@@ -121,14 +127,28 @@ class Photo:
 
 
 def held_out_photos() -> list[Photo]:
-    """The scenes that no training ever touches."""
+    """Load the scenes that no training ever touches.
+
+    Example:
+        >>> [photo.name for photo in js.data.held_out_photos()]
+        ['astronaut', 'chelsea', 'coffee', 'china']
+    """
     return [_from_wheel(name) for name, (scene, *_) in WHEELS.items() if scene in HELD_OUT]
 
 
 def training_photos(folders: Iterable[str | Path] | str | Path = ()) -> list[Photo]:
-    """The training scenes: those of the Python packages, then those of each entry of `folders`.
+    """Load the training scenes: those of the Python packages, then those of each entry of `folders`.
 
-    An entry is a folder of photos (searched deeply, each file its own scene) or "desktop" (see `DESKTOP`).
+    Args:
+        folders: each a folder of photos (searched deeply, each file its own scene) or "desktop" (see
+            `DESKTOP`).
+
+    Raises:
+        ValueError: a folder without photos, or a package that is not installed.
+
+    Example:
+        >>> [photo.name for photo in js.data.training_photos()]
+        ['rocket', 'motorcycle_left', 'motorcycle_right', 'flower', 'hopper']
     """
     photos = [_from_wheel(name) for name, (scene, *_) in WHEELS.items() if scene not in HELD_OUT]
     for folder in [folders] if isinstance(folders, str | Path) else folders:
@@ -150,21 +170,18 @@ def _from_wheel(name: str) -> Photo:
 def _desktop() -> list[Photo]:
     missing = sorted({package for package, file, *_ in DESKTOP if not os.path.exists(file)})
     if missing:
-        raise ValueError(
-            f"the desktop photos are not all installed: sudo apt-get install {' '.join(missing)}"
-        )
+        raise ValueError(f"some desktop photos are not installed: sudo apt-get install {' '.join(missing)}")
     photos = []
     for package, file, author, licence in DESKTOP:
-        name = (
-            file.split("/")[4] if file.startswith(_KDE) else Path(file).stem
-        )  # KDE's files are all 2560x1600.jpg
+        kde = file.startswith(_KDE)  # whose files are all called 2560x1600.jpg
+        name = file.split("/")[4] if kde else Path(file).stem
         photos.append(Photo(name, f"desktop/{name}", _reduced(Path(file)), package, f"{author}, {licence}"))
     return photos
 
 
 def _from_folder(folder: Path) -> list[Photo]:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder of photos; give a folder or the name 'desktop'")
+        raise ValueError(f"{folder} is not a folder of photos: give a folder or the name 'desktop'")
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"no photos in {folder}: looked for {', '.join(SUFFIXES)}")
@@ -183,7 +200,12 @@ def _reduced(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Form:
-    """What an image file holds besides its colours: with it a restored image is written in the same mode."""
+    """What an image file holds besides its colours, so that a restored image is written in the same mode.
+
+    Example:
+        >>> js.data.Form(grey=True, bits=16)
+        Form(grey=True, bits=16, alpha=None, icc_profile=None)
+    """
 
     grey: bool = False
     bits: int = 8  # 16 for 16-bit grey; Pillow reads 16-bit colour as 8-bit
@@ -192,18 +214,26 @@ class Form:
 
 
 def load_image(path: str | Path) -> tuple[Float[np.ndarray, "H W 3"], Form]:
-    """Read an image of any mode: float32 RGB in [0, 1], upright, and the `Form` to hand to `save_image`.
+    """Read an image of any mode: float32 RGB in [0, 1], upright, and the `Form` to pass to `save_image`.
 
     Grey is repeated into three channels; alpha is kept aside, not blended; palettes and CMYK become RGB.
 
     Raises:
-        ValueError: the file cannot be read, is empty or is no image; one line that names it.
+        ValueError: the file cannot be read, is empty or is not an image; one line that names it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     js.data.save_image(f"{folder}/grey.png", np.full((2, 3, 3), 0.2), js.data.Form(grey=True))
+        ...     image, form = js.data.load_image(f"{folder}/grey.png")
+        >>> image.shape, form.grey, image[0, 0, 0] == np.float32(0.2)
+        ((2, 3, 3), True, np.True_)
     """
     image, icc = _open(Path(path))
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image).astype(np.float64)
         if image.mode == "F" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"{path} holds floating-point values outside [0, 1]; scale them first")
+            raise ValueError(f"{path} holds floating-point values outside [0, 1]: scale them first")
         values = values if image.mode == "F" else values / 65535
         grey = np.clip(values, 0, 1).astype(np.float32)
         return np.repeat(grey[..., None], 3, axis=-1), Form(grey=True, bits=16, icc_profile=icc)
@@ -225,7 +255,7 @@ def _open(path: Path, draft: int | None = None) -> tuple[Image.Image, bytes | No
             icc = image.info.get("icc_profile")
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise ValueError(f"cannot read {path}: it is no image that Pillow knows, or has no pixels") from None
+        raise ValueError(f"cannot read {path}: Pillow knows no such image, or it has no pixels") from None
     except Exception as error:  # decoders raise almost anything on a broken file
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read {path}: {reason}") from None
@@ -233,21 +263,27 @@ def _open(path: Path, draft: int | None = None) -> tuple[Image.Image, bytes | No
 
 
 def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form | None = None) -> None:
-    """Write float RGB in [0, 1] in the given form, the whole file or none of it; the suffix names the format.
+    """Write float RGB in [0, 1] in the given form, the whole file or nothing; the suffix names the format.
 
     Raises:
-        ValueError: unknown suffix, or a form that the format cannot hold.
+        ValueError: the suffix is unknown, or the format cannot hold the form.
         OSError: the folder is not writable or the disk is full; one line, and nothing is left behind.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     js.data.save_image(f"{folder}/red.png", np.array([[[1.0, 0.0, 0.0]]]))
+        ...     pathlib.Path(folder, "red.png").read_bytes()[:4]
+        b'\\x89PNG'
     """
     path, form = Path(path), form or Form()
     Image.init()
     kind = Image.EXTENSION.get(path.suffix.lower())
     if kind not in Image.SAVE:
-        raise ValueError(
-            f"cannot write {path}: unknown image suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}"
-        )
+        known = f"use one of {', '.join(SUFFIXES)}"
+        raise ValueError(f"cannot write {path}: unknown image suffix {path.suffix!r}; {known}")
     if form.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
-        raise ValueError(f"cannot write {path}: {kind} holds no transparency; use .png")
+        raise ValueError(f"cannot write {path}: {kind} cannot hold transparency; use .png")
     picture = _picture(np.asarray(image, np.float64), form, deep=kind in ("PNG", "TIFF"))
     options = {"icc_profile": form.icc_profile} if form.icc_profile else {}
     options |= {"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}
@@ -257,7 +293,7 @@ def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form |
 
 
 def _picture(image: np.ndarray, form: Form, deep: bool) -> Image.Image:
-    """float RGB -> Pillow image; grey is the luma of Rec. 601, as Pillow's own."""
+    """float RGB -> Pillow image; grey is the luma of Rec. 601, as Pillow has it."""
     if form.grey:
         grey = np.clip(image @ np.array([0.299, 0.587, 0.114]), 0, 1)
         if form.bits == 16 and deep:

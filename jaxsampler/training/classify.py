@@ -94,7 +94,7 @@ def accuracy(net: Classifier, photos: Photos, s: float = 0.0, seed: int = 0) -> 
 
 LEVELS = (0.0, 0.2, 0.5, 1.0, 2.0)
 
-TASK = Task(
+TASK = Task[Classify, Photos, Classifier](
     config=Classify,
     data=lambda c: (photos(c, "train"), photos(c, "test")),
     card=lambda c, train: described(c) | origin(train),

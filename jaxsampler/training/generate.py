@@ -192,7 +192,7 @@ def judge(c: Generate, net: EDMNet | FlowNet, photos: Photos, seed: int = 7) -> 
     return total / len(photos)
 
 
-TASK = Task(
+TASK = Task[Generate, Photos, EDMNet | FlowNet](
     config=Generate,
     data=lambda c: (photos(c, "train"), photos(c, "test")),
     card=lambda c, train: described(c) | {"sigma_data": round(float(train.images.std()), 4)} | origin(train),

@@ -80,7 +80,7 @@ def loss(c: Restore, net: RestorationNet, batch: Placed, key: Key) -> Float[Arra
     )
 
 
-TASK = Task(
+TASK = Task[Restore, list[data.Photo], RestorationNet](
     config=Restore,
     data=lambda c: (data.training_photos(c.photos), data.held_out_photos()),
     card=lambda c, photos: dataclasses.asdict(c) | {"residual": residuals(c, photos)},

@@ -56,7 +56,7 @@ class Task(Generic[C, D, N]):
         ready: network -> what `pretrained.load` returns.
     """
 
-    config: type[C]
+    config: type  # C; a protocol's attributes rule out type[C] at run time
     data: Callable[[C], tuple[D, D]]
     card: Callable[[C, D], Card]
     network: Callable[[C, Card], N]

@@ -259,7 +259,7 @@ def test_bad_input(photo):
         with pytest.raises(ValueError, match=r"shape \(H, W, 3\)"):
             degrade("noisy", 0, image, 0.5)
     for severity in (-0.1, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=r"severity lies in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"severity must lie in \[0, 1\]"):
             degrade("noisy", 0, photo, severity)
 
 
@@ -305,7 +305,7 @@ def test_batch_crops_are_of_the_photos():
     ) > 0.5  # reduced by 1/2 to 1
     np.testing.assert_allclose(np.abs(steps_right), steps_down, rtol=0.02)
     assert 8 < (steps_right < 0).sum() < 32  # flipped half of the time
-    with pytest.raises(ValueError, match="'map' is 200 x 250 pixels; training needs 208 at least"):
+    with pytest.raises(ValueError, match="'map' is 200 x 250 pixels; training needs at least 208"):
         batch(0, 0, [maker], 192, 1)
 
 

@@ -164,7 +164,7 @@ def test_a_bad_download_leaves_nothing(tmp_path, monkeypatch, server):
     monkeypatch.setenv("JAXSAMPLER_DATA", str(tmp_path / "store"))
     with pytest.raises(
         ValueError,
-        match=r"cannot download train-images-idx3-ubyte .*SHA-256.*Put the four files of tiny into",
+        match=r"cannot download train-images-idx3-ubyte .*SHA-256.*put the four files of tiny into",
     ) as e:
         fashion.load("train", source=source(FILES, address))
     assert "\n" not in str(e.value)

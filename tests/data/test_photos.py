@@ -172,7 +172,7 @@ def test_unreadable(tmp_path):
     Image.fromarray(np.full((3, 3), np.nan, np.float32)).save(tmp_path / "nan.tif")
     for name, message in (
         ("missing.png", "No such file"),
-        ("text.png", "no image that Pillow knows"),
+        ("text.png", "Pillow knows no such image"),
         ("empty.png", "is empty"),
         ("cut.png", "truncated"),
         ("zero.gif", "has no pixels"),
@@ -207,7 +207,7 @@ def test_unwritable(tmp_path, monkeypatch):
     image = RGB / 255
     with pytest.raises(ValueError, match="unknown image suffix '.xyz'"):
         save_image(tmp_path / "a.xyz", image)
-    with pytest.raises(ValueError, match="JPEG holds no transparency"):
+    with pytest.raises(ValueError, match="JPEG cannot hold transparency"):
         save_image(tmp_path / "a.jpg", image, Form(alpha=ALPHA / 255))
     with pytest.raises(OSError, match="cannot write .*: No such file or directory"):
         save_image(tmp_path / "no" / "a.png", image)
