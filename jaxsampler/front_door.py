@@ -1,6 +1,7 @@
 """The front door: draw the prior, tabulate the solver, run it."""
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ def sample(
     like: Like,
     *,
     key: Key | None,
-    solver: Sampler | dict = dpmpp_2m,
+    solver: Sampler | dict | Callable = dpmpp_2m,
     grid: Grid | dict | None = None,
     steps: int = 20,
     x: State | None = None,
@@ -82,8 +83,8 @@ def sample(
             f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be "
             "equal"
         )
-    if isinstance(solver, type):
-        raise TypeError(f"solver is the class {solver.__name__}; call it: {solver.__name__}()")
+    if isinstance(solver, type | FunctionType):
+        raise TypeError(f"solver is {solver.__name__} itself: call it, {solver.__name__}()")
     watch = Watch(adjoint, save, progress, hook, check, per_step)
 
     if isinstance(solver, Table) or (

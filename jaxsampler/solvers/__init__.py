@@ -1,4 +1,9 @@
-"""Solvers, one file per derivation. Every name is a `js.steps.Step`; call it with options for a variant."""
+"""Solvers, one file per derivation.
+
+Most names are a `js.Step`, to be called with options for a variant: `dpmpp_2m(form="taylor")`. Adaptive and
+reversible solvers, DPM-Solver-v3 and Langevin correctors are functions that make a `js.Solver`:
+`edict(p=0.9)`. `jaxsampler solvers` lists both.
+"""
 
 from .adams_bashforth import deis as deis
 from .adams_bashforth import deis_rho as deis_rho

@@ -1,12 +1,14 @@
 r"""Adams-Bashforth in rho = sigma/alpha: DEIS (tAB, rhoAB) and the linear multistep method of k-diffusion.
 
-In y = x/alpha the probability flow is dy/drho = eps, so a step from t to s is a DDIM step with the noise averaged over it,
+In y = x/alpha the probability flow is dy/drho = eps, so a step from t to s is a DDIM step with the noise
+averaged over it,
 
-    x_s = DDIM(x_t, sum_j c_j eps_j),     c_j = 1/(rho_s - rho_t) int L_j drho  from rho_t to rho_s,     sum_j c_j = 1,
+    x_s = DDIM(x_t, sum_j c_j eps_j),    c_j = 1/(rho_s - rho_t) int L_j drho from rho_t to rho_s,
 
-where L_j are the Lagrange polynomials of the times of the last outputs: polynomials in rho for rhoAB (closed form), in t for tAB. As
-drho = g^2/(2 sigma alpha) dt this is eq. 15 of the paper. All integrals are Gaussian quadrature: exact for rhoAB; for tAB over lam, where
-t(lam) is analytic in a strip, panel by panel between the knots of a tabulated schedule. The released code sums 10^4 left rectangles
+where L_j are the Lagrange polynomials of the times of the last outputs: polynomials in rho for rhoAB, in t
+for tAB. Because drho = g^2/(2 sigma alpha) dt this is eq. 15 of the paper. All integrals are Gaussian
+quadrature. It is exact for rhoAB; for tAB it runs over lam, because t(lam) is analytic in a strip, panel by
+panel between the knots of a tabulated schedule. The released code sums 10^4 left rectangles
 (`published=True`), with errors of 1e-4 to 6e-2 in the weights. `order` counts accuracy: order 3 is tAB2.
 
 References: Zhang & Chen 2023 (DEIS); Crowson 2022 (k-diffusion).
@@ -19,28 +21,28 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics import namespace
+from ..numerics import Arr, Time, namespace
 from ..paths.base import Path
 from ..tables.steps import Step, ramp, variants
-from .exponential import dpm_1, taylor
+from .exponential import Times, Value, dpm_1, taylor
 
 RECTANGLES = 10_000
 
 
 @functools.cache
 def gauss(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of Gauss-Legendre quadrature of the mean over [0, 1]."""
+    """Nodes and weights of Gauss-Legendre quadrature for the mean over [0, 1]."""
     x, w = np.polynomial.legendre.leggauss(n)
     return (1 + x) / 2, w / 2
 
 
-def lagrange(nodes: Sequence[Any], j: int, u: Any) -> Any:
+def lagrange(nodes: Sequence[Value], j: int, u: Value) -> Value:
     """L_j(u): 1 at node j, 0 at the others."""
     return math.prod((u - v) / (nodes[j] - v) for i, v in enumerate(nodes) if i != j)
 
 
-def quadrature(path: Path, t: Any, s: Any) -> tuple[Any, Any]:
-    """Times between t and s, and weights: sum_k w_k f(t_k) is the mean of f over the step with respect to rho."""
+def quadrature(path: Path, t: Any, s: Any) -> tuple[Arr, Arr]:
+    """Return times t_k and weights: sum_k w_k f(t_k) is the mean of f over the step with respect to rho."""
     xp = namespace(path.lam(t), path.lam(s))
     x, w = (xp.asarray(v, path.lam(t).dtype)[None] for v in gauss(16 if len(path.knots) else 64))
     between = xp.clip(xp.asarray(path.knots[::-1], x.dtype), s, t)  # knots outside the step give empty panels
@@ -51,7 +53,7 @@ def quadrature(path: Path, t: Any, s: Any) -> tuple[Any, Any]:
     return path.time(nodes), mass / mass.sum()
 
 
-def rectangles(path: Path, t: Any, s: Any) -> tuple[Any, Any]:
+def rectangles(path: Path, t: Time, s: Time) -> tuple[Arr, Arr]:
     """The same by the released code's left rectangles, equal in t."""
     xp = namespace(t, s)
     tau = xp.linspace(t, s, RECTANGLES, endpoint=False)
@@ -61,16 +63,28 @@ def rectangles(path: Path, t: Any, s: Any) -> tuple[Any, Any]:
 
 
 def ddim_of_average(
-    path: Path, ts: Any, x: Any, eps: Sequence[Any], nodes: Sequence[Any], u: Any, w: Any
-) -> Any:
-    """The step with the polynomial through (nodes_j, eps_j), averaged over the points u with weights w."""
+    path: Path, ts: Times, x: Value, eps: Sequence[Value], nodes: Sequence[Value], u: Arr, w: Arr
+) -> Value:
+    """Step with the polynomial through (nodes_j, eps_j), averaged over the points u with weights w."""
     mean = sum((w * lagrange(nodes, j, u)).sum() * e for j, e in enumerate(eps))
     return taylor(path, ts[-2], ts[-1], x, [mean], "noise")
 
 
 @variants
 def deis(order: int = 4, published: bool = False) -> Step:
-    """DEIS tAB [Zhang & Chen 2023, eq. 15], polynomials in t; order 3 is tAB2; `published` integrates by the code's Riemann sums."""
+    """DEIS tAB: Adams-Bashforth with polynomials in t [Zhang & Chen 2023, eq. 15].
+
+        x_s = DDIM(x_t, sum_j c_j eps_j),    c_j the mean over the step of the Lagrange polynomial in t
+
+    Options:
+        order: 1 to 4, the number of outputs used; order 3 is the paper's tAB2.
+        published: integrate by the released code's Riemann sums.
+
+    Example:
+        >>> js.tabulate(js.CondOT(), [0.9, 0.5, 0.1], js.solvers.deis(order=2)).B.round(4)
+        array([[-4.    ,  0.    ],
+               [ 0.3225, -1.1225]])
+    """
 
     def formula(path, ts, x, past, model, z):
         eps = [model(x, ts[-2]), *past]
@@ -83,7 +97,19 @@ def deis(order: int = 4, published: bool = False) -> Step:
 
 @variants
 def deis_rho(order: int = 4, published: bool = False) -> Step:
-    """DEIS rhoAB [Zhang & Chen 2023, eq. 17], polynomials in rho; `published` integrates by the code's Riemann sums."""
+    """DEIS rhoAB: Adams-Bashforth with polynomials in rho [Zhang & Chen 2023, eq. 17].
+
+        x_s = DDIM(x_t, sum_j c_j eps_j),    c_j the mean over the step of the j-th Lagrange polynomial in rho
+
+    Options:
+        order: 1 to 4, the number of outputs used.
+        published: integrate by the released code's Riemann sums.
+
+    Example:
+        >>> js.tabulate(js.CondOT(), [0.9, 0.5, 0.1], js.solvers.deis_rho(order=2)).B.round(4)
+        array([[-4.    ,  0.    ],
+               [ 0.0444, -0.8444]])
+    """
 
     def formula(path, ts, x, past, model, z):
         eps = [model(x, ts[-2]), *past]
@@ -100,5 +126,15 @@ def deis_rho(order: int = 4, published: bool = False) -> Step:
 
 @variants
 def lms(order: int = 4) -> Step:
-    """Linear multistep method of k-diffusion [Crowson 2022]: Adams-Bashforth in rho with exact integrals, which is DEIS's rhoAB."""
+    """Linear multistep method of k-diffusion [Crowson 2022].
+
+    It is Adams-Bashforth in rho with exact integrals, which is `deis_rho`.
+
+    Options:
+        order: 1 to 4, the number of outputs used.
+
+    Example:
+        >>> js.tabulate(js.CondOT(), [0.9, 0.6, 0.3, 0.1], js.solvers.lms).B[-1].round(4)
+        array([-0.0009,  0.0496, -0.3344])
+    """
     return deis_rho(order=order)

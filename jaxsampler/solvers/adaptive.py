@@ -1,17 +1,21 @@
-r"""Adaptive steps: DPM-Solver-12 and -23, two orders from the same calls, and a step in lam that follows their difference.
+r"""Adaptive steps: DPM-Solver-12 and -23, two orders from the same calls, steps in lam by their difference.
 
-A trial from lam to lam + h takes 2 or 3 calls, which give a lower and a higher order result. With the error
+A trial from lam to lam + h makes 2 or 3 calls, which give a result of lower and one of higher order. With the
+error
 
     E = || (x_high - x_low) / max(atol, rtol max(|x_low|, |x|)) ||_rms
 
-the step is taken (x = x_high) if E <= 1, and the next trial has h <- theta h E^{-1/order}, but a tenth of h at least, also where a trial
-is not finite; or a PID controller decides (k-diffusion's). x is one sample with one step size. A batch is `jax.vmap` of `js.sample`,
-where every sample has its own steps and counts; one step size for a batch with its largest error, as published, is `batch_axis`.
+the step is taken (x = x_high) if E <= 1. The next trial has h <- theta h E^{-1/order}, but a tenth of h at
+least, also after a trial that is not finite; or k-diffusion's PID controller decides. x is one sample with
+one step size. A batch is `jax.vmap` of `js.sample`: every sample then has its own steps and counts.
+`batch_axis` gives a batch one step size by its largest error, as published.
 
-The loop is Equinox's checkpointed while loop: reverse mode works, with memory as the square root of `max_steps`; forward mode does not.
-Step sizes count as constants in gradients, which then are those of the steps taken.
+The loop is Equinox's checkpointed while loop: reverse mode works, with memory as the square root of
+`max_steps`; forward mode does not. Gradients take step sizes as constants, so they are those of the steps
+taken.
 
-References: Lu et al. 2022a, app. C; Crowson 2022, k-diffusion (PID control); Jolicoeur-Martineau et al. 2021 (the error norm).
+References: Lu et al. 2022a, app. C; Crowson 2022, k-diffusion (PID control); Jolicoeur-Martineau et al. 2021
+(the error norm).
 """
 
 from collections.abc import Callable
@@ -23,12 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-from ..numerics import is_traced, on_host, wide
+from ..numerics import Grid, Key, Scalar, State, is_traced, on_host, wide
 from ..paths.base import Path
 from ..paths.predictions import Denoiser
 from .exponential import checked_form, dpm_1, dpmpp_1
+from .factories import factory
 from .single_step import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s
 
 PAIRS = {  # (lower, higher): the calls of the lower one are the first of the higher one
@@ -40,13 +45,26 @@ PAIRS = {  # (lower, higher): the calls of the lower one are the first of the hi
 
 
 class Adaptive(NamedTuple):
-    """What an adaptive solver returns.
+    """What an adaptive solver returns; under vmap each field has one entry per sample.
 
-    x: the state at time t. reached: whether t is the end of the grid (up to `t_err`); if not, `max_steps` ran out or the step shrank to
-    rounding, and x is as far as the tolerance allowed. accepted, rejected: trials. nfe: network calls. Under vmap all are per sample.
+    Attributes:
+        x: the state at time t.
+        t: the time reached.
+        reached: whether t is the end of the grid (up to `t_err`). If not, `max_steps` ran out or the step
+            shrank to rounding.
+        accepted: number of trials taken.
+        rejected: number of trials not taken.
+        nfe: number of network calls.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
+        >>> solver = js.solvers.dpm_adaptive(kind="data")
+        >>> out = js.sample(denoiser, jnp.ones(1), x=jnp.ones(1), key=None, solver=solver, grid=[0.9, 0.1])
+        >>> out.reached.item(), out.x.round(4), out.accepted.item(), out.nfe.item()
+        (True, Array([0.1111], dtype=float32), 2, 6)
     """
 
-    x: PyTree
+    x: State
     t: Float[Array, ""]
     reached: Bool[Array, ""]
     accepted: Int[Array, ""]
@@ -55,7 +73,7 @@ class Adaptive(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """One row per grid interval. `plain`: takes one first-order step, as lam is infinite at one end; None if no row does."""
+    """One row per grid interval; `plain` ones are one first-order step, because lam is infinite at an end."""
 
     t: Any
     end: Any
@@ -63,28 +81,42 @@ class Rows(NamedTuple):
 
 
 class _Control(NamedTuple):
-    """What is known besides the state."""
-
-    t: Any
-    h: Any  # of the next trial
-    previous: Any  # published: the lower order result of the last step taken; else None
-    errors: Any  # PID: 1/E of the last two steps taken, 0 before the first; else None
-    reached: Any
-    accepted: Any
-    rejected: Any
-    nfe: Any
+    t: Array
+    h: Array  # of the next trial
+    previous: State | None  # published: the lower order result of the last step taken
+    errors: tuple | None  # PID: 1/E of the last two steps taken, 0 before the first
+    reached: Array
+    accepted: Array
+    rejected: Array
+    nfe: Array
 
 
 class PID(eqx.Module):
-    """k-diffusion's step size controller [Crowson 2022]: h grows by a limited product of powers of the last errors."""
+    """k-diffusion's step size controller [Crowson 2022].
 
-    pcoeff: Any = 0.0
-    icoeff: Any = 1.0
-    dcoeff: Any = 0.0
-    accept_safety: Any = 0.81
+        h <- h (1 + atan(f - 1)),        f = e_0^{(p + i + d)/k} e_1^{-(p + 2d)/k} e_2^{d/k}
 
-    def __call__(self, E: Any, errors: Any, order: int) -> tuple[Any, Any, Any]:
-        """(factor of h, whether the step is taken, the errors to remember if so)."""
+    with e_j = 1/E of this trial and of the last two steps, and k the order.
+
+    Attributes:
+        pcoeff: p.
+        icoeff: i.
+        dcoeff: d.
+        accept_safety: least factor at which a step is taken.
+
+    Example:
+        >>> factor, taken, _ = js.solvers.PID()(0.25, (0.0, 0.0), 2)
+        >>> round(float(factor), 4), bool(taken)
+        (1.7854, True)
+    """
+
+    pcoeff: Scalar = 0.0
+    icoeff: Scalar = 1.0
+    dcoeff: Scalar = 0.0
+    accept_safety: Scalar = 0.81
+
+    def __call__(self, E: Scalar, errors: tuple, order: int) -> tuple[Array, Array, tuple]:
+        """Return (factor of h, whether the step is taken, the errors to remember if so)."""
         now = 1 / (E + 1e-8)
         one, two = (jnp.where(e == 0, now, e) for e in errors)
         powers = self.pcoeff + self.icoeff + self.dcoeff, -(self.pcoeff + 2 * self.dcoeff), self.dcoeff
@@ -93,24 +125,46 @@ class PID(eqx.Module):
         return factor, factor >= self.accept_safety, (now, one)
 
 
-class dpm_adaptive(eqx.Module):
-    """DPM-Solver-12/23 (and ++) with adaptive steps, a `js.Solver`: `js.sample` returns an `Adaptive` [Lu et al. 2022a, app. C].
+class DPMAdaptive(eqx.Module):
+    """DPM-Solver-12/23 (and ++) with adaptive steps [Lu et al. 2022a, app. C].
 
-    The grid's inner points are points that the steps land on, for `save` and hooks: `[t_max, t_end]` integrates in one go, and needs no
-    more. An interval to sigma = 0 or from alpha = 0 is one first-order step. order: 2 (12) or 3 (23), the calls of a trial. kind: "noise"
-    (DPM-Solver) or "data" (++). h_init: first step in lam. theta: safety factor of the default control; `pid=PID(..)` replaces it.
-    t_err: stop when t is this near to the end of an interval (1e-5 in the released code). batch_axis: None, or the axis of x whose
-    largest error counts. max_steps: trials per grid interval. published: compares with the lower order result of the step before
-    instead of with the state itself and does not limit how h shrinks, as the released codes do.
+        x <- x_high if E <= 1,    h <- theta h E^{-1/order},
+        E = ||(x_high - x_low)/max(atol, rtol max(|x_low|, |x|))||_rms
+
+    A `js.Solver`; `js.sample` returns an `Adaptive`. The grid `[t_max, t_end]` is enough; steps land on inner
+    points of a grid, for `save` and hooks. An interval to sigma = 0 or from alpha = 0 is one first-order
+    step.
+
+    Options:
+        order: 2 (12) or 3 (23), the calls of a trial.
+        kind: what is extrapolated, "noise" (DPM-Solver) or "data" (++).
+        atol: absolute tolerance.
+        rtol: relative tolerance.
+        theta: safety factor of the default control.
+        h_init: first step in lam.
+        t_err: stop when t is this near to the end of an interval (1e-5 in the released code).
+        pid: a `PID` controller, in place of the default control.
+        form: of second order, see `dpm_2`.
+        batch_axis: None, or the axis of x whose largest error counts.
+        max_steps: trials per grid interval.
+        published: as the released codes, compare with the lower-order result of the step before, not with the
+            state itself, and do not limit how h shrinks.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
+        >>> solver = js.solvers.dpm_adaptive(order=2, kind="data")
+        >>> out = js.sample(denoiser, jnp.ones(1), x=jnp.ones(1), key=None, solver=solver, grid=[0.9, 0.1])
+        >>> out.x.round(4), out.nfe.item()  # sigma falls from 0.9 to 0.1
+        (Array([0.1111], dtype=float32), 4)
     """
 
     order: int = eqx.field(static=True, default=3)
     kind: str = eqx.field(static=True, default="noise")
-    atol: Any = 0.0078
-    rtol: Any = 0.05
-    theta: Any = 0.9
-    h_init: Any = 0.05
-    t_err: Any = 0.0
+    atol: Scalar = 0.0078
+    rtol: Scalar = 0.05
+    theta: Scalar = 0.9
+    h_init: Scalar = 0.05
+    t_err: Scalar = 0.0
     pid: PID | None = None
     form: str = eqx.field(static=True, default="dpmsolver")
     batch_axis: int | None = eqx.field(static=True, default=None)
@@ -123,17 +177,19 @@ class dpm_adaptive(eqx.Module):
     def __check_init__(self):
         if (self.kind, self.order) not in PAIRS:
             raise ValueError(
-                f"dpm_adaptive has order 2 or 3 and kind 'noise' or 'data'; got order={self.order!r}, kind={self.kind!r}"
+                f"dpm_adaptive has order 2 or 3 and kind 'noise' or 'data'; got order={self.order!r}, "
+                f"kind={self.kind!r}"
             )
         if self.max_steps < 1:
             raise ValueError(f"max_steps counts trials per grid interval, at least one; got {self.max_steps}")
         checked_form(self.form)
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path | dict, grid: Grid) -> Rows:
         """Intervals; those with an infinite lam (of a concrete grid) are plain."""
         if not isinstance(path, Path):
             raise TypeError(
-                "dpm_adaptive takes steps in the lam of one path; a system of paths has several: use a step such as dpmpp_2m"
+                "dpm_adaptive steps in the lam of one path, and a system of paths has several: use a step "
+                "such as dpmpp_2m"
             )
         if is_traced(grid):
             return Rows(grid[:-1], grid[1:], None)
@@ -142,13 +198,14 @@ class dpm_adaptive(eqx.Module):
         plain = ~(finite[:-1] & finite[1:])
         if plain.all():
             raise ValueError(
-                f"lam is infinite at an end of every interval of the grid {grid}, which leaves nothing to adapt; end it above sigma = 0 "
-                "and start it below alpha = 0, as in [t_max, path.t_min, 0]"
+                f"lam is infinite at an end of every interval of the grid {grid}, which leaves nothing to "
+                "adapt: end it above "
+                "sigma = 0 and start it below alpha = 0, as in [t_max, path.t_min, 0]"
             )
         return Rows(grid[:-1], grid[1:], plain if plain.any() else None)
 
-    def init(self, x: PyTree, rows: Rows) -> tuple:
-        """The state, and nothing done yet."""
+    def init(self, x: State, rows: Rows) -> tuple:
+        """(x, the control before the first trial)."""
         dtype = wide(x)
         number, zero = (lambda v: jnp.asarray(v, dtype)), jnp.zeros((), jnp.int32)
         previous = jax.tree.map(lambda a: a.astype(dtype), x) if self.published else None
@@ -157,7 +214,7 @@ class dpm_adaptive(eqx.Module):
             number(rows.t[0]), number(self.h_init), previous, errors, jnp.asarray(True), zero, zero, zero
         )
 
-    def step(self, model: Denoiser, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """Integrate to the end of one interval."""
         if row.plain is None:
             return self._integrate(model, row, state)
@@ -171,7 +228,7 @@ class dpm_adaptive(eqx.Module):
 
     def _integrate(self, model: Denoiser, row: Rows, state: tuple) -> tuple:
         x, c = state
-        path: Any = model.path  # one path: `rows` has seen to it
+        path: Any = model.path  # one path, as `rows` made sure
         end, start = row.end.astype(c.t.dtype), row.t.astype(c.t.dtype)
         lam_end, tiny = path.lam(end), 100 * jnp.finfo(c.t.dtype).eps
         y, whole, call = _flat(model, x)
@@ -183,9 +240,8 @@ class dpm_adaptive(eqx.Module):
 
         def trial(carry):
             y, c = carry
-            live = going(
-                carry
-            )  # under vmap samples that have arrived idle on a step from the start: no 0/0 in their gradients
+            # under vmap, samples that have arrived idle on a step from the start: no 0/0 in their gradients
+            live = going(carry)
             t, h = (
                 jnp.where(live, c.t, start),
                 jax.lax.stop_gradient(jnp.where(live, c.h, self._number(self.h_init, c))),
@@ -228,18 +284,16 @@ class dpm_adaptive(eqx.Module):
         end = row.end.astype(c.t.dtype)
         y, whole, call = _flat(model, x)
         new = dpmpp_1.formula(model.path, (c.t, end), y, (), lambda y, t: call(y, t, "data"), None)
-        y, t = (
-            jnp.where(c.reached, new, y),
-            jnp.where(c.reached, end, c.t),
-        )  # no leap from where an interval before got stuck
+        # no leap from where an earlier interval got stuck
+        y, t = jnp.where(c.reached, new, y), jnp.where(c.reached, end, c.t)
         return _like(whole(y), x), c._replace(
             t=t, accepted=c.accepted + jnp.where(c.reached, 1, 0), nfe=c.nfe + 1
         )
 
-    def _number(self, value: Any, c: _Control) -> Any:
+    def _number(self, value: Scalar, c: _Control) -> Array:
         return jnp.asarray(value, c.t.dtype)
 
-    def _error(self, high: PyTree, low: PyTree, previous: PyTree, c: _Control) -> Any:
+    def _error(self, high: State, low: State, previous: State, c: _Control) -> Array:
         """E, the largest over the batch axis if there is one."""
         atol, rtol = self._number(self.atol, c), self._number(self.rtol, c)
 
@@ -255,17 +309,20 @@ class dpm_adaptive(eqx.Module):
         errors = jnp.concatenate(jax.tree.leaves(jax.tree.map(scaled, high, low, previous)), axis=1)
         return jax.lax.stop_gradient(jnp.sqrt((errors**2).mean(axis=1)).max())
 
-    def _control(self, E: Any, c: _Control) -> tuple[Any, Any, Any]:
+    def _control(self, E: Array, c: _Control) -> tuple[Array, Array, tuple | None]:
         if self.pid is None:
             return self._number(self.theta, c) * E ** (-1 / self.order), E <= 1, None
         return jax.tree.map(lambda a: self._number(a, c), self.pid)(E, c.errors, self.order)
 
 
-def _like(tree: PyTree, x: PyTree) -> PyTree:
+dpm_adaptive = factory("dpm_adaptive", DPMAdaptive)
+
+
+def _like(tree: State, x: State) -> State:
     return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, x)
 
 
-def _flat(model: Denoiser, x: PyTree) -> tuple[Any, Callable, Callable]:
+def _flat(model: Denoiser, x: State) -> tuple[Array, Callable, Callable]:
     """x - mu as one vector, the way back to x, and the model (y, t, kind) on such vectors."""
     path: Any = model.path
     dtype = wide(x)

@@ -1,17 +1,19 @@
-r"""DPM-Solver-v3: exponential integrators whose linear and constant parts are fitted to the network, dimension by dimension.
+r"""DPM-Solver-v3: exponential integrators with linear and constant parts fitted to the network by dimension.
 
-With y = x/alpha, statistics l, s, b (functions of lam, `ems.py`) and f = (1 - l) y - D, the probability flow is dy/dlam = -(l y + f).
-From s to t, with L, S the integrals of l, s from lam_s, and
+With y = x/alpha, statistics l, s, b (functions of lam, see `model_statistics`) and f = (1 - l) y - D, the
+probability flow is dy/dlam = -(l y + f). From s to t, with L, S the integrals of l, s from lam_s, and
 
     beta(lam) = int e^{-S} b dlam,        g = e^{-S} f - beta          (g' = 0 where df/dlam = s f + b)
 
 f = e^{S} (g + beta) and variation of constants give
 
-    e^{L_t} y_t = y_s - int_s^t e^{L+S} beta dlam - sum_k E_k g^(k)_s,      E_k = int_s^t e^{L+S} (lam - lam_s)^k/k! dlam
+    e^{L_t} y_t = y_s - int_s^t e^{L+S} beta dlam - sum_k E_k g^(k)_s,
+    E_k = int_s^t e^{L+S} (lam - lam_s)^k/k! dlam
 
-where g is the polynomial in lam through its values at s and other grid points: older ones for the predictor; for the corrector, once f
-is known at t, t and older ones. Full order takes every g^(k) from that polynomial, pseudo-order from the first k+1 nodes. The corrector
-moves the state by sum_j c_j f_j + c, and f at t stays the one at the predicted state: so it folds into the next row, and a row is
+where g is the polynomial in lam through its values at s and other grid points. The predictor takes older
+points; the corrector takes t, once f is known there, and older ones. Full order takes every g^(k) from that
+polynomial, pseudo-order from the first k+1 nodes. The corrector moves the state by sum_j c_j f_j + c and
+keeps f at t as it was at the predicted state, so it folds into the next row. A row is
 
     x <- A x + sum_j W_j f_j + O,        f_0 = keep x - D the newest,        per dimension
 
@@ -28,20 +30,21 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ..numerics import is_traced, on_host, wide
+from ..numerics import Arr, Grid, Key, Real, Scalar, is_traced, on_host, wide
 from ..paths.base import Path
+from .factories import factory
 from .model_statistics import Statistics
 
 
 class Rows(NamedTuple):
-    """One row per grid interval, per-dimension coefficients: keep, A, O [n, *shape], W [n, registers, *shape]; t, end [n]."""
+    """One row per grid interval: t, end [n]; keep, A, O [n, *shape]; W [n, registers, *shape]."""
 
-    t: Any
-    keep: Any
-    A: Any
-    W: Any
-    O: Any
-    end: Any
+    t: Arr
+    keep: Arr
+    A: Arr
+    W: Arr
+    O: Arr
+    end: Arr
 
 
 class _Grid(NamedTuple):
@@ -56,10 +59,10 @@ class _Grid(NamedTuple):
 
 
 class _Integrals(NamedTuple):
-    """From s to t: e^{-L_t}, int e^{L+S} beta, [E_0, E_1, ..]; and at every grid point lam - lam_s, e^{-S} and beta."""
+    """From s to t: e^{-L_t}, int e^{L+S} beta, [E_0, ..]; at every grid point lam - lam_s, e^{-S}, beta."""
 
-    decay: Any
-    drift: Any
+    decay: np.ndarray
+    drift: np.ndarray
     E: list
     d: dict
     shrink: dict
@@ -70,9 +73,9 @@ class _Linear(NamedTuple):
     """sum_j weights[j] f_j + offset, with j an index of the grid."""
 
     weights: dict
-    offset: Any = 0.0
+    offset: Scalar = 0.0
 
-    def plus(self, scale: Any, other: "_Linear") -> "_Linear":
+    def plus(self, scale: Scalar, other: "_Linear") -> "_Linear":
         points = {**self.weights, **other.weights}
         weights = {j: self.weights.get(j, 0.0) + scale * other.weights.get(j, 0.0) for j in points}
         return _Linear(weights, self.offset + scale * other.offset)
@@ -118,15 +121,33 @@ def _update(at: _Integrals, nodes: Sequence[int], pseudo: bool) -> _Linear:
     return _Linear(of_f, at.decay * (sum(w * at.beta[j] for j, w in of_g.items()) - at.drift))
 
 
-class dpm_v3(eqx.Module):
-    """DPM-Solver-v3, multistep, one call per step [Zheng et al. 2023, alg. 1]; a `js.Solver` for states [..., *statistics.shape].
+class DPMv3(eqx.Module):
+    """DPM-Solver-v3, multistep, one call per step [Zheng et al. 2023, alg. 1].
 
-    order: 1, 2 or 3, reached step by step. corrector: True, False or "half" (only at t <= t_max/2); never at the last point.
-    pseudo_predictor: each derivative from as few nodes as it needs, for few steps. pseudo_corrector: likewise, and one order higher
-    than the predictor. lower_order_final: orders .., 2, 1 at the end. published: as the released code, move the grid to the nearest
-    points of the table and integrate by the trapezoid rule on it (an error of second order in its spacing, however many steps); the
-    default keeps the grid and integrates to fourth order. Steps into sigma = 0 and out of alpha = 0 are of first order.
-    Saved states and hooks see x as predicted; the correction enters with the next row.
+        x <- A x + sum_j W_j f_j + O,        f_0 = keep x - D the newest, with coefficients for each dimension
+
+    A `js.Solver` for states [..., *statistics.shape]. Steps into sigma = 0 and out of alpha = 0 are of first
+    order. Saved states and hooks see x as predicted; the correction enters with the next row.
+
+    Options:
+        statistics: of the network, from `ems` or `Statistics.load`.
+        order: 1, 2 or 3, reached step by step.
+        corrector: True, False or "half" (only at t <= t_max/2); never at the last point.
+        pseudo_predictor: take each derivative from as few nodes as it needs, for few steps.
+        pseudo_corrector: the same for the corrector, one order higher than the predictor.
+        lower_order_final: end the grid with orders .., 2, 1.
+        published: as the released code, move the grid to the nearest points of the table and integrate by the
+            trapezoid rule on it. That is an error of second order in its spacing, however many steps; the
+            default keeps the grid and integrates to fourth order.
+
+    Example:
+        >>> lam = np.linspace(js.VP().lam(1.0), js.VP().lam(1e-3), 50)
+        >>> statistics = js.solvers.Statistics.of(js.VP(), lam, 0 * lam + 1, 0 * lam, 0 * lam)  # DPM-Solver++
+        >>> solver = js.solvers.dpm_v3(statistics, order=1)
+        >>> solver.rows(js.VP(), [0.9, 0.5, 0.2]).A.round(4)
+        array([0.9598, 0.6091])
+        >>> js.tabulate(js.VP(), [0.9, 0.5, 0.2], js.solvers.dpmpp_1).A.round(4)
+        array([0.9598, 0.6091])
     """
 
     statistics: Statistics
@@ -145,30 +166,31 @@ class dpm_v3(eqx.Module):
     def __check_init__(self):
         if not isinstance(self.statistics, Statistics):
             raise TypeError(
-                f"dpm_v3 needs statistics: js.solvers.ems estimates them, Statistics.load reads them; got {self.statistics!r}"
+                "dpm_v3 needs statistics: js.solvers.ems estimates them, Statistics.load reads them; got "
+                f"{self.statistics!r}"
             )
         if self.order not in (1, 2, 3):
             raise ValueError(f"dpm_v3 has orders 1, 2 and 3; got order={self.order!r}")
         if self.corrector not in (True, False, "half"):
             raise ValueError(f"corrector must be True, False or 'half'; got {self.corrector!r}")
 
-    def rows(self, path: Path, grid: Any) -> Rows:
-        """Coefficients in float64; ValueError if the statistics are of another path or do not cover the grid."""
+    def rows(self, path: Path, grid: Grid) -> Rows:
+        """Coefficients in float64; ValueError if the statistics do not fit the path or the grid."""
         if is_traced(grid, self.statistics):
             raise TypeError(
                 "dpm_v3 needs a concrete grid and statistics: make both outside jit, and close over them"
             )
         if len(grid) - 1 < self.order:
             raise ValueError(
-                f"dpm_v3 of order {self.order} needs at least {self.order} steps, got {len(grid) - 1}; or choose a lower order"
+                f"dpm_v3 of order {self.order} needs at least {self.order} steps, got {len(grid) - 1}: take "
+                "more or lower the order"
             )
         self.statistics.check(path)
         g, shape = self._grid(path, np.asarray(grid, np.float64)), self.statistics.shape
         n = len(g.t) - 1
         corrects = bool(self.corrector) and (self.order > 1 or self.pseudo_corrector)
-        registers = (
-            self.order + corrects
-        )  # a correction takes back the weights of the predictor, one interval older by then
+        # a correction takes back the weights of the predictor, one interval older by then
+        registers = self.order + corrects
         l = np.zeros((n + 1, *shape))
         l[g.first : g.last + 1] = self.statistics.at(g.lam[g.first : g.last + 1])[0]
 
@@ -194,15 +216,18 @@ class dpm_v3(eqx.Module):
             with on_host():
                 t_max, t_min = path.time(lams[[0, -1]])
             raise ValueError(
-                f"the statistics cover t = {t_max:g} to {t_min:g}, the grid runs from {t[first]:g} to {t[last]:g}: choose a grid within, "
-                "or estimate them with t_max=, t_min="
+                f"the statistics cover t = {t_max:g} to {t_min:g}, the grid runs from {t[first]:g} to "
+                f"{t[last]:g}: choose a grid "
+                "within, or estimate them with t_max=, t_min="
             )
         finite = np.clip(finite, lams[0], lams[-1])
         if self.published:
             nearest = np.rint((finite - lams[0]) / (lams[-1] - lams[0]) * (len(lams) - 1)).astype(int)
             if np.any(np.diff(nearest) == 0):
                 raise ValueError(
-                    f"two grid points are nearest to one of the {len(lams)} of the table: use fewer steps or published=False"
+                    f"two grid points are nearest to the same of the {len(lams)} points of the table: use "
+                    "fewer steps or "
+                    "published=False"
                 )
             finite = lams[nearest]
             with on_host():
@@ -214,8 +239,8 @@ class dpm_v3(eqx.Module):
             )
         return _Grid(t, lam, alpha, sigma, first, last)
 
-    def _interval(self, g: _Grid, i: int, keep: Any, t_max: Any) -> tuple[Any, _Linear, _Linear]:
-        """A and the update of x <- A x + update over interval i, and the correction of its result once f is known there."""
+    def _interval(self, g: _Grid, i: int, keep: np.ndarray, t_max: Real) -> tuple[Scalar, _Linear, _Linear]:
+        """A and the update of x <- A x + update over interval i, and the correction that follows."""
         n = len(g.t) - 1
         if i == g.last:  # sigma = 0: x = alpha D
             return g.alpha[n] * keep, _Linear({i: -g.alpha[n]}), _Linear({})
@@ -266,7 +291,7 @@ class dpm_v3(eqx.Module):
         return _Integrals(np.exp(-L[t]), to_t(growth * beta), E, d, shrink, beta_at)
 
     def init(self, x: Any, rows: Rows) -> tuple:
-        """(x, the newest f first: none yet)."""
+        """(x, the last f, newest first: zeros so far)."""
         shape = rows.A.shape[1:]
         if not hasattr(x, "shape"):
             raise TypeError(f"dpm_v3 runs on one array, as its statistics are; got a {type(x).__name__}")
@@ -274,12 +299,12 @@ class dpm_v3(eqx.Module):
             b not in (1, a) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)
         ):
             raise ValueError(
-                f"the statistics have shape {shape}, the state {x.shape}; the state's must end in that"
+                f"the statistics have shape {shape}, the state {x.shape}: the state's must end in that"
             )
         x = jnp.asarray(x)
         return x, jnp.zeros((rows.W.shape[1], *x.shape), x.dtype)
 
-    def step(self, model: Callable, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def step(self, model: Callable, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """One call, one linear update per dimension."""
         x, past = state
         path, t = model.path, jnp.asarray(row.t).astype(wide(x))
@@ -292,6 +317,8 @@ class dpm_v3(eqx.Module):
         y = fit(row.A) * y + fit(row.O) + sum(fit(row.W[j]) * past[j] for j in range(len(past)))
         return path.uncentred(y), past
 
-    def final(self, state: tuple) -> Any:
-        """The sample."""
+    def final(self, state: tuple) -> Arr:
         return state[0]
+
+
+dpm_v3 = factory("dpm_v3", DPMv3)

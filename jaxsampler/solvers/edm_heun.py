@@ -1,31 +1,35 @@
 r"""Runge-Kutta methods on dy/drho = eps, and churn: EDM's sampler and rhoRK-DEIS.
 
-In y = (x - mu)/alpha and rho = sigma/alpha every Gaussian path has the same probability flow, dy/drho = eps(x, t), which is straight
-where eps is constant. Any explicit tableau (A, b, c) steps it from rho_t by h = rho_s - rho_t:
+In y = (x - mu)/alpha and rho = sigma/alpha every Gaussian path has the same probability flow, dy/drho =
+eps(x, t), which is straight where eps is constant. An explicit tableau (A, b, c) steps it from rho_t by h =
+rho_s - rho_t:
 
-    k_i = eps(alpha_i (y + h sum_j a_ij k_j), t_i),    rho(t_i) = rho_t + c_i h,        y_s = y + h sum_i b_i k_i
+    k_i = eps(alpha_i (y + h sum_j a_ij k_j), t_i),  rho(t_i) = rho_t + c_i h,  y_s = y + h sum_i b_i k_i
 
-A tableau has order p if b . Phi(tree) = 1/gamma(tree) for every rooted tree of at most p nodes [Butcher 1963], where Phi of a tree is the
-product over its branches of A Phi(branch), and gamma its number of nodes times the gammas of the branches.
+A tableau has order p if b . Phi(tree) = 1/gamma(tree) for every rooted tree of at most p nodes [Butcher
+1963]. Phi of a tree is the product over its branches of A Phi(branch); gamma is its number of nodes times the
+gammas of its branches.
 
-Churn [Karras et al. 2022, alg. 2] first raises the noise level, y + sqrt(hat^2 - rho^2) z at hat = (1 + gamma) rho, and steps down from
-there. The law of y is kept whatever gamma is, so the errors made earlier are forgotten at no cost in order.
+Churn [Karras et al. 2022, alg. 2] first raises the noise level, y + sqrt(hat^2 - rho^2) z at hat = (1 +
+gamma) rho, and steps down from there. It keeps the law of y whatever gamma is, so earlier errors are
+forgotten at no cost in order.
 
 References: Karras et al. 2022 (EDM); Zhang & Chen 2023 (DEIS, rhoRK); Butcher 1963.
 """
 
-import difflib
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..numerics import namespace
+from ..numerics import Scalar, Time, namespace
 from ..paths.base import Path
 from ..paths.gaussian import EDM
+from ..spelling import nearest
 from ..tables.steps import Step, variants
-from .exponential import dpm_1, dpmpp_1
+from .exponential import Value, dpm_1, dpmpp_1
 
 HIGHEST = 8  # order up to which the conditions are checked: 200 trees
 
@@ -42,19 +46,16 @@ TABLEAUS = {  # rows of A below the diagonal, b; c are the sums of the rows
 }
 
 Tableau = tuple[np.ndarray, np.ndarray, np.ndarray]
+Given = str | Sequence[Any]  # a name, or (A, b, c) with A square or as its rows below the diagonal
 
 
-def _tableau(given: Any) -> Tableau:
-    """(A, b, c) as arrays, from a name or from the user's three; A square, or its rows below the diagonal only."""
+def _tableau(given: Given) -> Tableau:
+    """(A, b, c) as arrays."""
     if isinstance(given, str):
         if given not in TABLEAUS:
-            near = difflib.get_close_matches(given, TABLEAUS, 1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"valid: {', '.join(TABLEAUS)}, or a tuple (A, b, c)"
+            raise ValueError(
+                f"unknown tableau {given!r}; {nearest(given, TABLEAUS)} Or give a tuple (A, b, c)"
             )
-            raise ValueError(f"unknown tableau {given!r}; {hint}")
         given = (*TABLEAUS[given], [sum(row) for row in TABLEAUS[given][0]])
     if not isinstance(given, tuple | list) or len(given) != 3:
         raise TypeError(f"a tableau is a name ({', '.join(TABLEAUS)}) or a tuple (A, b, c), got {given!r}")
@@ -76,9 +77,8 @@ def _trees(nodes: int) -> list[tuple]:
     """Rooted trees with this many nodes, each the sorted tuple of its branches."""
 
     @functools.cache
-    def forests(
-        nodes: int, largest: int
-    ) -> list[tuple]:  # multisets of trees of at most `largest` nodes each
+    def forests(nodes: int, largest: int) -> list[tuple]:
+        """Multisets of trees of at most `largest` nodes each."""
         if nodes == 0:
             return [()]
         found = {
@@ -101,8 +101,8 @@ def _phi_and_gamma(tree: tuple, A: np.ndarray) -> tuple[np.ndarray, int, int]:
     return weight, density * nodes, nodes
 
 
-def tableau_order(tableau: Any) -> int:
-    """Order of accuracy of an explicit tableau, a name or (A, b, c), as far as 8 [Butcher 1963]; 0 if b does not sum to 1."""
+def tableau_order(tableau: Given) -> int:
+    """Order of accuracy of an explicit tableau, up to 8 [Butcher 1963]; 0 if b does not sum to 1."""
     A, b, _ = _tableau(tableau)
     for order in range(1, min(len(b), HIGHEST) + 1):  # an explicit method has no more orders than stages
         for phi, gamma, _ in (_phi_and_gamma(tree, A) for tree in _trees(order)):
@@ -111,7 +111,7 @@ def tableau_order(tableau: Any) -> int:
     return min(len(b), HIGHEST)
 
 
-def _explicit(path: Path, t: Any, s: Any, x: Any, model: Any, tableau: Tableau) -> Any:
+def _explicit(path: Path, t: Time, s: Time, x: Value, model: Callable, tableau: Tableau) -> Value:
     """One step of the tableau on dy/drho = eps from t to s."""
     A, b, c = tableau
     y, rho, h = x / path.alpha(t), path.rho(t), path.rho(s) - path.rho(t)
@@ -125,17 +125,28 @@ def _explicit(path: Path, t: Any, s: Any, x: Any, model: Any, tableau: Tableau) 
 
 
 @variants
-def rk_rho(tableau: Any = "2heun", order: int | None = None) -> Step:
-    """Any explicit Runge-Kutta method on dy/drho = eps; order that of the tableau [Zhang & Chen 2023, rhoRK-DEIS].
+def rk_rho(tableau: Given = "2heun", order: int | None = None) -> Step:
+    """An explicit Runge-Kutta method on dy/drho = eps [Zhang & Chen 2023, rhoRK-DEIS].
 
-    tableau: euler, midpoint, 2heun, 3kutta, 3heun, 3ralston, 3vdh, 3ssprk, 4rk, or (A, b, c). order: what the tableau must reach, else
-    ValueError. One call per stage; Euler out of alpha = 0 and into sigma = 0, where the later stages would lie.
+        k_i = eps(alpha_i (y + h sum_j a_ij k_j), t_i),  rho(t_i) = rho_t + c_i h,  y_s = y + h sum_i b_i k_i
+
+    It makes one call per stage. Steps out of alpha = 0 and into sigma = 0 are those of Euler, because later
+    stages would lie at that end.
+
+    Options:
+        tableau: euler, midpoint, 2heun, 3kutta, 3heun, 3ralston, 3vdh, 3ssprk, 4rk, or (A, b, c).
+        order: what the tableau must reach; ValueError if it does not.
+
+    Example:
+        >>> js.solvers.rk_rho(tableau="4rk").order
+        4
+        >>> js.tabulate(js.CondOT(), [0.9, 0.5, 0.1], js.solvers.rk_rho(tableau="midpoint")).t.round(4)
+        array([0.9   , 0.8333, 0.5   , 0.3571])
     """
     chosen, reached = _tableau(tableau), tableau_order(tableau)
     if reached < (1 if order is None else order):
-        raise ValueError(
-            f"the order conditions of this tableau hold to order {reached} only, not {1 if order is None else order}"
-        )
+        wanted = 1 if order is None else order
+        raise ValueError(f"the order conditions of this tableau hold to order {reached} only, not {wanted}")
 
     def formula(path, ts, x, past, model, z):
         return _explicit(path, ts[-2], ts[-1], x, model, chosen)
@@ -145,27 +156,46 @@ def rk_rho(tableau: Any = "2heun", order: int | None = None) -> Step:
 
 def churn(
     solver: Step,
-    s_churn: Any,
-    s_min: Any = 0.0,
-    s_max: Any = math.inf,
-    s_noise: Any = 1.0,
+    s_churn: Scalar,
+    s_min: Scalar = 0.0,
+    s_max: Scalar = math.inf,
+    s_noise: Scalar = 1.0,
     n: int | None = None,
 ) -> Step:
-    """A one-step solver that raises the noise level before every step, by gamma = min(s_churn/n, sqrt(2) - 1) [Karras et al. 2022].
+    """Return a one-step solver that raises the noise level before every step [Karras et al. 2022, alg. 2].
 
-    s_min, s_max: range of rho = sigma/alpha in which it does (the step draws its z outside too). s_noise: standard deviation of z.
-    n: number of intervals that s_churn is spread over, those of the grid if None; a list of steps must say it.
-    On `EDM`, where time is the noise level, the raised level may exceed t_max, as published; on other paths it stops at rho(t_max).
+        y <- y + sqrt(hat^2 - rho^2) z,    hat = (1 + gamma) rho,        gamma = min(s_churn/n, sqrt(2) - 1)
+
+    On `EDM`, where time is the noise level, the raised level may exceed t_max, as published; on other paths
+    it stops at rho(t_max).
+
+    Args:
+        solver: a deterministic one-step solver, such as `edm`, `rk_rho` or `dpm_2`.
+        s_churn: total churn of the grid.
+        s_min: lowest rho = sigma/alpha at which the level is raised; the step draws its z outside the range
+            too.
+        s_max: highest such rho.
+        s_noise: standard deviation of z.
+        n: number of intervals that s_churn is spread over, by default those of the grid; a list of steps
+            needs it.
+
+    Example:
+        >>> solver = js.solvers.churn(js.solvers.dpm_2, s_churn=1.0)
+        >>> table = js.tabulate(js.EDM(), [2.0, 1.0, 0.5], solver)
+        >>> table.t.round(4), table.start.round(4)  # the first call is at 2 sqrt(2), after noise is added
+        (array([2.8284, 1.6818, 1.4142, 0.8409]), array([1., 2.]))
     """
     if solver.past or solver.states or solver.noises or solver.rule:
         raise ValueError(
-            f"churn wraps deterministic one-step solvers (edm, rk_rho, dpm_2, dpmpp_2s, ..), not {solver.name}"
+            "churn wraps deterministic one-step solvers (edm, rk_rho, dpm_2, dpmpp_2s, ..), not "
+            f"{solver.name}"
         )
 
     def formula(path, ts, x, past, model, z):
         if n is None:
             raise ValueError(
-                f"in a list of steps {solver.name} must be told the number of intervals that s_churn is spread over: n=..."
+                f"in a list of steps {solver.name} needs the number of intervals that s_churn is spread "
+                "over: give n=..."
             )
         t, s = ts[-2:]
         rho = path.rho(t)
@@ -176,12 +206,13 @@ def churn(
             churned, gamma = churned & (rho < end), xp.minimum(gamma, end / rho - 1)
         gamma = xp.where(
             churned, gamma, 1.0
-        )  # any positive number, so that the square root is smooth where it does not matter
+        )  # any positive number: the unused square root stays differentiable
         raised = xp.where(churned, path.time(-xp.log((1 + gamma) * rho)), t)
         y = x / path.alpha(t) + xp.where(churned, s_noise * rho * xp.sqrt(gamma * (2 + gamma)), 0.0) * z
         return solver.formula(path, [raised, s], path.alpha(raised) * y, past, model, ())
 
     options = (s_churn, s_min, s_max, s_noise)
+    names = ("s_churn", "s_min", "s_max", "s_noise")
     return solver.replace(
         formula=formula,
         noises=1,
@@ -189,22 +220,35 @@ def churn(
         to_zero=None if solver.to_zero is None else churn(solver.to_zero, *options, n),
         rule=None if n is not None else lambda intervals, _: [churn(solver, *options, intervals)] * intervals,
         make=None,
-        given=(*solver.given, *options),
+        given=(*solver.given, *zip(names, options, strict=True)),
     )
 
 
 @variants
 def edm(
     order: int = 2,
-    s_churn: Any = 0.0,
-    s_min: Any = 0.0,
-    s_max: Any = math.inf,
-    s_noise: Any = 1.0,
+    s_churn: Scalar = 0.0,
+    s_min: Scalar = 0.0,
+    s_max: Scalar = math.inf,
+    s_noise: Scalar = 1.0,
     n: int | None = None,
 ) -> Step:
-    """EDM: Heun (order 2) or Euler (1) in (y, rho) with churn, Euler into sigma = 0 [Karras et al. 2022, alg. 2].
+    """EDM: Heun's method in (y, rho) with churn, on any path [Karras et al. 2022, alg. 2].
 
-    s_churn = 0 is the deterministic sampler and draws nothing; the other options are those of `churn`. On any path, not on EDM's only.
+        y_s = y + (rho_s - rho) (eps(y) + eps(y'))/2,        y' = y + (rho_s - rho) eps(y); y' into sigma = 0
+
+    Options:
+        order: 2 is Heun, 1 Euler.
+        s_churn: total churn; 0 is the deterministic sampler and draws nothing.
+        s_min: lowest rho = sigma/alpha at which noise is added.
+        s_max: highest such rho.
+        s_noise: standard deviation of the draws.
+        n: number of intervals that s_churn is spread over, by default those of the grid.
+
+    Example:
+        >>> table = js.tabulate(js.EDM(), [2.0, 1.0, 0.5], js.solvers.edm)
+        >>> table.t, table.B[-1]
+        (array([2. , 1. , 1. , 0.5]), array([-0.25,  1.  , -0.25]))
     """
     if order not in (1, 2):
         raise ValueError(f"edm has orders 1 (Euler) and 2 (Heun), got {order}; rk_rho has more")

@@ -1,43 +1,49 @@
-r"""Predictor-corrector sampling of Score-SDE: one step of the reverse SDE, then (here: before it) Langevin steps at fixed time.
+r"""Predictor-corrector sampling of Score-SDE: Langevin steps at fixed time, then one step of the reverse SDE.
 
-The forward process over an interval is x_t = F x_s + sqrt(v) z with F = alpha_t/alpha_s and v = sigma_t^2 - F^2 sigma_s^2, whatever its
-length, so on any grid, with c = 1 for the SDE and c = 1/2 without noise for the flow, the predictors x_t -> x_s are
+The forward process over an interval of any length is x_t = F x_s + sqrt(v) z with F = alpha_t/alpha_s and v =
+sigma_t^2 - F^2 sigma_s^2. With c = 1 for the SDE, and c = 1/2 without noise for the flow, the predictors x_t
+-> x_s on any grid are
 
-    reverse_diffusion   (2 - F) x + c v score                       + sqrt(v) z
-    ancestral           (x + v score)/F                             + sqrt(v) sigma_s/sigma_t z         (q(x_s | x_t, x_0))
-    euler_maruyama      x - (f x - c g^2 score) (t - s)             + g sqrt(t - s) z                   f, g at t
+    reverse_diffusion   (2 - F) x + c v score              + sqrt(v) z
+    ancestral           (x + v score)/F                    + sqrt(v) sigma_s/sigma_t z     q(x_s | x_t, x_0)
+    euler_maruyama      x - (f x - c g^2 score) (t - s)    + g sqrt(t - s) z               f, g at t
 
-and the correctors, which leave the law of x_t as it is but for their step size, are
+and the correctors, which keep the law of x_t up to their step size, are
 
-    x + step score + sqrt(2 step) z,     step = 2 F^2 (snr |z|/|score|)^2  ("langevin")   or   2 F^2 (snr sigma_t)^2  ("ald")
+    x + step score + sqrt(2 step) z,
+    step = 2 F^2 (snr |z|/|score|)^2  ("langevin")   or   2 F^2 (snr sigma_t)^2  ("ald").
 
-Why the norms matter: a step that depends on x itself samples not p but, up to the step's own noise, p/step, that is p |score|^2. Averaged
-over a batch the norms are constants and the tilt is gone; over one sample of many dimensions they nearly are.
+The released code runs them after the predictor.
+
+The norms matter: a step size that depends on x samples p/step, which is p |score|^2, instead of p (up to the
+noise of the step size). Averaged over a batch the norms are constants and the tilt is gone; over one sample
+of many dimensions they nearly are.
 
 References: Song et al. 2021b (alg. 2-5, app. F, G); Song & Ermon 2019 (annealed Langevin dynamics).
 """
 
-import difflib
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array
 
-from ..numerics import cast, is_traced, namespace, normal, on_host
+from ..numerics import Grid, Key, Scalar, State, cast, is_traced, namespace, normal, on_host
 from ..paths.base import Path
 from ..paths.gaussian import VE, VP, SubVP
 from ..paths.predictions import Denoiser
+from ..spelling import nearest
 from .ancestral import variance
+from .factories import factory
 
 PREDICTORS = ("reverse_diffusion", "ancestral", "euler_maruyama", "none")
 CORRECTORS = ("langevin", "ald", "none")
 
 
 class Rows(NamedTuple):
-    """x - mu <- A (x - mu) + (B + step) score + (C + sqrt(2 step)) z, with sqrt(step/2) = L |z|/|score|; all are [rows]."""
+    """y <- A y + (B + step) score + (C + sqrt(2 step)) z, y = x - mu, sqrt(step/2) = L |z|/|score|."""
 
     t: Any
     A: Any
@@ -58,28 +64,45 @@ class _Kernel(NamedTuple):
     shrink: Any
 
 
-class score_sde(eqx.Module):
-    """A `js.Solver`: at each grid time `n_corrector` Langevin steps, then one predictor step to the next time [Song et al. 2021b].
+class ScoreSDE(eqx.Module):
+    """Langevin correctors at each grid time, then a step of the reverse SDE to the next [Song et al. 2021b].
 
-    predictor: reverse_diffusion, ancestral, euler_maruyama or none; corrector: langevin, ald or none. probability_flow: the predictor
-    steps along the flow, without noise. snr: size of the Langevin steps. denoise: return the mean of the last predictor step, without
-    its noise. With predictor "none" the correctors run at the time that an interval arrives at: annealed Langevin dynamics, where
-    `corrector="ald"` with snr = sqrt(eps)/(2 sigma_L) takes, on VE, the steps eps sigma^2/sigma_L^2 of Song & Ermon.
-    batch_axis: None takes the norms of all of x, which is one sample (`jax.vmap` for more) or a batch of them treated as one; an
-    axis averages the norms of its samples, as published. noise: draws [rows, *x.shape] in order of use, instead of the key's.
-    published: the released code on its grid np.linspace(1, eps, N): N steps, one at each grid time, of nominal length 1/N, with the
-    discrete tables of VP, sub-VP and VE at index int(t (N - 1)), and the forward variance as that of VP's ancestral steps.
+        x <- x + step score + sqrt(2 step) z    (n_corrector times),    x <- A x + B score + C z
+
+    A `js.Solver`. With predictor "none" the correctors run at the time that an interval arrives at, which is
+    annealed Langevin dynamics: on VE, `corrector="ald"` with snr = sqrt(eps)/(2 sigma_L) takes the steps eps
+    sigma^2/sigma_L^2 of Song & Ermon.
+
+    Options:
+        predictor: "reverse_diffusion", "ancestral", "euler_maruyama" or "none".
+        corrector: "langevin", "ald" or "none".
+        snr: size of the Langevin steps.
+        n_corrector: Langevin steps per grid time.
+        probability_flow: the predictor steps along the flow, without noise.
+        denoise: return the mean of the last predictor step, without its noise.
+        batch_axis: None takes the norms of all of x, which is one sample (`jax.vmap` for more) or a batch
+            treated as one; an axis averages the norms of its samples, as published.
+        published: the released code on its grid np.linspace(1, eps, N): N steps, one at each grid time, of
+            nominal length 1/N, with the discrete tables of VP, sub-VP and VE at index int(t (N - 1)), and the
+            forward variance in VP's ancestral steps.
+        noise: draws [rows, *x.shape] in order of use, instead of the key.
+
+    Example:
+        >>> solver = js.solvers.score_sde(predictor="ancestral", corrector="none")
+        >>> rows = solver.rows(js.CondOT(), [0.9, 0.5, 0.1])
+        >>> rows.A.round(4), rows.C.round(4)
+        (array([5. , 1.8]), array([0.4969, 0.    ]))
     """
 
     predictor: str = eqx.field(static=True, default="reverse_diffusion")
     corrector: str = eqx.field(static=True, default="langevin")
-    snr: Any = 0.16
+    snr: Scalar = 0.16
     n_corrector: int = eqx.field(static=True, default=1)
     probability_flow: bool = eqx.field(static=True, default=False)
     denoise: bool = eqx.field(static=True, default=True)
     batch_axis: int | None = eqx.field(static=True, default=None)
     published: bool = eqx.field(static=True, default=False)
-    noise: PyTree | None = None
+    noise: State | None = None
 
     order: ClassVar[int] = 1
     calls: ClassVar[str] = "1 + n_corrector"
@@ -91,19 +114,18 @@ class score_sde(eqx.Module):
             ("corrector", self.corrector, CORRECTORS),
         ):
             if value not in valid:
-                near = difflib.get_close_matches(str(value), valid, 1)
-                raise ValueError(
-                    f"unknown {what} {value!r}; {f'did you mean {near[0]!r}?' if near else 'valid: ' + ', '.join(valid)}"
-                )
+                raise ValueError(f"unknown {what} {value!r}; {nearest(str(value), valid)}")
         if self.predictor == self.corrector == "none":
-            raise ValueError("predictor and corrector are both none: nothing would move the samples")
+            raise ValueError("predictor and corrector are both none, which moves nothing: choose one of them")
         if self.probability_flow and self.predictor in ("ancestral", "none"):
             raise ValueError(
-                f"probability_flow=True needs predictor reverse_diffusion or euler_maruyama, not {self.predictor}; see ddim"
+                "probability_flow=True needs predictor reverse_diffusion or euler_maruyama, not "
+                f"{self.predictor}; see ddim"
             )
         if self.n_corrector < 1:
             raise ValueError(
-                f"n_corrector counts Langevin steps per grid time, at least 1; got {self.n_corrector}; corrector='none' has none"
+                f"n_corrector counts Langevin steps per grid time, at least 1; got {self.n_corrector}: use "
+                "corrector='none' for none"
             )
 
     @property
@@ -111,7 +133,7 @@ class score_sde(eqx.Module):
         """Whether it draws noise."""
         return not (self.probability_flow and self.corrector == "none")
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path, grid: Grid) -> Rows:
         """One row per call: the correctors of each interval, then its predictor."""
         if is_traced(grid, self.snr):
             return self._rows(path, grid)
@@ -121,7 +143,8 @@ class score_sde(eqx.Module):
         bad = clean | ~np.all([np.isfinite(c) for c in rows[:5]], axis=0)
         if np.any(bad):
             raise ValueError(
-                f"{self.predictor}+{self.corrector} is singular at t={rows.t[np.argmax(bad)]:g}: end or start the grid before it"
+                f"{self.predictor}+{self.corrector} is singular at t={rows.t[np.argmax(bad)]:g}: end or "
+                "start the grid before it"
             )
         return rows
 
@@ -129,10 +152,8 @@ class score_sde(eqx.Module):
         t, s = grid[:-1], grid[1:]
         xp = namespace(grid, self.snr)
         if self.published:
-            kernel, arrival = (
-                self._published(path, grid),
-                np.append(grid[1:], 0.0),
-            )  # N steps of 1/N from t = 1
+            # N steps of 1/N from t = 1
+            kernel, arrival = self._published(path, grid), np.append(grid[1:], 0.0)
         else:
             kernel = _Kernel(
                 t, t - s, path.alpha(t) / path.alpha(s), variance(path, t, s), path.sigma(s) / path.sigma(t)
@@ -175,7 +196,8 @@ class score_sde(eqx.Module):
         N = len(grid)
         if not isinstance(path, VP | VE):
             raise TypeError(
-                f"published=True is the released code on its paths VP, SubVP and VE, not {type(path).__name__}"
+                "published=True is the released code on its paths VP, SubVP and VE, not "
+                f"{type(path).__name__}"
             )
         if is_traced(grid) or not np.allclose(grid, np.linspace(1.0, grid[-1], N), atol=1e-9):
             raise ValueError(
@@ -192,22 +214,23 @@ class score_sde(eqx.Module):
             self.corrector != "none" or self.predictor in ("reverse_diffusion", "ancestral")
         ):
             raise ValueError(
-                f"published=True needs more than beta_max = {path.beta_max:g} steps, got {N}: its beta_max/N is a variance below 1"
+                f"published=True needs more than beta_max = {path.beta_max:g} steps, got {N}: beta_max/N is "
+                "a variance below 1"
             )
         beta = np.linspace(path.beta_min / N, path.beta_max / N, N)[k]
         return _Kernel(grid, length, np.sqrt(1 - beta), beta, np.ones(N))
 
-    def init(self, x: PyTree, rows: Rows) -> tuple:
-        """(x,)."""
+    def init(self, x: State, rows: Rows) -> tuple:
         if self.noise is not None:
             for z, a in zip(jax.tree.leaves(self.noise), jax.tree.leaves(x), strict=True):
                 if jnp.shape(z)[1:] != jnp.shape(a) or len(z) < len(rows.t):
                     raise ValueError(
-                        f"noise must have shape {[len(rows.t), *jnp.shape(a)]}, one draw per row; got {list(jnp.shape(z))}"
+                        f"noise must have shape {[len(rows.t), *jnp.shape(a)]}, one draw per call; got "
+                        f"{list(jnp.shape(z))}"
                     )
         return (x,)
 
-    def step(self, model: Denoiser, state: tuple, row: Rows, key: Any) -> tuple:
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None) -> tuple:
         """One Langevin or predictor step."""
         (x,) = state
         score, y = model(x, row.t, kind="score"), model.each(lambda path, x: path.centred(x), x)
@@ -228,13 +251,15 @@ class score_sde(eqx.Module):
         new = jax.tree.map(lambda a, g, e: cast(row.A, a) * a + cast(B, a) * g + cast(C, a) * e, y, score, z)
         return (model.each(lambda path, y: path.uncentred(y), new),)
 
-    def final(self, state: tuple) -> PyTree:
-        """The sample."""
+    def final(self, state: tuple) -> State:
         return state[0]
 
 
-def _norm(x: PyTree, axis: int | None) -> Any:
-    """Euclidean norm over all leaves; the mean over `axis` of those of its entries if it is given."""
+score_sde = factory("score_sde", ScoreSDE)
+
+
+def _norm(x: State, axis: int | None) -> Array:
+    """Euclidean norm over all leaves; with an axis, the mean of the norms of its entries."""
 
     def square(a):
         others = None if axis is None else tuple(i for i in range(a.ndim) if i != axis % a.ndim)

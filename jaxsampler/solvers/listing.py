@@ -1,53 +1,54 @@
-"""The solvers by name: for configs, the command line and the README's table."""
+"""The solvers by name: for configs, the command line and the table in the README."""
 
 import dataclasses
-import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
-import numpy as np
-
-from ..paths.gaussian import VP
-from ..tables.steps import Step, _reference
-from ..tables.tabulation import basis_size, unit_run
+from ..scan.protocol import Solver
+from ..spelling import nearest
+from ..tables.steps import Step, reference
 
 
 def catalogue() -> dict[str, Step]:
-    """All steps that `jaxsampler.solvers` exports."""
+    """Return the steps that `js.solvers` exports, by name.
+
+    Example:
+        >>> [name for name, step in js.solvers.catalogue().items() if step.order == 3 and step.past == 2]
+        ['dpm_3m', 'dpmpp_3m']
+    """
     from .. import solvers  # it re-exports this function, so it is complete only once this module is
 
     return {name: s for name, s in vars(solvers).items() if isinstance(s, Step)}
 
 
-def others() -> dict[str, type]:
-    """All that it exports which is no step: classes with the four functions of `js.Solver`."""
+def others() -> dict[str, Callable[..., Solver]]:
+    """Return the factories that `js.solvers` exports: of the solvers that are not steps."""
     from .. import solvers
 
     return {
-        n: c
-        for n, c in vars(solvers).items()
-        if inspect.isclass(c) and issubclass(c, eqx.Module) and hasattr(c, "rows")
+        n: f for n, f in vars(solvers).items() if inspect.isfunction(f) and hasattr(inspect.unwrap(f), "rows")
     }
 
 
-def by_name(name: str, **options: Any) -> Any:
-    """The solver called `name` with these options; ValueError naming the nearest one if there is none.
+def by_name(name: str, **options: Any) -> Step | Solver:
+    """Return the solver called `name` with these options.
 
-    A `Step`, or a `js.Solver` for what is no table (adaptive and reversible solvers, DPM-Solver-v3, Langevin correctors).
+    It is a `js.Step`, or a `js.Solver` if it has no table: adaptive and reversible solvers, DPM-Solver-v3,
+    Langevin correctors.
+
+    Raises:
+        ValueError: if there is no such solver; the error suggests the nearest name.
+        TypeError: if the solver has no such option.
+
+    Example:
+        >>> js.solvers.by_name("unipc", order=2).order
+        2
     """
     solvers = catalogue() | others()
     if name not in solvers:
-        near = difflib.get_close_matches(name, solvers, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(solvers)}"
-        raise ValueError(f"unknown solver {name!r}; {hint}")
+        raise ValueError(f"unknown solver {name!r}; {nearest(name, solvers)}")
     return solvers[name](**options)
-
-
-def calls_per_step(s: Step) -> int:
-    """Network calls of one full step."""
-    path, ts = VP(), np.linspace(0.9, 0.5, max(s.past, s.states) + 2)
-    return len(unit_run(s, path, ts, list(np.eye(basis_size(s))))[0])
 
 
 @dataclasses.dataclass
@@ -55,8 +56,8 @@ class Entry:
     """One row of the table of solvers."""
 
     name: str
-    order: Any
-    calls: Any
+    order: int
+    calls: int | str
     kind: str
     stochastic: bool
     needs: str
@@ -65,18 +66,17 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Every solver: the steps, then the others."""
+    """Return a row for each solver: the steps, then the others."""
     rows = [
-        Entry(
-            name, s.order, calls_per_step(s), str(s.kind), s.stochastic, _history(s), s.options(), s.reference
-        )
+        Entry(name, s.order, s.calls, str(s.kind), s.stochastic, _history(s), s.options(), s.reference)
         for name, s in catalogue().items()
     ]
-    for name, c in others().items():
+    for name, make in others().items():
+        c: Any = inspect.unwrap(make)
         fields = {f.name: f.default for f in dataclasses.fields(c)}
-        made = c() if all(f.default is not dataclasses.MISSING for f in dataclasses.fields(c)) else None
+        made = make() if all(f.default is not dataclasses.MISSING for f in dataclasses.fields(c)) else None
 
-        def fact(what: str, c: type = c, fields: dict = fields, made: Any = made) -> Any:
+        def fact(what: str, c: type = c, fields: dict = fields, made: Solver | None = made) -> Any:
             return fields.get(what, getattr(made, what, getattr(c, what, "")))
 
         rows.append(
@@ -88,7 +88,7 @@ def entries() -> list[Entry]:
                 bool(fact("stochastic")),
                 fact("needs"),
                 list(fields),
-                _reference(c),
+                reference(c),
             )
         )
     return rows
@@ -99,8 +99,18 @@ def _history(s: Step) -> str:
 
 
 def markdown() -> str:
-    """The table of solvers in Markdown."""
-    head = "| solver | order | calls per step | prediction | stochastic | needs | options | reference |\n|---|---|---|---|---|---|---|---|\n"
+    """Return the table of solvers in Markdown."""
+    columns = (
+        "solver",
+        "order",
+        "calls per step",
+        "prediction",
+        "stochastic",
+        "needs",
+        "options",
+        "reference",
+    )
+    head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     return head + "".join(
         f"| `{e.name}` | {e.order} | {e.calls} | {e.kind} | {'yes' if e.stochastic else ''} | {e.needs} "
         f"| {', '.join(f'`{o}`' for o in e.options)} | {e.reference} |\n"

@@ -1,22 +1,25 @@
-r"""Statistics of a network for DPM-Solver-v3: per dimension and lam, the parameterisation that leaves least to extrapolate.
+r"""Statistics of a network for DPM-Solver-v3: the parameterisation that leaves least to extrapolate.
 
-With y = x/alpha and the network's data prediction D, the probability flow is dy/dlam = -(y - D). For any function l(lam) write it as
+With y = x/alpha and the network's data prediction D, the probability flow is dy/dlam = -(y - D). For any
+function l(lam) write it as
 
     dy/dlam = -(l y + f),        f = (1 - l) y - D    (f = -D at l = 1, f = (sigma/alpha) eps at l = 0)
 
-and model the change of f along the flow as linear, df/dlam = s f + b + (rest). The empirical model statistics (EMS) are the l that makes
-f least sensitive to x and the s, b that make the rest smallest, in the mean over noisy data:
+and model the change of f along the flow as linear, df/dlam = s f + b + (rest). The empirical model statistics
+(EMS) are the l that makes f least sensitive to x, and the s, b that make the rest smallest, in the mean over
+noisy data:
 
     l = 1 - alpha E[diag dD/dx]        s = Cov(f, f')/Var(f)        b = E[f'] - s E[f]
     f' = df/dlam = -(1 - l)(y - D) - l' y - D',      D' along the flow
 
-f and f' are linear in (y, D, D'), so one pass over samples gathers the moments of these three, whatever l turns out to be.
+f and f' are linear in (y, D, D'), so one pass over samples gathers the moments of these three, whatever l
+turns out to be.
 
 Reference: Zheng et al. 2023 (DPM-Solver-v3), sec. 3.1 and app. C.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -27,32 +30,48 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..files import write
-from ..numerics import Arr, Real, on_host, wide
+from ..numerics import Arr, Grid, Key, Real, on_host, wide
 from ..paths.base import Path
 from ..paths.predictions import Denoiser
 from ..scan.progress import Bar, begin, tick
 
+Values = Arr | Sequence  # l, s or b as given, along lam
+
 
 class Statistics(eqx.Module):
-    """l, s, b [n+1, *shape] on n+1 equidistant rising lam; `shape` is that of one sample, or broadcasts to it.
+    """The statistics l, s, b of a network on n+1 equidistant rising lam [Zheng et al. 2023, sec. 3.1].
 
-    `of` makes them from arrays, `ems` estimates them, `load` reads a file. about: where they come from, as (name, value) pairs.
+    `of` makes them from arrays, `ems` estimates them, `load` reads a file.
+
+    Attributes:
+        l, s, b: [n+1, *shape]; `shape` is that of one sample, or broadcasts to it.
+        ends: first and last lam.
+        mark: what the path must agree with, its alpha and t at five lam.
+        about: where the statistics come from, as (name, value) pairs.
+
+    Example:
+        >>> lam = np.linspace(-4, 4, 9)
+        >>> statistics = js.solvers.Statistics.of(js.VP(), lam, 1 + lam**3, 0 * lam, 0 * lam)
+        >>> statistics.at(np.array([0.5]))[0]
+        array([1.125])
     """
 
     l: Float[np.ndarray, "points ..."]
     s: Float[np.ndarray, "points ..."]
     b: Float[np.ndarray, "points ..."]
     ends: tuple[float, float] = eqx.field(static=True)
-    mark: tuple[float, ...] = eqx.field(
-        static=True
-    )  # alpha and t of the path at five lam: what it must agree with
+    mark: tuple[float, ...] = eqx.field(static=True)
     about: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
 
     @staticmethod
     def of(
-        path: Path, lam: Any, l: Any, s: Any, b: Any, about: tuple[tuple[str, Any], ...] = ()
+        path: Path, lam: Grid, l: Values, s: Values, b: Values, about: tuple[tuple[str, Any], ...] = ()
     ) -> "Statistics":
-        """From tables on `lam` [n+1], equidistant and rising, n >= 3; l, s, b [n+1, *shape] (or [n+1] for all dimensions)."""
+        """Make them from tables on `lam` [n+1], equidistant and rising, n >= 3.
+
+        Args:
+            l, s, b: [n+1, *shape], or [n+1] for all dimensions.
+        """
         lam = np.asarray(lam, np.float64)
         tables = [np.asarray(a) for a in (l, s, b)]
         tables = [a if np.issubdtype(a.dtype, np.floating) else a.astype(np.float64) for a in tables]
@@ -68,11 +87,13 @@ class Statistics(eqx.Module):
         for name, a in zip("lsb", tables, strict=True):
             if a.shape[:1] != lam.shape or a.shape != tables[0].shape:
                 raise ValueError(
-                    f"{name} has shape {a.shape}; l, s, b must be alike, with one entry for each of the {len(lam)} lam"
+                    f"{name} has shape {a.shape}; l, s, b must be alike, with one entry for each of the "
+                    f"{len(lam)} lam"
                 )
             if not np.all(np.isfinite(a)):
                 raise ValueError(
-                    f"{name} is not finite at lam = {lam[np.argmin(np.isfinite(a).reshape(len(lam), -1).all(1))]:g}"
+                    f"{name} is not finite at lam = "
+                    f"{lam[np.argmin(np.isfinite(a).reshape(len(lam), -1).all(1))]:g}"
                 )
         ends = float(lam[0]), float(lam[-1])
         l, s, b = tables
@@ -85,21 +106,22 @@ class Statistics(eqx.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of l, s, b at one lam."""
+        """Shape of l, s, b at one lam."""
         return self.l.shape[1:]
 
     def check(self, path: Path) -> None:
-        """ValueError unless `path` is the one that the statistics were made on."""
+        """Raise a ValueError unless `path` is the one that the statistics were made on."""
         if not np.allclose(_mark(path, self.ends), self.mark, rtol=1e-6, atol=1e-12):
             made, given = (
                 " ".join(str(p).split())[:80] for p in (dict(self.about).get("path", "another path"), path)
             )
             raise ValueError(
-                f"these statistics belong to the path {made}, not to {given}: estimate them with js.solvers.ems"
+                f"these statistics belong to the path {made}, not to {given}: estimate them with "
+                "js.solvers.ems"
             )
 
     def at(self, lam: Float[np.ndarray, " k"]) -> tuple[Any, Any, Any]:
-        """l, s, b [k, *shape] in float64 at any lam of the table, by cubics through the four nearest points."""
+        """Return l, s, b [k, *shape] in float64 at any lam, by cubics through the four nearest points."""
         u = (lam - self.ends[0]) / (self.ends[1] - self.ends[0]) * (len(self.l) - 1)
         first = np.clip(np.floor(u).astype(int) - 1, 0, len(self.l) - 4)
         near = np.arange(4)
@@ -112,7 +134,7 @@ class Statistics(eqx.Module):
         return l, s, b
 
     def save(self, path: str | FilePath) -> None:
-        """To one safetensors file, whole or not at all; its card (path, lam, how they were estimated) is JSON in the file's metadata."""
+        """Write one safetensors file, whole or not at all; its metadata hold path, lam and origin as JSON."""
         from safetensors.numpy import save
 
         card = {"lam": self.ends, "mark": self.mark, "about": self.about}
@@ -126,7 +148,7 @@ class Statistics(eqx.Module):
 
     @staticmethod
     def load(path: str | FilePath) -> "Statistics":
-        """What `save` wrote; ValueError in one line if the file is missing, corrupt or something else."""
+        """Read what `save` wrote; ValueError if the file is missing, corrupt or something else."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -160,9 +182,9 @@ def _mark(path: Path, ends: tuple[float, float]) -> tuple[float, ...]:
 
 def ems(
     denoiser: Denoiser,
-    data: Float[Arr, "k ..."] | Callable[[Any], Any],
+    data: Float[Arr, "k ..."] | Callable[[Key], Array],
     *,
-    key: Any,
+    key: Key,
     samples: int = 1024,
     n: int = 120,
     batch: int = 128,
@@ -170,13 +192,35 @@ def ems(
     t_min: Real | None = None,
     progress: bool = True,
 ) -> Statistics:
-    """Statistics of `denoiser` at n+1 lam from noisy data; costs (n+1) samples network calls with two tangents each.
+    """Estimate the statistics of `denoiser` at n+1 lam from noisy data [Zheng et al. 2023, app. C].
 
-    data: samples x_0 [k, *shape] (at most `samples` of them are used, drawn without replacement), or a function key -> x_0 of shape
-    [*shape]. The denoiser is called on single samples, `batch` at a time under vmap. t_max, t_min: ends of the table; a grid must lie
-    within, but for a start at alpha = 0 and an end at sigma = 0. By default those of the path's default grid where alpha and sigma are
-    positive, else 0.99 t_max and t_min (0.01 t_max where that is 0).
-    The same samples and noise serve at every lam, so the tables are smooth in lam.
+    This costs (n+1) samples network calls, each with two tangents. The same samples and noise serve at every
+    lam, so the tables are smooth in lam.
+
+    Args:
+        denoiser: called on single samples, `batch` at a time under vmap.
+        data: samples x_0 [k, *shape], or a function key -> x_0 of shape [*shape].
+        samples: number of samples used; of an array at most this many, drawn without replacement.
+        n: number of intervals of the table.
+        batch: samples per network call.
+        t_max: start of the table. A grid must lie within the table, except for a start at alpha = 0 and an
+            end at sigma = 0. The default is the start of the path's default grid if alpha > 0 there, else
+            0.99 of it.
+        t_min: end of the table. The default is 0 if sigma > 0 there, else the path's t_min, or 0.01 t_max if
+            that is 0.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError: if `denoiser` is not a `js.Denoiser` on one path.
+        ValueError: if lam is infinite at an end, or the data are not samples of floats.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.VP(), "data")
+        >>> data = np.random.default_rng(0).standard_normal((8, 1), np.float32)
+        >>> statistics = js.solvers.ems(denoiser, data, key=jax.random.key(0), samples=8, n=3, progress=False)
+        >>> alpha = js.VP().alpha(js.VP().time(statistics.lam))
+        >>> np.allclose(statistics.l[:, 0], 1 - alpha / 2, atol=1e-4)  # l = 1 - alpha E[dD/dx]
+        True
     """
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}")
@@ -191,7 +235,8 @@ def ems(
         ends = float(path.lam(t_max)), float(path.lam(t_min))
         if not (np.all(np.isfinite(ends)) and ends[0] < ends[1]):
             raise ValueError(
-                f"statistics need finite lam rising from t_max to t_min, got {ends[0]:g} and {ends[1]:g}: pass t_max, t_min"
+                f"statistics need finite lam rising from t_max to t_min, got {ends[0]:g} and {ends[1]:g}: "
+                "pass t_max, t_min"
             )
         lam = np.linspace(ends[0], ends[1], n + 1)
         t = np.asarray(path.time(lam), np.float64)
@@ -209,17 +254,14 @@ def ems(
     l = 1 - per_lam(alpha) * mean[:, 3]
     l_dot = np.gradient(l, lam, axis=0, edge_order=2)
     one, zero = np.ones_like(l), np.zeros_like(l)
-    f, f_dot = (
-        np.stack([1 - l, -one, zero], 1),
-        np.stack([l - 1 - l_dot, 1 - l, -one], 1),
-    )  # weights of (y, D, D')
+    # weights of (y, D, D')
+    f, f_dot = np.stack([1 - l, -one, zero], 1), np.stack([l - 1 - l_dot, 1 - l, -one], 1)
     var, scale = (
         np.einsum("ni...,nij...,nj...->n...", f, cov, f),
         np.einsum("ni...,nij...,nj...->n...", abs(f), abs(cov), abs(f)),
     )
-    known = (
-        var > 1e3 * float(jnp.finfo(x0.dtype).eps) * scale
-    )  # else f is constant to rounding (a Gaussian's is): no slope to fit
+    # else f is constant to rounding, as it is for a Gaussian: there is no slope to fit
+    known = var > 1e3 * float(jnp.finfo(x0.dtype).eps) * scale
     s = np.where(known, np.einsum("ni...,nij...,nj...->n...", f, cov, f_dot) / np.where(known, var, 1.0), 0.0)
     b = (f_dot * mean[:, :3]).sum(1) - s * (f * mean[:, :3]).sum(1)
     seed = key if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.key_data(key)
@@ -235,7 +277,7 @@ def ems(
 
 
 def finite_ends(path: Path, t_max: Real | None, t_min: Real | None) -> tuple[float, float]:
-    """These ends, or those of the path's default grid moved to where alpha and sigma are positive."""
+    """Return these ends, by default those of the default grid moved to where alpha and sigma are positive."""
     if t_max is None:
         t_max = path.t_max if path.alpha(path.t_max) > 0 else 0.99 * path.t_max
     if t_min is None:
@@ -243,8 +285,8 @@ def finite_ends(path: Path, t_max: Real | None, t_min: Real | None) -> tuple[flo
     return float(t_max), float(t_min)
 
 
-def draw_data(data: Any, key: Any, samples: int) -> Float[Array, "k ..."]:
-    """At most `samples` samples, single precision at least."""
+def draw_data(data: Any, key: Key, samples: int) -> Float[Array, "k ..."]:
+    """Draw at most `samples` samples, in single precision at least."""
     if callable(data):
         x0 = jax.vmap(data)(jax.random.split(key, samples))
     else:
@@ -263,13 +305,18 @@ def draw_data(data: Any, key: Any, samples: int) -> Float[Array, "k ..."]:
 
 
 def _moments(
-    denoiser: Denoiser, path: Path, x0: Any, key: Any, schedule: list, batch: int, progress: bool
-) -> tuple[Any, Any]:
-    """For each lam the mean [n+1, 4, *shape] of (y, D, D', v dD/dx v) and the covariance [n+1, 3, 3, *shape] of the first three."""
+    denoiser: Denoiser,
+    path: Path,
+    x0: Float[Array, "k ..."],
+    key: Key,
+    schedule: list,
+    batch: int,
+    progress: bool,
+) -> tuple[Array, Array]:
+    """The mean [n+1, 4, ..] of (y, D, D', v dD/dx v), the covariance [n+1, 3, 3, ..] of the first three."""
     k, batch = len(x0), min(batch, len(x0))
-    chunks = np.arange(-(-k // batch) * batch).reshape(
-        -1, batch
-    )  # the last chunk is filled up with copies of no weight
+    # copies of no weight fill up the last chunk
+    chunks = np.arange(-(-k // batch) * batch).reshape(-1, batch)
     bar = Bar(len(schedule[0]), "statistics")
 
     def predict(x, t):

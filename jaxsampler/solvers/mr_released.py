@@ -1,9 +1,11 @@
-r"""MR Sampler exactly as its released code runs it, for reproducing published numbers; `mr_ode` and `mr_sde` are the ones to use.
+r"""MR Sampler exactly as its released code runs it, to reproduce published numbers.
 
-The code interpolates its tables of alpha, sigma and lam separately in t. Between training indices the three then disagree
-(alpha^2 + (sigma/std)^2 != 1, lam != log(alpha/sigma)), so they are no path and the update is no table of one: mu enters by a
-coefficient of its own. Also reproduced: half of the second derivative in third order, the order schedule below ten steps, the final
-denoising step, and thresholding written for [-1, 1] images. One step, with weights w on the newest predictions q:
+The code interpolates its tables of alpha, sigma and lam separately in t. Between training indices the three
+then disagree (alpha^2 + (sigma/std)^2 != 1, lam != log(alpha/sigma)): they are not a path, and the update is
+not a table of one, because mu enters by a coefficient of its own. `mr_ode` and `mr_sde` are the solvers to
+use. Also reproduced: half of the second derivative in third order, the order schedule below ten steps, the
+final denoising step, and thresholding written for [-1, 1] images. One step, with weights w on the newest
+predictions q:
 
     x <- Cx x + Cmu mu + sum_j w_j q_j + S z
 
@@ -17,15 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..numerics import cast, normal
+from ..numerics import Arr, Grid, Key, Scalar, cast, normal
 from ..paths.base import Path
 from ..paths.mean_reverting import MeanReverting, mean_reverting_table
 from ..paths.predictions import Denoiser, match
 from .exponential import published_mr_rule
+from .factories import factory
 
 
 class Rows(NamedTuple):
-    """One row per step; all are [n] but w, [n, 3]."""
+    """One row per step; all are [n], except w [n, 3]."""
 
     t: Any
     alpha: Any
@@ -44,13 +47,26 @@ def _extrapolated(t: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values[i] + (t - i) * (values[i + 1] - values[i])
 
 
-class mr_published(eqx.Module):
-    """MR Sampler's own code, a `js.Solver` on `MeanReverting` [Li et al. 2025, released code].
+class MRPublished(eqx.Module):
+    """MR Sampler as its released code runs it [Li et al. 2025, released code].
 
-    x must be one array with a leading batch axis (thresholding acts per element of it).
+        x <- Cx x + Cmu mu + sum_j w_j q_j + S z
 
-    sde, order (1-3; 1-2 if sde), kind: as in the code's `algorithm`, `order`, `parameterization`. threshold: (ratio, max) or None.
-    noise: draws [n, *x.shape] in order of use, instead of the key's.
+    A `js.Solver` on a `MeanReverting` path. x must be one array with a leading batch axis, because
+    thresholding acts on each sample.
+
+    Options:
+        sde: the reverse SDE, else the flow (`algorithm` in the code).
+        order: 1 to 3; 1 or 2 for the SDE.
+        kind: "data" or "noise" (`parameterization` in the code).
+        denoise_last: return the last prediction of the data.
+        threshold: (ratio, max) of dynamic thresholding, or None.
+        noise: draws [n, *x.shape] in order of use, instead of the key.
+
+    Example:
+        >>> rows = js.solvers.mr_published(order=1).rows(js.MeanReverting(mu=0.5), [80.0, 40.0, 10.0])
+        >>> rows.Cx.round(4), rows.S.round(4)
+        (array([0.0446, 0.0249]), array([0.161 , 0.0333]))
     """
 
     sde: bool = eqx.field(static=True, default=True)
@@ -71,10 +87,12 @@ class mr_published(eqx.Module):
     def __check_init__(self):
         if self.kind not in ("data", "noise") or self.order not in ((1, 2) if self.sde else (1, 2, 3)):
             raise ValueError(
-                f"no published solver with sde={self.sde}, order={self.order}, kind={self.kind!r}"
+                f"no published solver has sde={self.sde}, order={self.order}, kind={self.kind!r}; valid: "
+                "order 1 to 3 "
+                "(1 or 2 for the SDE), kind 'data' or 'noise'"
             )
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path, grid: Grid) -> Rows:
         """Coefficients from the separately interpolated tables."""
         if not isinstance(path, MeanReverting):
             raise TypeError(f"mr_published runs on a MeanReverting path, not {type(path).__name__}")
@@ -94,7 +112,7 @@ class mr_published(eqx.Module):
         Cx, Cmu, w, S = (np.array(column) for column in zip(*rows, strict=True))
         return Rows(grid[:-1], alpha[:-1], sigma[:-1], Cx, Cmu, w, S, np.arange(n), grid[1:])
 
-    def _row(self, alpha: Any, sigma: Any, lam: Any, i: int, order: int) -> tuple:
+    def _row(self, alpha: np.ndarray, sigma: np.ndarray, lam: np.ndarray, i: int, order: int) -> tuple:
         q0, q1, q2 = np.eye(3)
         h = lam[i] - lam[i - 1]
         D1 = D2 = np.zeros(3)
@@ -117,11 +135,11 @@ class mr_published(eqx.Module):
         w = alpha[i] * (-e * q0 + (e / h + 1) * D1 - ((e / h + 1) / h - 0.5) * D2)
         return Cx, 1 - Cx + Cx * alpha[i - 1] - alpha[i], w, 0.0
 
-    def init(self, x: Any, rows: Rows) -> tuple:
+    def init(self, x: Arr, rows: Rows) -> tuple:
         """(x, the two predictions before this one)."""
         return x, jnp.zeros_like(x), jnp.zeros_like(x)
 
-    def step(self, model: Denoiser, state: tuple, row: Rows, key: Any) -> tuple:
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None) -> tuple:
         """One step of the released code."""
         x, q1, q2 = state
         row = Rows(*(jnp.asarray(v).astype(x.dtype) if v is not row.index else v for v in row))
@@ -142,8 +160,8 @@ class mr_published(eqx.Module):
             )
         return new, q0, q1
 
-    def _predict(self, m: Any, x: Any, mu: Any, row: Rows, source: str, std: Any) -> Any:
-        """The network's output as this solver's kind, by the code's formulas (which assume alpha^2 + (sigma/std)^2 = 1)."""
+    def _predict(self, m: Array, x: Array, mu: Array, row: Rows, source: str, std: Scalar) -> Array:
+        """The output as this solver's kind, as in the code, which assumes alpha^2 + (sigma/std)^2 = 1."""
         alpha, sigma = row.alpha, row.sigma
         to_data = {
             "data": lambda: m,
@@ -157,9 +175,14 @@ class mr_published(eqx.Module):
         }
         convert = to_data if self.kind == "data" else to_noise
         if source not in convert:
-            raise ValueError(f"the released code knows data, noise and v networks, not {source!r}")
+            raise ValueError(
+                f"the released code knows data, noise and v networks, not {source!r}: use mr_ode or mr_sde"
+            )
         return convert[source]()
 
-    def final(self, state: tuple) -> Any:
+    def final(self, state: tuple) -> Arr:
         """The sample, before the code's final clip to [0, 1]."""
         return state[0]
+
+
+mr_published = factory("mr_published", MRPublished)

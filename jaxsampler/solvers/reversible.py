@@ -1,44 +1,47 @@
-r"""Solvers with an exact inverse: `reverse` undoes `step`, so gradients need no tape (`js.Reversible()`) and images invert exactly.
+r"""Solvers with an exact inverse: gradients need no tape (`js.Reversible()`) and images invert exactly.
 
-Each carries two states. With a = alpha_s/alpha_t, b = sigma_s - a sigma_t the DDIM step from t to s is a x + b eps(x, t);
-rho = sigma/alpha.
+Each carries two states. With a = alpha_s/alpha_t, b = sigma_s - a sigma_t the DDIM step from t to s is a x +
+b eps(x, t); rho = sigma/alpha.
 
-    edict             u = a x + b eps(y), w = a y + b eps(u); x' = p u + (1-p) w, y' = p w + (1-p) x'        [Wallace et al. 2023, eq. 14]
-    bdia              x' = g x_prev + (..) x + (..) eps(x): DDIM forth, minus g times DDIM back              [Zhang et al. 2024, eq. 16]
-    obelm             x' = (..) x_prev + (..) x + (..) eps(x), second order, no parameter                    [Wang et al. 2024, eq. 18]
+    edict    u = a x + b eps(y), w = a y + b eps(u); x' = p u + (1-p) w, y' = p w + (1-p) x'
+    bdia     x' = g x_prev + (..) x + (..) eps(x): DDIM forth, minus g times DDIM back
+    obelm    x' = (..) x_prev + (..) x + (..) eps(x), second order, no parameter
 
-Those that integrate dy/drho = eps, y = x/alpha, are in `reversible_rho.py`. Rounding is what the inverse amplifies: by 1/g per step for
-bdia, 1/p^2 for edict. bdia with g < 0.9 loses all digits on long grids, and warns of it. A last interval into sigma = 0 is a DDIM step.
+The solvers of dy/drho = eps, y = x/alpha, are in `reversible_rho.py`. The inverse amplifies rounding, by 1/g
+per step for bdia and by 1/p^2 for edict. bdia with g < 0.9 loses all digits on long grids, and warns of it. A
+last interval into sigma = 0 is a DDIM step.
 """
 
 import math
 import warnings
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from ..numerics import axpy, cast, is_traced, on_host, wide
+from ..numerics import Grid, Key, Scalar, State, axpy, cast, is_traced, on_host, wide
 from ..paths.base import Path
 from ..paths.grids import checked
+from ..paths.predictions import Denoiser
+from .factories import factory
 
 
 class Rows(eqx.Module):
-    """t: times of the calls. end: grid time arrived at (NaN for a row that only evaluates). c: coefficients by name."""
+    """Times of the calls, grid times arrived at (NaN in a row that only evaluates), coefficients by name."""
 
     t: np.ndarray
     end: np.ndarray
     c: dict[str, np.ndarray]
 
 
-def levels(path: Path, grid: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(grid, alpha, sigma) in float64; ValueError where alpha = 0, or if the grid is traced."""
+def levels(path: Path, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (grid, alpha, sigma) in float64; ValueError where alpha = 0, or if the grid is traced."""
     if is_traced(grid):
         raise ValueError(
-            "reversible solvers need a concrete grid (close over it); a traced one, to be learned, is for steps and tables"
+            "reversible solvers need a concrete grid: close over it; to learn a grid, use a step or a table"
         )
     grid = np.asarray(checked(path, grid))
     with on_host():
@@ -48,22 +51,24 @@ def levels(path: Path, grid: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return grid, alpha, sigma
 
 
-def _ddim(alpha: np.ndarray, sigma: np.ndarray, t: Any, s: Any) -> tuple[np.ndarray, np.ndarray]:
+def _ddim(
+    alpha: np.ndarray, sigma: np.ndarray, t: np.ndarray, s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(a, b) of the DDIM step between the grid points t and s."""
     a = alpha[s] / alpha[t]
     return a, sigma[s] - a * sigma[t]
 
 
-def ddim_rows(path: Path, grid: Any) -> Rows:
-    """(a, b) of every interval's DDIM step."""
+def ddim_rows(path: Path, grid: Grid) -> Rows:
+    """Return rows with (a, b) of every interval's DDIM step."""
     grid, alpha, sigma = levels(path, grid)
     n = np.arange(len(grid) - 1)
     a, b = _ddim(alpha, sigma, n, n + 1)
     return Rows(grid[:-1], grid[1:], {"a": a, "b": b})
 
 
-def noise(model: Any) -> Any:
-    """eps(y, t) at the centred state y, traced once however often a step calls it."""
+def noise(model: Denoiser) -> Callable:
+    """Return eps(y, t) at the centred state y, traced once however often a step calls it."""
 
     @jax.jit
     def eps(y, t):
@@ -72,8 +77,8 @@ def noise(model: Any) -> Any:
     return lambda y, t: eps(y, jnp.asarray(t))
 
 
-def linear(*terms: tuple[Any, PyTree]) -> PyTree:
-    """sum of c x over the given (c, x), leaf by leaf, in the dtype of the first x."""
+def linear(*terms: tuple[Scalar, State]) -> State:
+    """Sum c x over the given (c, x), leaf by leaf, in the dtype of the first x."""
     (c, x), *rest = terms
     total = jax.tree.map(lambda u: cast(c, u) * u, x)
     for c, x in rest:
@@ -81,8 +86,26 @@ def linear(*terms: tuple[Any, PyTree]) -> PyTree:
     return total
 
 
-class edict(eqx.Module):
-    """EDICT: two coupled copies, mixed with weight p [Wallace et al. 2023, eq. 14]; two calls per step, first order."""
+class EDICT(eqx.Module):
+    """EDICT: two coupled copies, mixed with weight p [Wallace et al. 2023, eq. 14].
+
+        u = a x + b eps(y), w = a y + b eps(u);        x' = p u + (1-p) w, y' = p w + (1-p) x'
+
+    A `js.Solver` with an exact inverse, of first order, with two calls per step. The inverse amplifies
+    rounding by 1/p^2 per step.
+
+    Options:
+        p: weight of the mixing, 0 < p <= 1.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.VP(), "noise")
+        >>> solver = js.solvers.edict(p=0.9)
+        >>> row = jax.tree.map(lambda a: a[0], solver.rows(js.VP(), [0.9, 0.5]))
+        >>> there = solver.step(denoiser, (jnp.ones(1), jnp.ones(1)), row)
+        >>> back = solver.reverse(denoiser, there, row)
+        >>> there[0].round(3), back[0].round(3)
+        (Array([2.713], dtype=float32), Array([1.], dtype=float32))
+    """
 
     p: float = eqx.field(static=True, default=0.93)
     order: ClassVar[int] = 1
@@ -95,15 +118,15 @@ class edict(eqx.Module):
         if not 0 < self.p <= 1:
             raise ValueError(f"p mixes the two copies, 0 < p <= 1; got {self.p}")
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path, grid: Grid) -> Rows:
         """One row per interval."""
         return ddim_rows(path, grid)
 
-    def init(self, x: PyTree, rows: Rows) -> tuple:
+    def init(self, x: State, rows: Rows) -> tuple:
         """Both copies start at x."""
         return x, x
 
-    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """One step of both copies."""
         eps, (x, y), (a, b) = noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
         u = linear((a, x), (b, eps(y, row.t)))
@@ -112,7 +135,7 @@ class edict(eqx.Module):
         y = linear((self.p, w), (1 - self.p, x))
         return model.uncentred(x), model.uncentred(y)
 
-    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def reverse(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """The copies before the step."""
         eps, (x, y), (a, b) = noise(model), map(model.centred, state), (row.c["a"], row.c["b"])
         w = linear((1 / self.p, y), (1 - 1 / self.p, x))
@@ -121,35 +144,38 @@ class edict(eqx.Module):
         x = linear((1 / a, u), (-b / a, eps(y, row.t)))
         return model.uncentred(x), model.uncentred(y)
 
-    def final(self, state: tuple) -> PyTree:
+    def final(self, state: tuple) -> State:
         """The first copy."""
         return state[0]
 
-    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
-        """A state that ends at x, to be inverted: both copies there."""
+    def arrive(self, model: Denoiser, x: State, rows: Rows) -> tuple:
+        """The state to invert from: both copies at x."""
         return x, x
 
 
+edict = factory("edict", EDICT)
+
+
 class _TwoStep(eqx.Module):
-    """x' = before x_prev + now x + eps eps(x): linear two-step methods, started by a DDIM step; the state is (x, x_prev)."""
+    """x' = before x_prev + now x + eps eps(x), started by a DDIM step; the state is (x, x_prev)."""
 
     calls: ClassVar[int] = 1
     starting_rows: ClassVar[int] = 1
     kind: ClassVar[str] = "noise"
     stochastic: ClassVar[bool] = False
 
-    def init(self, x: PyTree, rows: Rows) -> tuple:
+    def init(self, x: State, rows: Rows) -> tuple:
         """The state before x is x, until there is one."""
         return x, x
 
-    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """One step."""
         (x, previous), c = map(model.centred, state), row.c
         new = linear((c["now"], x), (c["before"], previous), (c["eps"], noise(model)(x, row.t)))
         return model.uncentred(new), state[0]
 
-    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
-        """The states before the step; a DDIM step (before = 0) forgets the previous state, which then was x itself."""
+    def reverse(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
+        """The states before the step; a DDIM step (before = 0) had x itself as its previous state."""
         (new, x), c = map(model.centred, state), row.c
         forgets = c["before"] == 0
         scale = 1 / jnp.where(forgets, 1, c["before"])
@@ -157,12 +183,11 @@ class _TwoStep(eqx.Module):
         previous = jax.tree.map(lambda p, a: jnp.where(forgets, a, p), previous, x)
         return state[1], model.uncentred(previous)
 
-    def final(self, state: tuple) -> PyTree:
-        """The sample."""
+    def final(self, state: tuple) -> State:
         return state[0]
 
-    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
-        """A state that ends at x: the one before it by a DDIM step upwards, with the noise that x has at that level."""
+    def arrive(self, model: Denoiser, x: State, rows: Rows) -> tuple:
+        """The state to invert from: x, and the one before it by a DDIM step upwards with the noise of x."""
         t, a, b = rows.t[-1], rows.c["up_a"][-1], rows.c["up_b"][-1]
         y = linear((a, model.centred(x)))
         return x, model.uncentred(linear((1.0, y), (b, noise(model)(y, t))))
@@ -175,10 +200,22 @@ def _upwards(alpha: np.ndarray, sigma: np.ndarray) -> dict[str, np.ndarray]:
     return {"up_a": a, "up_b": b}
 
 
-class bdia(_TwoStep):
-    """BDIA-DDIM [Zhang et al. 2024, eq. 16]: gamma = 0 is DDIM, 1 is of second order; one call per step.
+class BDIA(_TwoStep):
+    """BDIA-DDIM [Zhang et al. 2024, eq. 16].
 
-    The inverse amplifies rounding by 1/gamma per step: 0.5 for about 10 steps, 0.96 for editing, 1 from 40 steps on.
+        x' = g x_prev + (a - g/a_prev) x + (b - g b_back) eps(x): DDIM forth, minus g times DDIM back
+
+    A `js.Solver` with an exact inverse and one call per step. The inverse amplifies rounding by 1/gamma per
+    step.
+
+    Options:
+        gamma: g in (0, 1]; towards 0 it is DDIM, 1 has second order. Take 0.5 for about 10 steps, 0.96 for
+            editing, 1 from 40 steps on.
+
+    Example:
+        >>> rows = js.solvers.bdia(gamma=0.5).rows(js.CondOT(), [0.9, 0.5, 0.1])
+        >>> rows.c["before"], rows.c["now"].round(4)
+        (array([0. , 0.5]), array([5. , 1.7]))
     """
 
     gamma: float = eqx.field(static=True, default=1.0)
@@ -192,15 +229,16 @@ class bdia(_TwoStep):
         """Of accuracy."""
         return 2 if self.gamma == 1 else 1
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path, grid: Grid) -> Rows:
         """One row per interval; the first is a DDIM step."""
         grid, alpha, sigma = levels(path, grid)
         n, g = np.arange(len(grid) - 1), np.full(len(grid) - 1, self.gamma)
         g[0] = 0.0
         if (lost := -(len(n) - 1) * math.log10(self.gamma)) > 5:
             warnings.warn(
-                f"bdia with gamma={self.gamma} on {len(n)} steps loses {lost:.0f} digits when it is inverted (1/gamma each step): take "
-                "gamma nearer to 1, fewer steps, or obelm",
+                f"bdia with gamma={self.gamma} on {len(n)} steps loses {lost:.0f} digits when it is inverted "
+                "(1/gamma each step): "
+                "take gamma nearer to 1, fewer steps, or obelm",
                 stacklevel=2,
             )
         (a, b), (up, b_up) = _ddim(alpha, sigma, n, n + 1), _ddim(alpha, sigma, n, np.maximum(n - 1, 0))
@@ -211,12 +249,26 @@ class bdia(_TwoStep):
         )
 
 
-class obelm(_TwoStep):
-    """O-BELM [Wang et al. 2024, eq. 18]: the two-step method of least local error, second order, stable; one call per step."""
+bdia = factory("bdia", BDIA)
+
+
+class OBELM(_TwoStep):
+    """O-BELM: the two-step method of least local error [Wang et al. 2024, eq. 18].
+
+        y' = (d2/d1)^2 y_prev + (d1 - d2)(d1 + d2)/d1^2 y + d2 (d1 + d2)/d1 eps(x)
+
+    with d1 the last and d2 this step in rho, and y = x/alpha.
+    A `js.Solver` with an exact inverse, of second order, stable, with one call per step.
+
+    Example:
+        >>> rows = js.solvers.obelm().rows(js.CondOT(), [0.9, 0.5, 0.1])
+        >>> rows.c["before"].round(4), rows.c["now"].round(4)
+        (array([0.    , 0.1111]), array([5.    , 1.7778]))
+    """
 
     order: ClassVar[int] = 2
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path, grid: Grid) -> Rows:
         """One row per interval; the first is a DDIM step."""
         grid, alpha, sigma = levels(path, grid)
         n = np.arange(len(grid) - 1)
@@ -231,3 +283,6 @@ class obelm(_TwoStep):
             {"before": before, "now": now, "eps": np.append(b[0], d2 * d3 * alpha[s] / d1)}
             | _upwards(alpha, sigma),
         )
+
+
+obelm = factory("obelm", OBELM)

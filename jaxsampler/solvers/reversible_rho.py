@@ -1,44 +1,46 @@
-r"""Reversible solvers of dy/drho = eps, with y = x/alpha and rho = sigma/alpha; see `reversible.py` for what they are good for.
+r"""Reversible solvers of dy/drho = eps, with y = x/alpha and rho = sigma/alpha; see `reversible.py`.
 
-    reversible_heun   h' = 2y - h + f drho, f' = eps(h'), y' = y + (f + f') drho/2                           [Kidger et al. 2021, alg. 1]
-    mccallum_foster   y' = l y + (1-l) z + Psi(z), z' = z - Psi_back(y'), Psi the increment of Heun in rho   [McCallum & Foster 2024]
+    reversible_heun   h' = 2y - h + f drho, f' = eps(h'), y' = y + (f + f') drho/2
+    mccallum_foster   y' = l y + (1-l) z + Psi(z), z' = z - Psi_back(y'), Psi the increment of Heun in rho
 
 The inverse of mccallum_foster amplifies rounding by 1/l per step. A last interval into sigma = 0 is Euler's
-step, that of DDIM, which leaves the second state as it is.
+step, which is DDIM and leaves the second state as it is.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
+from ..numerics import Grid, Key, Scalar, State
 from ..paths.base import Path
+from ..paths.predictions import Denoiser
+from .factories import factory
 from .reversible import Rows, levels, linear, noise
 
 
 class _InRho(eqx.Module):
-    """Solvers of dy/drho = eps, y = x/alpha: how a state becomes y and back."""
+    """Solvers of dy/drho = eps: how a state becomes y = x/alpha and back."""
 
     order: ClassVar[int] = 2
     kind: ClassVar[str] = "noise"
     stochastic: ClassVar[bool] = False
 
-    def _y(self, model: Any, x: PyTree, alpha: Any) -> PyTree:
+    def _y(self, model: Denoiser, x: State, alpha: Scalar) -> State:
         return linear((1 / alpha, model.centred(x)))
 
-    def _x(self, model: Any, y: PyTree, alpha: Any) -> PyTree:
+    def _x(self, model: Denoiser, y: State, alpha: Scalar) -> State:
         return model.uncentred(linear((alpha, y)))
 
-    def final(self, state: tuple) -> PyTree:
-        """The sample."""
+    def final(self, state: tuple) -> State:
         return state[0]
 
 
-def _rho_rows(path: Path, grid: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Times and coefficients of the intervals: alpha and rho at both ends, and whether the last one ends at sigma = 0."""
+def _rho_rows(path: Path, grid: Grid) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The grid, and for each interval alpha at both ends, the step in rho, the end, whether it is clean."""
     grid, alpha, sigma = levels(path, grid)
     rho = sigma / alpha
     c = {
@@ -51,14 +53,24 @@ def _rho_rows(path: Path, grid: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]
     return grid, c
 
 
-class reversible_heun(_InRho):
-    """The reversible Heun method on dy/drho = eps [Kidger et al. 2021, alg. 1]; second order, one call per step and one more."""
+class ReversibleHeun(_InRho):
+    """The reversible Heun method on dy/drho = eps [Kidger et al. 2021, alg. 1].
+
+        h' = 2y - h + f drho,    f' = eps(h'),    y' = y + (f + f') drho/2
+
+    A `js.Solver` with an exact inverse, of second order, with one call per step and one more at the start.
+
+    Example:
+        >>> rows = js.solvers.reversible_heun().rows(js.CondOT(), [0.8, 0.5, 0.2])
+        >>> rows.t, rows.c["drho"].round(4)
+        (array([0.8, 0.5, 0.2]), array([ 0.  , -3.  , -0.75]))
+    """
 
     calls: ClassVar[int] = 1
     starting_rows: ClassVar[int] = 1
     carries_slope: ClassVar[bool] = True
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path, grid: Grid) -> Rows:
         """A row that evaluates the slope at the start, then one per interval, which calls at its end."""
         grid, c = _rho_rows(path, grid)
         idle = {
@@ -69,17 +81,16 @@ class reversible_heun(_InRho):
             "clean": False,
         }
         c = {name: np.concatenate([[idle[name]], c[name]]) for name in c}
-        t = np.where(
-            c["clean"], np.roll(c["t_next"], 1), c["t_next"]
-        )  # into sigma = 0 the call is not used: make it where it is regular
+        # into sigma = 0 the call is not used: make it where it is regular
+        t = np.where(c["clean"], np.roll(c["t_next"], 1), c["t_next"])
         c |= {"first": np.arange(len(t)) == 0, "t_before": np.append(t[0], t[:-1])}
         return Rows(t, np.append(np.nan, grid[1:]), c)
 
-    def init(self, x: PyTree, rows: Rows) -> tuple:
+    def init(self, x: State, rows: Rows) -> tuple:
         """(x, the shifted state h, the slope there); the first row sets the last two."""
         return x, jax.tree.map(jnp.zeros_like, x), jax.tree.map(jnp.zeros_like, x)
 
-    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """One step; into sigma = 0 Euler's, which leaves h and the slope."""
         c, (x, h, f) = row.c, state
         y = self._y(model, x, c["alpha"])
@@ -92,7 +103,7 @@ class reversible_heun(_InRho):
         y = linear((1.0, y), (half, f), (jnp.where(c["clean"], 0, c["drho"] / 2), slope))
         return self._x(model, y, c["alpha_next"]), h, slope
 
-    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def reverse(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """The state before the step."""
         c, (x, h, f) = row.c, state
         y = self._y(model, x, c["alpha_next"])
@@ -108,15 +119,31 @@ class reversible_heun(_InRho):
         slope = jax.tree.map(lambda s: jnp.where(c["first"], 0, s), slope)
         return self._x(model, y, c["alpha"]), before, slope
 
-    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
-        """A state that ends at x: h there, and the slope; at sigma = 0 the slope where the last interval began."""
+    def arrive(self, model: Denoiser, x: State, rows: Rows) -> tuple:
+        """The state to invert from: x, h, the slope (at sigma = 0 that where the last interval began)."""
         y = self._y(model, x, rows.c["alpha_next"][-1])
         alpha = np.where(rows.c["clean"][-1], rows.c["alpha"][-1], rows.c["alpha_next"][-1])
         return x, y, noise(model)(linear((alpha, y)), rows.t[-1])
 
 
-class mccallum_foster(_InRho):
-    """The reversible form of Heun in rho [McCallum & Foster 2024, eq. 3]; second order, stable, four calls per step."""
+reversible_heun = factory("reversible_heun", ReversibleHeun)
+
+
+class McCallumFoster(_InRho):
+    """The reversible form of Heun in rho [McCallum & Foster 2024, eq. 3].
+
+        y' = l y + (1-l) z + Psi(z),    z' = z - Psi_back(y'),        Psi the increment of Heun in rho
+
+    A `js.Solver` with an exact inverse, of second order, stable, with four calls per step.
+
+    Options:
+        coupling: l in (0, 1), usually 0.99 to 0.999; the inverse amplifies rounding by 1/l per step.
+
+    Example:
+        >>> rows = js.solvers.mccallum_foster(coupling=0.999).rows(js.CondOT(), [0.8, 0.5, 0.2])
+        >>> rows.t, rows.c["drho"].round(4)
+        (array([0.8, 0.5]), array([-3.  , -0.75]))
+    """
 
     coupling: float = eqx.field(static=True, default=0.99)
     calls: ClassVar[int] = 4
@@ -126,17 +153,17 @@ class mccallum_foster(_InRho):
         if not 0 < self.coupling < 1:
             raise ValueError(f"coupling lies in (0, 1), 0.99 to 0.999 are usual; got {self.coupling}")
 
-    def rows(self, path: Path, grid: Any) -> Rows:
+    def rows(self, path: Path, grid: Grid) -> Rows:
         """One row per interval."""
         grid, c = _rho_rows(path, grid)
         return Rows(grid[:-1], grid[1:], c)
 
-    def init(self, x: PyTree, rows: Rows) -> tuple:
-        """(x, z): z is y = x/alpha."""
+    def init(self, x: State, rows: Rows) -> tuple:
+        """Both states start at x."""
         return x, x
 
-    def _increments(self, model: Any, row: Rows) -> tuple[Any, Any]:
-        """(Psi forward from z at t, Psi backward from y at the next time); into sigma = 0 Euler forward, nothing back."""
+    def _increments(self, model: Denoiser, row: Rows) -> tuple[Callable, Callable]:
+        """Psi from z at t, and Psi back from y at the end; into sigma = 0 Euler forward, nothing back."""
         c, eps = row.c, noise(model)
         far = jnp.where(c["clean"], row.t, c["t_next"])
 
@@ -156,7 +183,7 @@ class mccallum_foster(_InRho):
 
         return forward, back
 
-    def step(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """One step of both."""
         c, k = row.c, self.coupling
         y, z = (self._y(model, a, c["alpha"]) for a in state)
@@ -165,7 +192,7 @@ class mccallum_foster(_InRho):
         z = linear((1.0, z), (-1.0, back(y)))
         return self._x(model, y, c["alpha_next"]), self._x(model, z, c["alpha_next"])
 
-    def reverse(self, model: Any, state: tuple, row: Rows, key: Any = None) -> tuple:
+    def reverse(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """Both before the step."""
         c, k = row.c, self.coupling
         y, z = (self._y(model, a, c["alpha_next"]) for a in state)
@@ -174,6 +201,9 @@ class mccallum_foster(_InRho):
         y = linear((1 / k, y), (1 - 1 / k, z), (-1 / k, forward(z)))
         return self._x(model, y, c["alpha"]), self._x(model, z, c["alpha"])
 
-    def arrive(self, model: Any, x: PyTree, rows: Rows) -> tuple:
-        """A state that ends at x: both there."""
+    def arrive(self, model: Denoiser, x: State, rows: Rows) -> tuple:
+        """The state to invert from: both at x."""
         return x, x
+
+
+mccallum_foster = factory("mccallum_foster", McCallumFoster)
