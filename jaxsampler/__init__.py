@@ -33,7 +33,7 @@ from .scan.adjoints import Reversible as Reversible
 from .scan.protocol import Solver as Solver
 from .scan.protocol import StepEnd as StepEnd
 from .scan.protocol import Trajectory as Trajectory
-from .scan.table_solver import run as run
+from .scan.run_table import run as run
 from .tables.oracle import loop as loop
 from .tables.steps import Step as Step
 from .tables.steps import step as step

@@ -1,7 +1,8 @@
 """The command line: `jaxsampler restore | sample | train CONFIG | bench WHAT | search CONFIG | solvers`.
 
-A subcommand is a function below; its arguments are the options, its docstring is the help. What goes wrong in the user's hands (a file, a
-name, a value, the disk) is one line on stderr and exit code 2; anything else is a bug and keeps its traceback.
+A subcommand is a function below; its arguments are the options, its docstring is the help. A user's mistake
+(a file, a name, a value, a full disk) is one line on stderr and exit code 2; anything else is a bug and keeps
+its traceback.
 """
 
 import errno
@@ -38,20 +39,22 @@ def restore(
     choose: Flag[bool] = False,
     weights: Path | None = None,
 ) -> None:
-    """Restore a damaged photo, a folder of them or, without arguments, ten held-out examples with the numbers beside.
+    """Restore a damaged photo or a folder of them; without arguments, ten held-out examples, with numbers.
 
     Args:
-        photo: The image to restore: any size; colour, grey or with alpha.
+        photo: The image to restore, of any size; colour, grey or with alpha.
         task: deblur, dehaze, dejpeg, lowlight, denoise, deraindrop, derain, deshadow, desnow or inpaint.
-        mask: For inpaint, an image of the photo's size: white is known, black is filled. With --batch also a folder of masks.
-        steps: Solver steps (10); one network call each for multistep solvers.
-        solver: A name that `jaxsampler solvers` lists, or a saved table (FILE.safetensors), which has its steps and order already; by
-            default the member of MR Sampler that does best on training photos.
+        mask: For inpaint, an image of the photo's size: white is known, black is filled. With --batch also a
+            folder of masks.
+        steps: Solver steps (10); multistep solvers make one network call in each.
+        solver: A name that `jaxsampler solvers` lists, or a saved table (FILE.safetensors), which has its own
+            steps and order; by default the member of MR Sampler that does best on training photos.
         order: Order of mr_ode (1-3) or mr_sde (1-2).
-        seed: Of the starting noise and the solver's.
-        out: The file to write (PHOTO_restored.png); with --batch the folder; without a photo the folder of the report (restored).
-        batch: Restore every photo of this folder into --out; goes on where an interrupted run stopped.
-        full: The whole study on all held-out photos, about 10 minutes on 2 cores.
+        seed: Seed of the starting noise and of the solver's noise.
+        out: The file to write (PHOTO_restored.png); with --batch the folder; without a photo the folder of
+            the report (restored).
+        batch: Restore every photo of this folder into --out; an interrupted run goes on where it stopped.
+        full: Run the whole comparison on all held-out photos, about 10 minutes on 2 cores.
         choose: Compare the members of MR Sampler on training photos.
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
     """
@@ -60,7 +63,7 @@ def restore(
     if photo is None and batch is None:
         if any(option is not None for option in (task, mask, solver, steps, order)):
             raise ValueError(
-                "which photo? jaxsampler restore photo.jpg --task ..., or --batch FOLDER --out FOLDER"
+                "missing photo: give PHOTO --task ..., or --batch FOLDER --out FOLDER --task ..."
             )
         net, target = command.network(weights), command.writable(out or Path("restored"))
         if choose:
@@ -71,21 +74,19 @@ def restore(
             command.demonstration(net, target, seed=seed)
         return
     if photo is not None and batch is not None:
-        raise ValueError("give one photo, or --batch FOLDER, not both")
+        raise ValueError("a photo and --batch exclude each other: leave one out")
     if full or choose:
-        raise ValueError("--full and --choose use photos of their own; leave the photo out")
+        raise ValueError("--full and --choose use photos of their own: leave the photo out")
     if task is None:
-        raise ValueError("what is to be undone? give --task, one of " + ", ".join(command.data.VERBS))
+        raise ValueError("missing --task: choose one of " + ", ".join(command.data.VERBS))
     if batch is not None and out is None:
-        raise ValueError("--batch needs --out FOLDER, where the restored photos go")
+        raise ValueError("missing --out: with --batch give --out FOLDER for the restored photos")
     command.expect_mask(task, mask is not None)
     restorer = command.restorer(command.network(weights), solver, order, steps, seed)
     if photo is not None:
         print(command.one(restorer, photo, task, mask, out or Path(f"{photo.stem}_restored.png")))
-    elif (
-        batch is not None and out is not None and (failed := command.folder(restorer, batch, task, mask, out))
-    ):
-        raise ValueError("; ".join(failed))
+    elif batch is not None and out is not None and (bad := command.folder(restorer, batch, task, mask, out)):
+        raise ValueError("; ".join(bad))
 
 
 @app.command
@@ -104,28 +105,31 @@ def sample(
     batch: int = 100,
     out: Path = Path("samples"),
 ) -> None:
-    """Sample images of a trained network: a PNG of the first hundred, an NPZ of all, a JSON of what is needed to repeat it.
+    """Sample images from a trained network: a PNG of the first hundred, an NPZ of all, a JSON to repeat it.
 
-    An interrupted run goes on where it stopped and ends with the same files. Image i depends on the seed and on i only.
+    An interrupted run goes on where it stopped and ends with the same files. Image i depends only on the seed
+    and on i.
 
     Args:
         model: fashion_edm (the default) or fashion_flow.
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
         n: How many images.
         label: The class of all images, a name or a number; by default all classes in turn.
-        solver: A name that `jaxsampler solvers` lists; a saved table (FILE.safetensors), which has its steps and grid already; or
-            "learned", the table that we learned for the model, of --steps network calls.
-        order: Of solvers that have one as an option.
-        steps: Solver steps (10; learned: 8, or what is nearest); one network call each for multistep solvers.
-        grid: uniform, quadratic, cosine, karras, log_snr or polyexponential; by default what suits the network's path.
-        guidance: Weight of classifier-free guidance: 0 any class, 1 the class, more of it above (two network calls instead of one).
-        seed: Of all noise.
-        batch: Images computed at a time; a matter of memory, not of what comes out.
+        solver: A name that `jaxsampler solvers` lists; a saved table (FILE.safetensors), which has its own
+            steps and grid; or "learned", the shipped table learned for the model, of --steps network calls.
+        order: Order, of solvers that have it as an option.
+        steps: Solver steps (10; learned: 8 or the nearest); multistep solvers make one network call in each.
+        grid: uniform, quadratic, cosine, karras, log_snr or polyexponential; by default what suits the
+            network's path.
+        guidance: Weight of classifier-free guidance: 0 any class, 1 the class, above 1 more of it (two
+            network calls instead of one).
+        seed: Seed of all noise.
+        batch: How many images are computed at a time; it changes the memory needed, not the images.
         out: The folder for samples.png, samples.npz and samples.json.
     """
-    from . import generate as gallery
+    from . import generate
 
-    plan = gallery.plan(
+    plan = generate.plan(
         model=model,
         weights=weights,
         n=n,
@@ -138,17 +142,19 @@ def sample(
         seed=seed,
         batch=batch,
     )
-    print(gallery.run(plan, out))
+    print(generate.run(plan, out))
 
 
 @app.command
 def train(config: Positional[str], /, *, out: str | None = None, data: str | None = None) -> None:
-    """Train a network as a TOML config says; an interrupted run is continued.
+    """Train a network as a TOML config says; an interrupted training goes on where it stopped.
 
     Args:
         config: For instance configs/train/restore.toml or configs/train/fashion_edm.toml.
-        out: The weights to write (NAME.safetensors); checkpoints and the loss log go into a folder beside, without the suffix.
-        data: The folder with the files of Fashion-MNIST, where the config does not name it; without either they are downloaded.
+        out: The weights to write (NAME.safetensors); checkpoints and the log of losses go into the folder
+            NAME beside.
+        data: The folder with the files of Fashion-MNIST, if the config does not name it; without either they
+            are downloaded.
     """
     from .train import main
 
@@ -166,18 +172,20 @@ def bench(
     data: Path | None = None,
     weights: Path | None = None,
 ) -> None:
-    """Measure the samplers themselves; prints a Markdown table, and writes it with a figure and the raw numbers.
+    """Measure the samplers; print a Markdown table and write it with a figure and the raw numbers.
 
     Args:
-        what: gradients: memory, time and error of each route. inversion: what comes back of a round trip. likelihood: bits per
-            dimension of the Fashion-MNIST networks, about 5 minutes on 2 cores. overhead: time beside the network's, compile time,
-            compilations. precision: error of low precision, per solver. quality: error of the samples per solver and number of calls;
-            about 25 minutes on 2 cores, goes on where an interrupted run stopped.
+        what: gradients: memory, time and error of each adjoint. inversion: error of a round trip. likelihood:
+            bits per dimension of the Fashion-MNIST networks, about 5 minutes on 2 cores. overhead: time on
+            top of the network's, compile time, compilations. precision: error of low precision, per solver.
+            quality: error of the samples per solver and number of calls, about 25 minutes on 2 cores; an
+            interrupted run goes on.
         out: The folder for WHAT.md, WHAT.json (quality.csv) and WHAT.png.
-        rounds: Turns of paired timing; the least counts.
-        config: Of quality, what is measured; by default as configs/bench/quality.toml.
-        data: Of quality, the folder with the files of Fashion-MNIST; by default the user's data folder, filled by download.
-        weights: Of quality, a folder with other networks than the shipped ones, by the same names.
+        rounds: Turns of paired timing; the least time counts.
+        config: For quality: what is measured; by default as configs/bench/quality.toml.
+        data: For quality: the folder with the files of Fashion-MNIST; by default the user's data folder,
+            filled by download.
+        weights: For quality: a folder with networks to replace the shipped ones, by the same names.
     """
     from .bench import quality_report, report
 
@@ -185,7 +193,7 @@ def bench(
         print(quality_report.main(config, out, data, weights), end="")
     elif config or data or weights:
         raise ValueError(
-            f"--config, --data and --weights are for bench quality; bench {what} measures on problems of its own"
+            f"--config, --data and --weights are for bench quality: leave them out of bench {what}"
         )
     else:
         print(report.write(what, out, rounds), end="")
@@ -197,8 +205,10 @@ def search(config: Positional[Path], /, *, out: Path = Path("search"), data: Pat
 
     Args:
         config: For instance configs/search/mixture.toml.
-        out: The folder for the tables found (PROBLEM_CALLS.safetensors, for `--solver` and `js.Table.load`), PROBLEM.md and PROBLEM.png.
-        data: The folder with the files of Fashion-MNIST (without it: the user's data folder, or a download).
+        out: The folder for the tables found (PROBLEM_CALLS.safetensors, for `--solver` and `js.Table.load`),
+            PROBLEM.md and PROBLEM.png.
+        data: The folder with the files of Fashion-MNIST; by default the user's data folder, filled by
+            download.
     """
     from .search.report import main
 
@@ -206,15 +216,22 @@ def search(config: Positional[Path], /, *, out: Path = Path("search"), data: Pat
 
 
 @app.command
-def solvers() -> None:
-    """List the solvers: order, calls per step, prediction, options, reference."""
-    from ..solvers.listing import markdown
+def solvers(*, bibtex: Flag[bool] = False) -> None:
+    """List the solvers: order, calls per step, prediction, options, reference.
 
-    print(markdown(), end="")
+    Args:
+        bibtex: Print the publications behind them instead, to cite what you use.
+    """
+    from ..solvers import bibliography, listing
+
+    if bibtex:
+        print(bibliography.bibtex((e.name, e.reference) for e in listing.entries()), end="")
+    else:
+        print(listing.markdown(), end="")
 
 
 def explain(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """Say what went wrong in one line."""
     if isinstance(error, ModuleNotFoundError):
         return f'the package {error.name} is missing: pip install "jaxsampler[demo]"'
     if isinstance(error, OSError) and error.strerror:
@@ -239,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxsampler: interrupted", file=sys.stderr)
         return 130
-    except SystemExit as done:  # tyro's: help, or options that it cannot parse
+    except SystemExit as done:  # from tyro: help, or options that it cannot parse
         return int(done.code or 0)
     return 0
 

@@ -45,6 +45,8 @@ from .listing import catalogue as catalogue
 from .model_statistics import Statistics as Statistics
 from .model_statistics import ems as ems
 from .mr_released import mr_published as mr_published
+from .orders import order as order
+from .orders import weak_order as weak_order
 from .predictor_corrector import unipc as unipc
 from .pseudo_numerical import plms as plms
 from .pseudo_numerical import pndm as pndm

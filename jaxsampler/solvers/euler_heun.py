@@ -56,7 +56,7 @@ def heun(path, ts, x, past, model, z, *, a: Scalar = 1.0):
 
 @step(kind="velocity", order=2, to_zero=euler)
 def rf_solver(path, ts, x, past, model, z):
-    """RF-Solver [Wang et al. 2024, eq. 9].
+    """RF-Solver [Wang et al. 2024a, eq. 9].
 
         x_s = x + h v + h^2/2 v',        h = s - t, v' from half a step
 

@@ -83,8 +83,8 @@ class ScoreSDE(eqx.Module):
         batch_axis: None takes the norms of all of x, which is one sample (`jax.vmap` for more) or a batch
             treated as one; an axis averages the norms of its samples, as published.
         published: the released code on its grid np.linspace(1, eps, N): N steps, one at each grid time, of
-            nominal length 1/N, with the discrete tables of VP, sub-VP and VE at index int(t (N - 1)), and the
-            forward variance in VP's ancestral steps.
+            nominal length 1/N, with the discrete tables of VP, sub-VP and VE at index int(t (N - 1)). The
+            ancestral steps of VP draw noise of the forward variance.
         noise: draws [rows, *x.shape] in order of use, instead of the key.
 
     Example:

@@ -253,7 +253,7 @@ bdia = factory("bdia", BDIA)
 
 
 class OBELM(_TwoStep):
-    """O-BELM: the two-step method of least local error [Wang et al. 2024, eq. 18].
+    """O-BELM: the two-step method of least local error [Wang et al. 2024b, eq. 18].
 
         y' = (d2/d1)^2 y_prev + (d1 - d2)(d1 + d2)/d1^2 y + d2 (d1 + d2)/d1 eps(x)
 

@@ -1,0 +1,39 @@
+"""`jaxsampler solvers --bibtex`: every solver has its publication, every publication its solver, each once."""
+
+import re
+
+from jaxsampler.commands import cli
+from jaxsampler.solvers import bibliography, listing
+
+
+def test_every_solver_has_its_publication():
+    known = bibliography.publications()
+    used = set()
+    for entry in listing.entries():
+        keys = bibliography.cited(entry.reference)
+        assert keys, f"{entry.name} cites {entry.reference!r}, which names no publication"
+        for key in keys:
+            assert key in known, f"{entry.name} cites {key}: add it to references.bib"
+        used |= set(keys)
+    assert used == set(known), "references.bib holds what no solver cites"
+
+
+def test_entries_are_complete():
+    for key, text in bibliography.publications().items():
+        assert text.count("{") == text.count("}"), key
+        fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", text, re.MULTILINE))
+        assert {"author", "title", "year"} <= set(fields), key
+        assert fields["year"] in key, key
+        assert fields["author"].split(",")[0].lower() == re.match(r"[a-z]+", key)[0]
+
+
+def test_the_command_prints_each_entry_once(capsys):
+    assert cli.main(["solvers", "--bibtex"]) == 0
+    printed = capsys.readouterr().out
+    keys = re.findall(r"^@\w+\{(\w+),$", printed, re.MULTILINE)
+    assert sorted(keys) == sorted(bibliography.publications())
+    assert "% unipc\n@inproceedings{zhao2023," in printed
+
+
+def test_an_unknown_reference_is_said():
+    assert bibliography.bibtex([("mine", "Me 2031")]) == "% mine: Me 2031"
