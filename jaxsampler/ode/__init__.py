@@ -1,4 +1,4 @@
-"""The probability flow as an ODE: diffrax both ways, its continuous adjoint, exact densities, and back from data to noise."""
+"""The probability flow as an ODE: diffrax both ways, continuous adjoint, exact densities, inversion."""
 
 from . import bridge as bridge
 from . import inversion as inversion

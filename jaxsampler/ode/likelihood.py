@@ -1,62 +1,67 @@
 r"""Exact log-densities: the change of volume along the probability flow.
 
-In y = (x - mu)/alpha and the level l = rho = sigma/alpha (see `flow.py`) the flow is dy/dl = eps, hence d log p(y)/dl = -div eps, and
-from the data x at t_min up to t_max
+In y = (x - mu)/alpha and the level l = rho = sigma/alpha (see `probability_flow.py`) the flow is dy/dl = eps,
+hence d log p(y)/dl = -div eps, and from the data x at t_min up to t_max
 
     log p(x) = log p_T(x_T) + D log(alpha_T/alpha_min) + int div_y eps dl.
 
-Integral and flow are one system in (y, L), dL/dl = div eps, so whatever solves the one solves both: a noise-kind table of ours on a
-rising grid, or diffrax, adaptively. Where alpha = 0 at t_max (CondOT) the variable is t: y = x - mu, the divergence is that of the
-velocity, and there is no stretch by alpha.
+Integral and flow are one system in (y, L), dL/dl = div eps, so whatever solves the one solves both: a
+noise-kind table of ours on a rising grid, or diffrax, adaptively. Where alpha = 0 at t_max (CondOT) the
+variable is t: y = x - mu, the divergence is that of the velocity, and there is no stretch by alpha.
 
-The divergence is the trace of the Jacobian J: exactly, in D products with J; by Hutchinson, the mean of z'J z over probes z with
-E zz' = I that stay fixed along the flow; or by Hutch++: on the range Q of J S the trace is exact, and Hutchinson serves the rest only,
+The divergence is the trace of the Jacobian J: exactly, in D products with J; by Hutchinson, the mean of z'J z
+over probes z with E zz' = I that stay fixed along the flow; or by Hutch++, where the trace is exact on the
+range Q of J S, and Hutchinson serves only the rest,
 
     tr J = tr Q'J Q + E g'J g,    g = (I - QQ')z.
 
-log p_T is the density that samplers draw x_T from. The true p_T differs a little (0.002 nats for unit-sized data under VP): `prior=`
-takes another.
+log p_T is the density that samplers draw x_T from. The true p_T differs a little (0.002 nats for unit-sized
+data under VP): `prior=` takes another.
 
-References: Song et al. 2021b (likelihood of the flow); Grathwohl et al. 2019 (FFJORD); Hutchinson 1990; Meyer et al. 2021 (Hutch++);
-Theis et al. 2016 (dequantisation).
+References: Song et al. 2021b (likelihood of the flow); Grathwohl et al. 2019 (FFJORD); Hutchinson 1990; Meyer
+et al. 2021 (Hutch++); Theis et al. 2016 (dequantisation).
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from ..numerics import Real, cast, on_host, wide
+from ..numerics import Arr, Grid, Key, Real, Scalar, State, cast, on_host, wide
 from ..paths import grids
 from ..paths.gaussian import EDM
 from ..paths.predictions import Denoiser
-from ..scan.table_solver import run
+from ..scan.protocol import Adjoint
+from ..scan.run_table import run
 from ..solvers.edm_heun import rk_rho
 from ..tables.steps import Step, schedule
 from ..tables.tabulation import assemble
-from .probability_flow import Flow, begin, lenient
+from .probability_flow import Flow, Times, begin, lenient
+
+if TYPE_CHECKING:
+    import diffrax
 
 TRACES = ("exact", "hutchinson", "hutch++")
 
 
 class _Volume(eqx.Module):
-    """d(y, L)/dl: the flow towards noise, and its divergence; probes: [k, D] (of Hutch++: S and z, half each)."""
+    """d(y, L)/dl: the flow towards noise, and its divergence. Probes are [k, D], for Hutch++ S, then z."""
 
     flow: Flow
     trace: str = eqx.field(static=True)
     probes: Any
 
-    def __call__(self, state: tuple, l: Any) -> tuple:
+    def __call__(self, state: tuple, l: Scalar) -> tuple:
         return self.slope(l, state)
 
-    def slope(self, l: Any, state: tuple, args: Any = None) -> tuple:
+    def slope(self, l: Scalar, state: tuple, args: Any = None) -> tuple:
         """As diffrax calls it."""
         y, _ = state
         flat, unravel = ravel_pytree(y)
@@ -73,12 +78,13 @@ class _Volume(eqx.Module):
         if self.trace == "hutchinson":
             return quadratic(self.probes).mean()
         S, z = jnp.split(self.probes, 2)
-        # any fixed Q gives an unbiased estimate, with an unbiased gradient: none through the QR, which has none where J S is rank deficient
+        # Any fixed Q gives an unbiased estimate, with an unbiased gradient: none flows through the QR, which
+        # has none where J S is rank deficient.
         Q = jax.lax.stop_gradient(jnp.linalg.qr(jax.vmap(product)(S).T)[0])
         return quadratic(Q.T).sum() + quadratic(z - (z @ Q) @ Q.T).mean()
 
 
-def _draw(trace: str, noise: Any, probes: int | None, key: Any, y: PyTree) -> Any:
+def _draw(trace: str, noise: State | str, probes: int | None, key: Key | None, y: State) -> Array | None:
     """Probe vectors [k, D]."""
     if trace not in TRACES:
         raise ValueError(f"unknown trace {trace!r}; valid: {', '.join(TRACES)}")
@@ -88,7 +94,8 @@ def _draw(trace: str, noise: Any, probes: int | None, key: Any, y: PyTree) -> An
     if not isinstance(noise, str):
         if jax.tree.map(lambda z: jnp.shape(z)[1:], noise) != jax.tree.map(jnp.shape, y):
             raise ValueError(
-                f"probes must be arrays like x with one more leading axis, got shapes {jax.tree.map(jnp.shape, noise)}"
+                "probes must be arrays like x with one more leading axis, got shapes "
+                f"{jax.tree.map(jnp.shape, noise)}"
             )
         drawn = jax.vmap(lambda z: ravel_pytree(z)[0])(noise).astype(flat.dtype)
         if trace == "hutch++" and len(drawn) % 2:
@@ -98,7 +105,8 @@ def _draw(trace: str, noise: Any, probes: int | None, key: Any, y: PyTree) -> An
         count = len(drawn) if trace == "hutchinson" else len(drawn) // 2 * 3
     if count < 1 or (trace == "hutch++" and (count % 3 or count > 3 * flat.size)):
         raise ValueError(
-            f"hutch++ splits its products with J in three: probes must be 3, 6, .. up to 3 D = {3 * flat.size}, got {count}"
+            "hutch++ splits its products with J in three: probes must be 3, 6, .. "
+            f"up to 3 D = {3 * flat.size}, got {count}"
         )
     if not isinstance(noise, str):
         return drawn
@@ -114,38 +122,52 @@ def _draw(trace: str, noise: Any, probes: int | None, key: Any, y: PyTree) -> An
 
 def log_prob(
     denoiser: Callable,
-    x: PyTree,
+    x: State,
     *,
-    key: Any = None,
+    key: Key | None = None,
     trace: str = "exact",
-    noise: Any = "rademacher",
+    noise: State | str = "rademacher",
     probes: int | None = None,
     steps: int = 64,
-    grid: Any = None,
-    t_max: Any = None,
-    t_min: Any = None,
-    solver: Any = None,
-    controller: Any = None,
-    adjoint: Any = None,
-    prior: Any = "path",
+    grid: Grid | None = None,
+    t_max: Times | None = None,
+    t_min: Times | None = None,
+    solver: "Step | diffrax.AbstractSolver | None" = None,
+    controller: "diffrax.AbstractStepSizeController | None" = None,
+    adjoint: "Adjoint | diffrax.AbstractAdjoint | None" = None,
+    prior: str | Callable[[State], Scalar] = "path",
 ) -> Float[Array, ""]:
-    """log p(x) in nats of one sample x at t_min (by default the path's), a pytree of D numbers [Song et al. 2021b]; vmap for a batch.
+    """log p(x) in nats of one sample x, a pytree of D numbers, at t_min [Song et al. 2021b]; vmap a batch.
 
-    trace: "exact" (D products with the Jacobian per call), "hutchinson" or "hutch++", of `probes` products (1, or 3) with `noise`
-    "rademacher", "gaussian" or your own probes [k, *x.shape] (of Hutch++ two thirds of `probes`: S, then z), drawn from `key`.
+    By default a table integrates; with a diffrax solver or step size controller, diffrax does, adaptively.
+    Gradients flow to x, weights and mu.
 
-    By default a table integrates: solver, any deterministic noise-kind step (default RK4, `rk_rho(tableau="4rk")`), over `steps` intervals
-    of a `karras` grid (uniform in t where alpha(t_max) = 0, in lam for a system), or over your own grid of decreasing times. With
-    a diffrax solver or step size controller, diffrax does, adaptively. adjoint: one of ours for a table, else one of diffrax's.
+    Args:
+        key: for the probes.
+        trace: "exact" (D products with the Jacobian per call), "hutchinson" or "hutch++".
+        noise: "rademacher", "gaussian" or your own probes [k, *x.shape] (for Hutch++ two thirds of `probes`:
+            S, then z).
+        probes: number of products with the Jacobian; by default 1, for Hutch++ 3.
+        steps: intervals of a `karras` grid (uniform in t where alpha(t_max) = 0, in lam for a system).
+        grid: your own decreasing times instead.
+        t_max, t_min: by default the path's.
+        solver: any deterministic noise-kind step (default RK4, `rk_rho(tableau="4rk")`), or one of diffrax.
+        adjoint: one of ours for a table, else one of diffrax's.
+        prior: "path", N(mu, prior_std^2) as samplers draw it, or a function x_T -> log p_T(x_T).
 
-    prior: "path", N(mu, prior_std^2) as samplers draw it, or a function x_T -> log p_T(x_T). Gradients flow to x, weights and mu.
+    Example:
+        >>> denoiser = js.models.gaussian_mixture([[0.0, 0.0]], 1.0, js.VP())  # N(0, I) at all times
+        >>> value = js.likelihood.log_prob(denoiser, jnp.array([1.0, 2.0]))
+        >>> print(f"{value:.3f}", f"{-np.log(2 * np.pi) - 2.5:.3f}")
+        -4.338 -4.338
     """
     if isinstance(prior, str) and prior != "path":
         raise ValueError(f"prior must be 'path' or a function x_T -> log density, got {prior!r}")
     if grid is not None:
         if isinstance(getattr(denoiser, "path", {}), dict) or t_max is not None or t_min is not None:
             raise ValueError(
-                "grid= has its own ends, and is for one path: leave out t_max and t_min; a system takes steps="
+                "grid= has its own ends, and is for one path: leave out t_max and t_min; "
+                "a system takes steps="
             )
         grid = grids.checked(denoiser.path, grid)
         t_max, t_min = float(grid[0]), float(grid[-1])
@@ -179,11 +201,12 @@ def log_prob(
     )
 
 
-def _between(denoiser: Any, t_max: Any, t_min: Any) -> tuple[Flow, Any, Any]:
+def _between(denoiser: Callable, t_max: Times | None, t_min: Times | None) -> tuple[Flow, Any, Any]:
     """The flow, in t where alpha = 0, and its ends."""
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
-            f"the likelihood belongs to a flow: give a js.Denoiser(net, path, kind), not {type(denoiser).__name__}"
+            "the likelihood belongs to a flow: give a js.Denoiser(net, path, kind), not "
+            f"{type(denoiser).__name__}"
         )
     names = list(denoiser.path) if isinstance(denoiser.path, dict) else []
     system = bool(names)
@@ -194,7 +217,8 @@ def _between(denoiser: Any, t_max: Any, t_min: Any) -> tuple[Flow, Any, Any]:
     flow, ends = begin(denoiser, "t" if pure else "lam" if system else "rho", 0.0, t_max, t_min)
     if any(e.stop != e.end for e in (ends.values() if system else [ends])):
         raise ValueError(
-            "at sigma = 0 this network does not determine the flow: give t_min > 0, the noise level that the density is of"
+            "at sigma = 0 this network does not determine the flow: "
+            "give t_min > 0, the noise level that the density is of"
         )
     if not system:
         return flow, ends.start, ends.end
@@ -207,18 +231,25 @@ def _schedule(solver: Step | None, n: int) -> list[Step]:
     for step in steps:
         if step.noises:
             raise ValueError(
-                f"{step.name} is stochastic: only the probability flow has a likelihood, so take a deterministic solver"
+                f"{step.name} is stochastic: only the probability flow has a likelihood, "
+                "so take a deterministic solver"
             )
         if step.kind != "noise":
             raise ValueError(
-                f"{step.name} works on {step.kind!r}: the likelihood integrates dy/drho = eps, by rk_rho, dpm_2, deis_rho, .."
+                f"{step.name} works on {step.kind!r}: the likelihood integrates dy/drho = eps, "
+                "by rk_rho, dpm_2, deis_rho, .."
             )
     return steps
 
 
 def _adaptive(
-    field: _Volume, y: PyTree, span: tuple, solver: Any, controller: Any, adjoint: Any
-) -> tuple[PyTree, Array]:
+    field: _Volume,
+    y: State,
+    span: tuple,
+    solver: "Step | diffrax.AbstractSolver | None",
+    controller: "diffrax.AbstractStepSizeController | None",
+    adjoint: Any,
+) -> tuple[State, Array]:
     """(y, L) at the top level by diffrax."""
     import diffrax
 
@@ -227,7 +258,8 @@ def _adaptive(
         raise TypeError(f"solver must be a noise-kind step of js.solvers or a diffrax solver, got {solver!r}")
     if solver.term_structure is not diffrax.AbstractTerm:
         raise ValueError(
-            f"{type(solver).__name__} is stochastic (or for split fields): only the probability flow has a likelihood"
+            f"{type(solver).__name__} is stochastic (or for split fields): "
+            "only the probability flow has a likelihood"
         )
     zero = jnp.zeros((), wide(y))
     with lenient():
@@ -246,7 +278,7 @@ def _adaptive(
     return jax.tree.map(lambda a: a[-1], solution.ys)
 
 
-def _stretch(flow: Flow, x: PyTree, high: Any, low: Any) -> Any:
+def _stretch(flow: Flow, x: State, high: Times, low: Times) -> Any:
     """D log(alpha_T/alpha_min), the volume of y against that of x; 0 in t, where y = x - mu."""
     if flow.variable == "t":
         return 0.0
@@ -259,8 +291,14 @@ def _stretch(flow: Flow, x: PyTree, high: Any, low: Any) -> Any:
     return sum(jax.tree.leaves(flow.denoiser.each(part, x, high, low)))
 
 
-def prior_log_prob(denoiser: Any, x: PyTree) -> Float[Array, ""]:
-    """log density of N(mu, prior_std^2), which samplers draw x_T from."""
+def prior_log_prob(denoiser: Denoiser, x: State) -> Float[Array, ""]:
+    """log density of N(mu, prior_std^2), which samplers draw x_T from.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: x, js.VP(), "noise")
+        >>> print(f"{js.likelihood.prior_log_prob(denoiser, jnp.zeros(2)):.3f}")  # -log(2 pi)
+        -1.838
+    """
 
     def part(path, x):
         std = path.prior_std
@@ -272,25 +310,39 @@ def prior_log_prob(denoiser: Any, x: PyTree) -> Float[Array, ""]:
 
 def bits_per_dim(
     denoiser: Callable,
-    images: Any,
-    key: Any,
+    images: Arr,
+    key: Key,
     *,
     low: Real = -1.0,
     high: Real = 1.0,
     density: Callable | None = None,
-    dtype: Any = jnp.float32,
+    dtype: str | type | np.dtype = jnp.float32,
     batch_size: int | None = None,
 ) -> Float[Array, " n"]:
-    """Bits per dimension of each of the 8-bit `images` [n, ...], uniformly dequantised: x = low + (high - low)(k + u)/256, u ~ U[0, 1).
+    """Bits per dimension of each of the 8-bit `images` [n, ...], uniformly dequantised [Theis et al. 2016].
 
-    low, high: what pixel values 0 and 256 are to the network. density: (denoiser, x, key=) -> log p(x) in nats, by default `log_prob` with
-    one Hutchinson probe. batch_size: images at a time (default all). The bits are those of -log2 p(x) per number plus 8 - log2(high - low)
-    for the size of a cell (7 for [-1, 1]); by Jensen's inequality their mean over u bounds those of the discrete model [Theis et al. 2016].
+    x = low + (high - low)(k + u)/256 with u ~ U[0, 1). The bits are those of -log2 p(x) per number plus
+    8 - log2(high - low) for the size of a cell (7 for [-1, 1]); by Jensen's inequality their mean over u
+    bounds those of the discrete model.
+
+    Args:
+        key: for u and the probes.
+        low, high: what pixel values 0 and 256 are to the network.
+        density: (denoiser, x, key=) -> log p(x) in nats; by default `log_prob` with one Hutchinson probe.
+        batch_size: images at a time; all if None.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: x, js.VP(), "noise")
+        >>> uniform = lambda denoiser, x, key: -x.size * jnp.log(2.0)  # the density 1/2 on [-1, 1]
+        >>> images = np.zeros((2, 4), np.uint8)
+        >>> js.likelihood.bits_per_dim(denoiser, images, jax.random.key(0), density=uniform).tolist()
+        [8.0, 8.0]
     """
     images = jnp.asarray(images)
     if images.dtype != jnp.uint8 or images.ndim < 2 or not high > low:
         raise ValueError(
-            f"images must be uint8 [n, ...], and low < high; got {images.dtype}{list(images.shape)}, {low}, {high}"
+            f"images must be uint8 [n, ...], and low < high; got {images.dtype}{list(images.shape)}, "
+            f"{low}, {high}"
         )
     density = functools.partial(log_prob, trace="hutchinson") if density is None else density
     size = math.prod(images.shape[1:])

@@ -1,20 +1,24 @@
 r"""The probability flow and the reverse SDE of a denoiser, in the variables that ODE and SDE solvers like.
 
-A solver's time s rises from noise to data: s = -l(t), where the level l is t, rho = sigma/alpha, or log rho = -lam. State and slope, with
-eta = 0 for the probability flow, eta = 1 for the reverse SDE (all eta have the same marginals):
+A solver's time s rises from noise to data: s = -l(t), where the level l is t, rho = sigma/alpha, or
+log rho = -lam. State and slope, with eta = 0 for the probability flow, eta = 1 for the reverse SDE (all eta
+have the same marginals):
 
-    variable   state y          dy/dl as a form in (x_0 - mu, eps)                          variance of the noise per unit of l
-    "t"        x - mu           (alpha', sigma' + eta^2 d),  d = sigma' - sigma alpha'/alpha    2 eta^2 sigma d
-    "rho"      (x - mu)/alpha   (0, 1 + eta^2)                                              2 eta^2 rho
-    "lam"      (x - mu)/alpha   (0, (1 + eta^2) rho)                                        2 eta^2 rho^2
+    variable  state y         dy/dl as a form in (x_0 - mu, eps)   variance of the noise per unit of l
+    "t"       x - mu          (alpha', sigma' + eta^2 d)           2 eta^2 sigma d
+    "rho"     (x - mu)/alpha  (0, 1 + eta^2)                       2 eta^2 rho
+    "lam"     (x - mu)/alpha  (0, (1 + eta^2) rho)                 2 eta^2 rho^2
 
-Why rho is not stiff: x = alpha y takes the linear drift out exactly. What is left has, for the exact eps, the Jacobian
-(I - Cov(x_0|x)/rho^2)/rho: towards the data nothing decays faster than 1/rho, so steps that shrink like rho are stable whatever the data
-and the schedule, and accuracy alone sets their number. In lam the same bound is 1 and steps are nearly equal, so an adaptive solver
-rejects few: at a tolerance of 1e-5 it takes half the calls that it takes in rho. Where alpha = 0 (CondOT at t = 1) y is infinite, and
-"t" is the variable.
+with d = sigma' - sigma alpha'/alpha.
 
-A system (a dict of paths) goes from s = -1 to 0, each part's level in proportion, from its own t_max to its own t_min.
+Why rho is not stiff: x = alpha y takes the linear drift out exactly. For the exact eps, what is left has the
+Jacobian (I - Cov(x_0|x)/rho^2)/rho: towards the data nothing decays faster than 1/rho, so steps that shrink
+like rho are stable whatever the data and the schedule, and accuracy alone sets their number. In lam the same
+bound is 1 and steps are nearly equal, so an adaptive solver rejects few: at a tolerance of 1e-5 it takes half
+the calls that it takes in rho. Where alpha = 0 (CondOT at t = 1) y is infinite, and "t" is the variable.
+
+A system (a dict of paths) goes from s = -1 to 0. The level of each part goes in proportion from its own t_max
+to its own t_min.
 
 References: Song et al. 2021b; Karras et al. 2022, eq. 6; Zhang & Chen 2023 (dy/drho = eps).
 """
@@ -22,28 +26,30 @@ References: Song et al. 2021b; Karras et al. 2022, eq. 6; Zhang & Chen 2023 (dy/
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from ..numerics import cast, namespace, on_host
+from ..numerics import Key, Like, Scalar, State, Time, cast, namespace, on_host
 from ..paths import grids
 from ..paths.base import Path
 from ..paths.predictions import Denoiser, convert, match, weights
 
+if TYPE_CHECKING:
+    import diffrax
+
 VARIABLES = ("t", "rho", "lam")
+Times = Time | dict[str, Time]  # of a system: one for each part
 
 
-def level(path: Path, t: Any, variable: str) -> Any:
-    """l(t)."""
+def level(path: Path, t: Time, variable: str) -> Any:
     return t if variable == "t" else path.rho(t) if variable == "rho" else -path.lam(t)
 
 
-def _time(path: Path, level: Any, variable: str) -> Any:
+def _time(path: Path, level: Scalar, variable: str) -> Any:
     """The t of a level; rho = 0 is t = 0, with a finite gradient."""
     if variable == "t":
         return level
@@ -53,14 +59,14 @@ def _time(path: Path, level: Any, variable: str) -> Any:
     return xp.where(level > 0, path.time(-xp.log(xp.where(level > 0, level, 1.0))), 0.0)
 
 
-def _slope(path: Path, t: Any, variable: str, eta: float) -> tuple[Any, Any]:
+def _slope(path: Path, t: Time, variable: str, eta: float) -> tuple[Any, Any]:
     if variable != "t":
         return 0.0, (1 + eta**2) * (1.0 if variable == "rho" else path.rho(t))
     a, b = path.alpha_dot(t), path.sigma_dot(t)
     return a, b if eta == 0 else b + eta**2 * (b - path.sigma(t) * a / path.alpha(t))
 
 
-def _variance(path: Path, t: Any, variable: str, eta: float) -> Any:
+def _variance(path: Path, t: Time, variable: str, eta: float) -> Any:
     if variable != "t":
         return 2 * eta**2 * path.rho(t) ** (1 if variable == "rho" else 2)
     return (
@@ -79,12 +85,15 @@ def determined(path: Path, t: float, kind: str, variable: str, eta: float = 0.0)
 
 
 class Flow(eqx.Module):
-    """dy/ds = flow(s, y), without its noise; `diffusion` is that. `enter`, `leave`, `s` and `t` map states and times in and out.
+    """dy/ds = flow(s, y) without its noise, which is `diffusion`.
 
-    spans: of a system, (name, level at its t_min, level at its t_max) of each part; None on one path.
+    `enter`, `leave`, `s` and `t` map states and times in and out.
+
+    Args:
+        spans: for a system, (name, level at its t_min, level at its t_max) of each part; None on one path.
     """
 
-    denoiser: Any
+    denoiser: Any  # a Denoiser: __check_init__ says so
     variable: str = eqx.field(static=True, default="rho")
     eta: float = eqx.field(static=True, converter=float, default=0.0)
     spans: tuple | None = eqx.field(static=True, default=None)
@@ -92,7 +101,8 @@ class Flow(eqx.Module):
     def __check_init__(self):
         if not isinstance(self.denoiser, Denoiser):
             raise TypeError(
-                f"the flow depends on the path: give a js.Denoiser(net, path, kind), not {type(self.denoiser).__name__}"
+                "the flow depends on the path: give a js.Denoiser(net, path, kind), not "
+                f"{type(self.denoiser).__name__}"
             )
         if self.variable not in VARIABLES:
             raise ValueError(f"unknown variable {self.variable!r}; valid: {', '.join(VARIABLES)}")
@@ -101,37 +111,37 @@ class Flow(eqx.Module):
                 "a system needs the range of each of its parts: make its Flow by js.bridge.begin"
             )
 
-    def s(self, t: Any) -> Any:
-        """Solver time of the path's time t (of a system: a dict of times, of which it reads the first by name)."""
+    def s(self, t: Times) -> Any:
+        """Return the solver time of the path's time t; of a system's dict it reads the first by name."""
         if self.spans is None:
             return -level(self.denoiser.path, t, self.variable)
         name, low, high = self.spans[0]
         return (low - level(self.denoiser.path[name], t[name], self.variable)) / (high - low)
 
-    def t(self, s: Any) -> Any:
-        """The path's time at solver time s; a dict for a system."""
+    def t(self, s: Scalar) -> Any:
+        """Return the path's time at solver time s; a dict for a system."""
         levels = (
             -s if self.spans is None else {name: low - s * (high - low) for name, low, high in self.spans}
         )
         return self.denoiser.each(lambda path, l: _time(path, l, self.variable), levels)
 
-    def enter(self, x: PyTree, t: Any) -> PyTree:
+    def enter(self, x: State, t: Times) -> State:
         """y of the state x at time t."""
         return self._scaled(jnp.divide, self.denoiser.centred(x), t)
 
-    def leave(self, y: PyTree, t: Any) -> PyTree:
+    def leave(self, y: State, t: Times) -> State:
         """x of the state y at time t."""
         return self.denoiser.uncentred(self._scaled(jnp.multiply, y, t))
 
-    def _scaled(self, f: Callable, y: PyTree, t: Any) -> PyTree:
+    def _scaled(self, f: Callable, y: State, t: Times) -> State:
         if self.variable == "t":
             return y
         return self.denoiser.each(
             lambda path, y, t: jax.tree.map(lambda a: f(a, cast(path.alpha(t), a)), y), y, t
         )
 
-    def denoised(self, x: PyTree, t: Any, end: Any) -> PyTree:
-        """The data prediction at (x, t), taken to time `end` where sigma = 0."""
+    def denoised(self, x: State, t: Times, end: Times) -> State:
+        """Return the data prediction at (x, t), taken to time `end`, where sigma = 0."""
         to_end = lambda path, data, end: path.uncentred(
             jax.tree.map(lambda a: cast(path.alpha(end), a) * a, path.centred(data))
         )
@@ -142,7 +152,7 @@ class Flow(eqx.Module):
         """-dl/ds of each part."""
         return 1.0 if self.spans is None else {name: high - low for name, low, high in self.spans}
 
-    def __call__(self, s: Any, y: PyTree, args: Any = None) -> PyTree:
+    def __call__(self, s: Scalar, y: State, args: Any = None) -> State:
         t = self.t(s)
         x = self.leave(y, t)
 
@@ -152,8 +162,8 @@ class Flow(eqx.Module):
 
         return self.denoiser.each(slope, match(self.denoiser.net(x, t), x), x, t, self._speed)
 
-    def diffusion(self, s: Any, y: PyTree, args: Any = None) -> Any:
-        """The noise's diagonal, the same whatever y, as a lineax operator."""
+    def diffusion(self, s: Scalar, y: State, args: Any = None) -> Any:
+        """Return the diagonal of the noise, the same whatever y, as a lineax operator."""
         import lineax
 
         def diagonal(path, y, t, speed):
@@ -164,14 +174,17 @@ class Flow(eqx.Module):
 
 
 class Ends(NamedTuple):
-    """Times of one part: the start, where a solver stops, the end asked for. If stop > end, one data prediction leads there."""
+    """Times of one part: the start, where a solver stops, and the end asked for.
+
+    If stop > end, one data prediction leads there.
+    """
 
     start: float
     stop: float
     end: float
 
 
-def _ends(path: Path, t_max: Any, t_min: Any, kind: str, variable: str, eta: float) -> Ends:
+def _ends(path: Path, t_max: Time | None, t_min: Time | None, kind: str, variable: str, eta: float) -> Ends:
     times = grids.checked(
         path, [path.t_max if t_max is None else t_max, path.t_min if t_min is None else t_min]
     )
@@ -180,7 +193,8 @@ def _ends(path: Path, t_max: Any, t_min: Any, kind: str, variable: str, eta: flo
         form = functools.partial(_slope, variable=variable, eta=eta)
         if variable != "t" and path.alpha(start) == 0:
             raise ValueError(
-                f"alpha = 0 at t={start:g}, so x/alpha is infinite there: use variable='t', or a smaller t_max"
+                f"alpha = 0 at t={start:g}, so x/alpha is infinite there: "
+                "use variable='t', or a smaller t_max"
             )
         weights(path, start, kind, form)
         if determined(path, end, kind, variable, eta):
@@ -192,15 +206,20 @@ def _ends(path: Path, t_max: Any, t_min: Any, kind: str, variable: str, eta: flo
 
 
 def begin(
-    denoiser: Any, variable: str, eta: float = 0.0, t_max: Any = None, t_min: Any = None
+    denoiser: Callable,
+    variable: str,
+    eta: float = 0.0,
+    t_max: Times | None = None,
+    t_min: Times | None = None,
 ) -> tuple[Flow, Any]:
-    """The flow between two times (by default the path's; of a system each may be a dict), and the `Ends` of its path or of each part.
+    """Return the flow between two times, and the `Ends` of its path or of each part of a system.
 
-    At sigma = 0, where data networks do not determine eps, a solver stops at the path's t_min, or at a hundredth of the way.
+    The times are by default the path's; of a system each may be a dict. At sigma = 0, where data networks do
+    not determine eps, a solver stops at the path's t_min, or at a hundredth of the way.
     """
-    if not isinstance(getattr(denoiser, "path", None), dict):
+    if not isinstance(denoiser, Denoiser) or not isinstance(denoiser.path, dict):
         flow = Flow(denoiser, variable, eta)
-        return flow, _ends(denoiser.path, t_max, t_min, denoiser.kind, variable, flow.eta)
+        return flow, _ends(flow.denoiser.path, t_max, t_min, flow.denoiser.kind, variable, flow.eta)
     each = lambda a: a if isinstance(a, dict) else dict.fromkeys(denoiser.path, a)
     ends = denoiser.each(
         lambda path, high, low: _ends(path, high, low, denoiser.kind, variable, eta), each(t_max), each(t_min)
@@ -211,8 +230,10 @@ def begin(
     return Flow(denoiser, variable, eta, spans), ends
 
 
-def brownian_tree(solver: Any, key: Any, like: PyTree, s0: Any, s1: Any, tol: Any) -> Any:
-    """A `diffrax.VirtualBrownianTree` shaped like `like` over solver times [s0, s1], with the Levy area that `solver` needs."""
+def brownian_tree(
+    solver: "diffrax.AbstractSolver", key: Key, like: Like, s0: Scalar, s1: Scalar, tol: Scalar
+) -> "diffrax.VirtualBrownianTree":
+    """A tree shaped like `like` over solver times [s0, s1], with the Levy area that `solver` needs."""
     import diffrax
 
     shape = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)

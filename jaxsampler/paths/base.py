@@ -1,8 +1,9 @@
 r"""Gaussian probability paths: x_t = mu + alpha(t) (x_0 - mu) + sigma(t) eps, with eps ~ N(0, I).
 
-t = 0 is data, t = t_max is noise. Notation: lam = log(alpha/sigma) (half log-SNR, falls with t), rho = sigma/alpha = exp(-lam).
-mu = 0 on every path but `MeanReverting`. A schedule is static data (floats, hashable tuples), so it is never traced; formulas are
-written against `namespace(t)`: numbers give exact float64 on the host, tracers give a differentiable schedule.
+t = 0 is data, t = t_max is noise. Notation: lam = log(alpha/sigma) (half log-SNR, falls with t),
+rho = sigma/alpha = exp(-lam). mu = 0 on every path but `MeanReverting`. A schedule is static data (floats,
+hashable tuples), so it is never traced; formulas are written against `namespace(t)`: numbers give exact
+float64 on the host, tracers give a differentiable schedule.
 
 A path of your own is a subclass with `alpha` and `sigma` only:
 
@@ -14,6 +15,7 @@ A path of your own is a subclass with `alpha` and `sigma` only:
             return t
 """
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -22,15 +24,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from ..numerics import axpy, cast, namespace, normal, on_host
+from ..numerics import Key, Like, Scalar, State, Time, axpy, cast, namespace, normal, on_host
 
 KINDS = ("data", "noise", "score", "velocity", "v")
 
 
-def derivative(f: Callable, t: Any) -> Any:
-    """df/dt of a scalar schedule: a complex step on the host (exact in float64), one jvp when t is a jax array or f is written in jax."""
+def derivative(f: Callable, t: Time) -> Any:
+    """df/dt of a scalar schedule: a complex step on the host (exact in float64).
+
+    It is one jvp where t is a jax array or f is written in jax.
+    """
     if namespace(t) is np:
         t = np.asarray(t, np.float64)
         if namespace(f(t)) is np:
@@ -45,23 +49,35 @@ def _complex_step(f: Callable, t: np.ndarray) -> Any:
         slope, finer = (np.imag(np.asarray(f(t + 1j * h))) / h for h in (1e-20, 1e-24))
     except TypeError:  # interp, floor and python's math refuse complex numbers
         slope = finer = np.nan
-    # A formula that drops the imaginary part (abs, real) would give a silent zero: hold it against a difference quotient.
+    # A formula that drops the imaginary part (abs, real) would give a silent zero: compare with a quotient.
     h = 1e-6 * np.maximum(np.abs(t), 1e-3)
     with np.errstate(all="ignore"):
         coarse = (np.asarray(f(t + h)) - np.asarray(f(t - h))) / (2 * h)
     wrong = ~(np.abs(slope - coarse) <= 1e-2 * (np.abs(slope) + np.abs(coarse)) + 1e-3)
     if np.any(wrong & np.isfinite(coarse)):
         raise ValueError(
-            f"the complex-step derivative of {getattr(f, '__qualname__', f)} is wrong: its formula is not analytic (abs, floor or "
-            "interp?). Define alpha_dot(t) and sigma_dot(t) on the path."
+            f"the complex-step derivative of {getattr(f, '__qualname__', f)} is wrong: its formula is not "
+            "analytic (abs, floor or interp?). Define alpha_dot(t) and sigma_dot(t) on the path."
         )
     return np.where(np.abs(finer) > 2 * np.abs(slope), np.copysign(np.inf, slope), slope)[()]
 
 
 class Path(eqx.Module):
-    """x_t = alpha(t) x_0 + sigma(t) eps on t in [0, t_max]; subclass with `alpha` and `sigma`, all else follows.
+    """x_t = mu + alpha(t) (x_0 - mu) + sigma(t) eps on t in [0, t_max].
 
-    `t_min` is only where default grids stop; any decreasing grid within [0, t_max] is legal.
+    A subclass defines `alpha` and `sigma`; everything else follows, and may be overridden. `t_min` is only
+    where default grids stop; any decreasing grid within [0, t_max] is legal.
+
+    Example:
+        >>> class Cubic(js.Path):
+        ...     def alpha(self, t):
+        ...         return 1 - t**3
+        ...
+        ...     def sigma(self, t):
+        ...         return t
+        >>> path = Cubic()
+        >>> float(path.alpha_dot(0.5)), round(float(path.time(path.lam(0.3))), 6)
+        (-0.75, 0.3)
     """
 
     t_min: ClassVar[float] = 1e-3
@@ -69,33 +85,33 @@ class Path(eqx.Module):
     gaussian: ClassVar[bool] = True  # whether eps is: what solvers that draw noise take for granted
 
     @abstractmethod
-    def alpha(self, t: Any) -> Any:
+    def alpha(self, t: Time) -> Any:
         """Signal scale at time t."""
 
     @abstractmethod
-    def sigma(self, t: Any) -> Any:
+    def sigma(self, t: Time) -> Any:
         """Noise standard deviation at time t."""
 
-    def alpha_dot(self, t: Any) -> Any:
+    def alpha_dot(self, t: Time) -> Any:
         """d alpha/dt."""
         return derivative(self.alpha, t)
 
-    def sigma_dot(self, t: Any) -> Any:
+    def sigma_dot(self, t: Time) -> Any:
         """d sigma/dt."""
         return derivative(self.sigma, t)
 
-    def lam(self, t: Any) -> Any:
+    def lam(self, t: Time) -> Any:
         """Half log-SNR log(alpha/sigma): +inf where sigma = 0, -inf where alpha = 0."""
         alpha, sigma = self.alpha(t), self.sigma(t)
         xp = namespace(alpha, sigma)
         with np.errstate(divide="ignore"):
             return xp.log(alpha) - xp.log(sigma)
 
-    def rho(self, t: Any) -> Any:
+    def rho(self, t: Time) -> Any:
         """Noise-to-signal ratio sigma/alpha, the sigma of EDM: inf where alpha = 0."""
         return divide(self.sigma(t), self.alpha(t))
 
-    def time(self, lam: Any) -> Any:
+    def time(self, lam: Scalar) -> Any:
         """The t with lam(t) = lam: 64 bisections, then one Newton step, which carries the gradient."""
         if namespace(lam) is np:
             lam = np.asarray(lam, np.float64)
@@ -119,11 +135,11 @@ class Path(eqx.Module):
         return t - jnp.where(jnp.isfinite(newton), newton, 0.0)  # lam = +-inf is an end of the bracket
 
     @property
-    def centre(self) -> PyTree | None:
+    def centre(self) -> State | None:
         """mu, the mean that the path reverts to; None means zero."""
         return None
 
-    def form(self, kind: str, t: Any) -> tuple[Any, Any]:
+    def form(self, kind: str, t: Time) -> tuple[Any, Any]:
         """(a, b) with prediction = a (x_0 - mu) + b eps; see `predictions`."""
         if kind == "data":
             return 1.0, 0.0
@@ -138,43 +154,58 @@ class Path(eqx.Module):
         raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
 
     @property
-    def knots(self) -> Any:
-        """Rising times at which the speed of the schedule jumps (tables): quadrature over t splits there. None by default."""
+    def knots(self) -> np.ndarray:
+        """Rising times at which the speed of a tabulated schedule jumps: quadrature over t splits there."""
         return np.empty(0)
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of x at t_max - mu, as samplers draw it."""
+        """Standard deviation of x - mu at t_max, as samplers draw it."""
         with on_host():
             return float(self.sigma(self.t_max))
 
-    def prior(self, key: Any, like: PyTree) -> PyTree:
+    def prior(self, key: Key, like: Like) -> Any:
         """x_T = mu + prior_std z, shaped like `like` (array, ShapeDtypeStruct or a pytree of them)."""
         return self.uncentred(jax.tree.map(lambda a: cast(self.prior_std, a) * a, self.noise(key, like)))
 
-    def noise(self, key: Any, like: PyTree) -> PyTree:
-        """eps of x_t = mu + alpha (x_0 - mu) + sigma eps, shaped like `like`: standard normal but on `PFGMpp`."""
+    def noise(self, key: Key, like: Like) -> Any:
+        """eps of x_t = mu + alpha (x_0 - mu) + sigma eps: standard normal on every path but `PFGMpp`."""
         return normal(key, like)
 
-    def perturb(self, x0: PyTree, t: Any, eps: PyTree) -> PyTree:
+    def perturb(self, x0: State, t: Time, eps: State) -> Any:
         """x_t = mu + alpha (x_0 - mu) + sigma eps at scalar time t."""
         return self.uncentred(axpy(self.alpha(t), self.centred(x0), self.sigma(t), eps))
 
-    def centred(self, x: PyTree) -> PyTree:
+    def centred(self, x: State) -> Any:
         """x - mu."""
         return x if self.centre is None else _shift(x, self.centre, -1)
 
-    def uncentred(self, y: PyTree) -> PyTree:
+    def uncentred(self, y: State) -> Any:
         """y + mu."""
         return y if self.centre is None else _shift(y, self.centre, 1)
 
+    def __repr__(self) -> str:
+        """Return one line: the fields that are not the defaults, arrays by shape, long tables by size."""
+        shown = [(f, getattr(self, f.name)) for f in dataclasses.fields(self) if f.repr]
+        given = [f"{f.name}={short(value)}" for f, value in shown if value is not f.default]
+        return f"{type(self).__name__}({', '.join(given)})"
 
-def _shift(x: PyTree, mu: PyTree, sign: int) -> PyTree:
+
+def short(value: Any, most: int = 60) -> str:
+    """`value` on one line: arrays by dtype and shape, what is longer than `most` characters by its size."""
+    text = " ".join(eqx.tree_pformat(value, width=10**6).split())
+    if len(text) <= most:
+        return text
+    count = len(jax.tree.leaves(value))
+    return f"<{type(value).__name__} of {count}>" if count > 1 else f"{text[: most - 3]}..."
+
+
+def _shift(x: State, mu: State, sign: int) -> Any:
     """x + sign * mu; mu is a pytree like x, or one array or number for every leaf."""
     if jax.tree.structure(mu) != jax.tree.structure(x):
         if not jax.tree_util.treedef_is_leaf(jax.tree.structure(mu)):
             raise ValueError(
-                f"mu is a {jax.tree.structure(mu)}, the state is a {jax.tree.structure(x)}; they must be alike"
+                f"mu is a {jax.tree.structure(mu)}, the state is a {jax.tree.structure(x)}: make them alike"
             )
         mu = jax.tree.map(lambda _: mu, x)
 
@@ -187,17 +218,28 @@ def _shift(x: PyTree, mu: PyTree, sign: int) -> PyTree:
     return jax.tree.map(leaf, x, mu)
 
 
-def divide(a: Any, b: Any) -> Any:
+def divide(a: Scalar, b: Scalar) -> Any:
     """a/b, infinite where b = 0, python floats included."""
     with np.errstate(divide="ignore"):
         return namespace(a, b).divide(a, b)
 
 
 class VariancePreserving(Path):
-    r"""alpha^2 + sigma^2 = 1, from log alpha: expm1 keeps sigma exact where alpha is near 1. The prior is N(0, I)."""
+    r"""alpha^2 + sigma^2 = 1, by `log_alpha`: expm1 keeps sigma exact where alpha is near 1. Prior N(0, I).
+
+    Example:
+        >>> class Linear(js.paths.VariancePreserving):
+        ...     def log_alpha(self, t):
+        ...         return -3.0 * t
+        >>> path = Linear()
+        >>> round(float(path.alpha(0.4) ** 2 + path.sigma(0.4) ** 2), 12), path.prior_std
+        (1.0, 1.0)
+        >>> f"{path.sigma(1e-20):.3g}"
+        '2.45e-10'
+    """
 
     @abstractmethod
-    def log_alpha(self, t: Any) -> Any:
+    def log_alpha(self, t: Time) -> Any:
         """log alpha at time t, <= 0."""
 
     def alpha(self, t):

@@ -1,13 +1,13 @@
-"""Closed-form denoisers: exact predictions of known data distributions, for tests, demonstrations and solver studies."""
+"""Closed-form denoisers: exact predictions of known data distributions, for tests, examples and studies."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..numerics import cast
+from ..numerics import Arr, Real, Scalar, Time, cast
 from .base import Path
 from .predictions import Denoiser
 
@@ -20,7 +20,7 @@ class _Mixture(eqx.Module):
     weights: Float[Array, " k"]
     path: Path
 
-    def __call__(self, x: Float[Array, "*batch d"], t: Any) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[Array, "*batch d"], t: Time) -> Float[Array, "*batch d"]:
         if x.ndim > 1:
             return jax.vmap(lambda y: self(y, t))(x)
         y = self.path.centred(x)
@@ -34,10 +34,21 @@ class _Mixture(eqx.Module):
         return self.path.uncentred(jax.nn.softmax(logits) @ data)
 
 
-def gaussian_mixture(means: Any, stds: Any, path: Path, weights: Any = None) -> Denoiser:
-    """The exact denoiser of a mixture of Gaussians: means [k, d], stds a number, [k] or (per axis) [k, d], weights [k], by default equal.
+def gaussian_mixture(
+    means: Arr | Sequence, stds: Scalar | Sequence, path: Path, weights: Arr | Sequence[Real] | None = None
+) -> Denoiser:
+    """Return the exact denoiser of a mixture of Gaussians; states are vectors [d] or batches [..., d].
 
-    States are vectors [d] or batches [..., d].
+    Args:
+        means: [k, d].
+        stds: a number, [k], or [k, d] (per axis).
+        weights: [k]; equal if None.
+
+    Example:
+        >>> denoiser = js.models.gaussian_mixture([[-1.0], [1.0]], 0.1, js.CondOT())
+        >>> x = jax.jit(lambda x: denoiser(x, 0.5))(jnp.array([0.5]))  # E[x_0 | x_t]
+        >>> print(f"{x[0]:.3f}")
+        0.760
     """
     means = jnp.atleast_2d(jnp.asarray(means, float))
     k = means.shape[0]
@@ -56,13 +67,13 @@ CHUNK, NEAR = 1000, 8  # images at a time, and how many of them are measured exa
 
 
 class _Empirical(eqx.Module):
-    """E[x_0 | x_t] of n equally likely images, each blurred by std, on a path, by a softmax over chunks of them."""
+    """E[x_0 | x_t] of n equally likely images, each blurred by std, by a softmax over chunks of them."""
 
     images: Float[Array, "n ..."]
     std: Float[Array, ""]
     path: Path
 
-    def __call__(self, x: Float[Array, "..."], t: Any) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "..."], t: Time) -> Float[Array, "..."]:
         shape = self.images.shape[1:]
         if x.shape[x.ndim - len(shape) :] != shape:
             raise ValueError(
@@ -85,14 +96,15 @@ class _Empirical(eqx.Module):
 
 
 def _posterior_mean(
-    y: Float[Array, " d"], chunks: Any, alpha: Float[Array, ""], var: Float[Array, ""]
+    y: Float[Array, " d"], chunks: tuple[Array, Array], alpha: Float[Array, ""], var: Float[Array, ""]
 ) -> Float[Array, " d"]:
     """sum_i w_i x_i with w = softmax(-|y - alpha x_i|^2 / (2 var)), chunk by chunk with a running maximum."""
 
-    def add(carry: Any, part: Any) -> tuple[Any, None]:
+    def add(carry, part):
         top, total, mean = carry
         images, there = part
-        # One product gives all the distances, to some 1e-6 of |y|^2: too coarse for small sigma, when only the nearest matter.
+        # One product gives all the distances, to some 1e-6 of |y|^2: too coarse for small sigma, when only
+        # the nearest matter.
         distance = (y * y).sum() - 2 * alpha * (images @ y) + alpha**2 * (images * images).sum(1)
         _, near = jax.lax.top_k(
             jax.lax.stop_gradient(jnp.where(there, -distance, -jnp.inf)), min(NEAR, len(there))
@@ -110,13 +122,22 @@ def _posterior_mean(
     return mean / total
 
 
-def empirical(images: Any, path: Path, std: Any = 0.0) -> Denoiser:
-    """The exact denoiser of a data set: images [n, ...], each as likely; a real-image model without training.
+def empirical(images: Arr | Sequence, path: Path, std: Scalar = 0.0) -> Denoiser:
+    """Return the exact denoiser of equally likely images: a real-image model without training.
 
-    std: each image is the centre of a Gaussian; smoother in x, as networks are.
+    Its samples are the images themselves; between noise and them it predicts what a perfectly trained network
+    would. States are images, or batches with any leading axes. One call costs two products of the states with
+    all the images; sigma = 0 gives the nearest.
 
-    Its samples are the images themselves, and between noise and them it does what every perfectly trained network would do. States are
-    images, or batches with any leading axes. One call costs two products of the states with all the images; sigma = 0 gives the nearest.
+    Args:
+        images: [n, ...].
+        std: each image is the mean of a Gaussian of this standard deviation; smoother in x, as networks are.
+
+    Example:
+        >>> denoiser = js.models.empirical(jnp.array([[0.0, 0.0], [1.0, 1.0]]), js.EDM())
+        >>> x = jax.jit(lambda x: denoiser(x, 0.3))(jnp.array([0.9, 0.7]))  # mostly the second
+        >>> print(f"{x[0]:.3f}")
+        0.999
     """
     images = jnp.asarray(images)
     if images.ndim < 2 or not len(images):

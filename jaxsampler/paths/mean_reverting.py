@@ -1,33 +1,47 @@
-r"""The mean-reverting path: images drift to their degraded version mu, and y = (x - mu)/std is a variance-preserving path.
+r"""The mean-reverting path: images drift to their degraded version mu; y = (x - mu)/std preserves variance.
 
-bar = -log alpha is kept at the training indices and interpolated linearly in t, as in `discrete_vp`: the exact process with a rate that
-is constant between indices. References: Luo et al. 2023 (IR-SDE), Li et al. 2025 (MR Sampler).
+bar = -log alpha is kept at the training indices and interpolated linearly in t, as in `discrete_vp`: the
+exact process with a rate that is constant between indices.
+
+References: Luo et al. 2023 (IR-SDE); Li et al. 2025 (MR Sampler).
 """
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import PyTree
 
-from ..numerics import interpolate, namespace, segment_slope
+from ..numerics import State, Time, interpolate, namespace, segment_slope
 from .base import Path, divide
 
 
 class MeanReverting(Path):
-    r"""dx = f (mu - x) dt + g dw with g^2 = 2 std^2 f: images drift to their degraded version mu [Luo et al. 2023, IR-SDE].
+    r"""dx = f (mu - x) dt + g dw with g^2 = 2 std^2 f: x drifts to mu [Luo et al. 2023, IR-SDE].
 
-    With bar(t) = int_0^t f:  alpha = exp(-bar), sigma = std sqrt(1 - alpha^2). Hence y = (x - mu)/std is a variance-preserving
-    path: MR Sampler is the exponential-integrator family on this one. t is the index of the original tables, real in [0, T];
-    bar is interpolated linearly, which is the exact process with piecewise constant f.
+    With bar(t) = int_0^t f:  alpha = exp(-bar), sigma = std sqrt(1 - alpha^2). Hence y = (x - mu)/std is a
+    variance-preserving path: MR Sampler is the exponential-integrator family on this one. t is the index of
+    the original tables, real in [0, T]; bar is interpolated linearly, which is the exact process with
+    piecewise constant f.
 
-    mu: the mean, a pytree like x (the only leaf). std: stationary standard deviation in units of x. schedule: "cosine", "linear"
-    or "constant". eps: alpha(T). variant: "mrs" keeps theta_0 (t = 0 is very slightly noisy), "irsde" drops it (alpha(0) = 1).
+    Args:
+        mu: the mean, a pytree like x (the only leaf).
+        std: stationary standard deviation in units of x.
+        schedule: "cosine", "linear" or "constant".
+        T: last index.
+        eps: alpha(T).
+        variant: "mrs" keeps theta_0, so t = 0 is very slightly noisy; "irsde" drops it, so alpha(0) = 1.
+
+    Example:
+        >>> path = js.MeanReverting(jnp.array([3.0]), std=0.5, T=10)
+        >>> print(path.perturb(jnp.array([1.0]), 10.0, jnp.array([0.0])))  # mu + alpha(T) (x_0 - mu)
+        [2.99]
+        >>> path
+        MeanReverting(mu=f32[1], std=0.5, T=10)
     """
 
-    mu: PyTree
+    mu: State
     std: float = eqx.field(static=True, converter=float, default=50 / 255)
     schedule: str = eqx.field(static=True, default="cosine")
     T: int = eqx.field(static=True, default=100)
@@ -58,11 +72,11 @@ class MeanReverting(Path):
     def _table(self):
         return mean_reverting_table(self.schedule, self.T, self.eps, self.variant)
 
-    def bar(self, t: Any) -> Any:
+    def bar(self, t: Time) -> Time:
         """Accumulated mean reversion int_0^t f."""
         return interpolate(t, *self._table)
 
-    def rate(self, t: Any) -> Any:
+    def rate(self, t: Time) -> Time:
         """f(t), constant on (i-1, i]."""
         return segment_slope(t, *self._table)
 
@@ -100,7 +114,7 @@ class MeanReverting(Path):
 
 @functools.lru_cache(maxsize=32)
 def mean_reverting_table(schedule: str, T: int, eps: float, variant: str) -> tuple[np.ndarray, np.ndarray]:
-    """(index, bar) of the released tables, bar_i = dt * (theta_0 +) theta_1 + .. + theta_i with dt set so that alpha(T) = eps."""
+    """(index, bar) of the released tables: bar_i = dt ((theta_0 +) theta_1 + ..+ theta_i), alpha(T) = eps."""
     if schedule == "cosine":
         n = T + 2
         a = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * math.pi / 2) ** 2

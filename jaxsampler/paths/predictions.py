@@ -1,13 +1,14 @@
 r"""What a network predicts, and how any prediction becomes any other.
 
-Every prediction at (x, t) is a linear form a (x_0 - mu) + b eps in the unknown data and noise; so is the state itself:
+Every prediction at (x, t) is a linear form a (x_0 - mu) + b eps in the unknown data and noise; so is the
+state itself:
 
     x - mu    (alpha, sigma)          data      (1, 0)  (+ mu)        noise   (0, 1)
     score     (0, -1/sigma)           velocity  (alpha', sigma') = dx/dt
     v         (-sigma, alpha)         (MeanReverting: (-sigma/std, alpha std), in units of x)
 
-Two of these determine (x_0, eps), hence any third: one 2x2 solve converts any kind to any other, conditional means included. Because a
-kind is two numbers, the kind a solver wants from a row is data, not code.
+Two of these determine (x_0, eps), hence any third: one 2x2 solve converts any kind to any other, conditional
+means included. Because a kind is two numbers, the kind a solver wants from a row is data, not code.
 """
 
 import functools
@@ -20,20 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import axpy, is_traced, namespace
+from ..numerics import Key, Like, Scalar, State, Time, axpy, is_traced, namespace
 from .base import KINDS, Path
 
-Kind = str | tuple[Any, Any] | Callable[[Path, Any], tuple[Any, Any]]
+Kind = str | tuple[Scalar, Scalar] | Callable[[Path, Time], tuple[Scalar, Scalar]]
 
 
-def linear_form(path: Any, t: Any, kind: Kind) -> tuple[Any, Any]:
+def linear_form(path: Path, t: Time, kind: Kind) -> tuple[Any, Any]:
     """(a, b) of a kind: its name, the two numbers themselves, or a function (path, t) -> (a, b)."""
     if isinstance(kind, str):
         return path.form(kind, t)
     return kind(path, t) if callable(kind) else kind
 
 
-def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
+def weights(path: Path, t: Time, source: Kind, target: Kind) -> tuple[Any, Any]:
     """(u, w) with target = u (x - mu) + w source, both predictions as linear forms in (x_0 - mu, eps)."""
     alpha, sigma = path.alpha(t), path.sigma(t)
     scaled = source == "score" and target != "score"  # noise = -sigma score is finite where sigma = 0
@@ -58,11 +59,18 @@ def weights(path: Any, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
     return u, w
 
 
-def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: Kind) -> PyTree:
-    """The prediction `m` of kind `source`, made at state x and scalar time t, as one of kind `target`.
+def convert(m: State, x: State, t: Time, path: Path, *, source: Kind, target: Kind) -> State:
+    """Turn the prediction `m` of kind `source`, made at state x and scalar time t, into one of kind `target`.
 
-    Kinds are names ("data", "noise", "score", "velocity", "v") or, for a target, two numbers (a, b) of the centred linear form, or a
-    function (path, t) that gives them.
+    Args:
+        source: "data", "noise", "score", "velocity" or "v".
+        target: one of these, or numbers (a, b) for a (x_0 - mu) + b eps, or a function (path, t) -> (a, b).
+
+    Example:
+        >>> x_0, eps, path = jnp.array([1.0]), jnp.array([3.0]), js.CondOT()
+        >>> x = path.perturb(x_0, 0.25, eps)
+        >>> js.convert(x_0, x, 0.25, path, source="data", target="velocity").tolist()  # eps - x_0
+        [2.0]
     """
     for kind in (source, target):
         if isinstance(kind, str) and kind not in KINDS:
@@ -76,7 +84,7 @@ def convert(m: PyTree, x: PyTree, t: Any, path: Path, *, source: Kind, target: K
 
 
 def _opened(net: Callable) -> Callable:
-    """functools.partial as a pytree of its arguments: weights and conditioning bound by it are leaves, which gradients reach."""
+    """A functools.partial as a pytree: weights and conditioning bound by it are leaves for gradients."""
     return (
         eqx.Partial(_opened(net.func), *net.args, **net.keywords) if type(net) is functools.partial else net
     )
@@ -85,13 +93,25 @@ def _opened(net: Callable) -> Callable:
 class Denoiser(eqx.Module):
     """A network with the path it was trained on and the kind of prediction that it makes.
 
-    `net(x, t)` is any callable: x a pytree, t a scalar in the dtype of x (float32 at least). Weights and conditioning are leaves of the
-    network (a pytree, as equinox and Flax NNX modules are), bound by `functools.partial(apply, params)`, or closed over; what differs
-    from step to step comes as a third argument (`per_step` of `run`). The network may compute in another float precision; its output
-    is cast to the dtype of x.
+    Weights and conditioning are leaves of the network (a pytree, as equinox and Flax NNX modules are), bound
+    by `functools.partial(apply, params)`, or closed over; what differs from step to step comes as a third
+    argument (`per_step` of `run`). The network may compute in another float precision: its output is cast to
+    the dtype of x.
 
-    A system of diffusions is one network with a path per part: x is a dict, `path` a dict of paths with the same names, and `net` gets a
-    dict of times.
+    A system of diffusions is one network with a path per part: x is a dict, `path` a dict of paths with the
+    same names, and `net` gets a dict of times.
+
+    Args:
+        net: any callable (x, t) with x a pytree and t a scalar in the dtype of x (float32 at least).
+        path: the `js.Path` it was trained on, or a dict of them.
+        kind: "data", "noise", "score", "velocity" or "v".
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "noise")
+        >>> denoiser(jnp.ones(2), 0.5).tolist()  # x_0 = (x - t eps)/(1 - t)
+        [2.0, 2.0]
+        >>> denoiser
+        Denoiser(net=<lambda>, path=CondOT(), kind='noise')
     """
 
     net: Callable = eqx.field(converter=_opened)
@@ -104,42 +124,59 @@ class Denoiser(eqx.Module):
         for path in self.path.values() if isinstance(self.path, dict) else [self.path]:
             if not isinstance(path, Path):
                 raise TypeError(
-                    f"path must be a js.Path (or a dict of them, one for each part of the state), got {type(path).__name__}"
+                    "path must be a js.Path (or a dict of them, one for each part of the state), got "
+                    f"{type(path).__name__}"
                 )
 
-    def __call__(self, x: PyTree, t: Any, kind: Kind = "data", *extra: PyTree) -> PyTree:
-        """The prediction of the wanted kind at state x and scalar time t; `extra` is passed on to the network."""
+    def __repr__(self) -> str:
+        """Return one line: the network by name only."""
+        net: Any = self.net
+        while isinstance(net, eqx.Partial | functools.partial):
+            net = net.func
+        name, path = getattr(net, "__name__", type(net).__name__), repr(self.path)
+        if isinstance(self.path, dict) and len(path) > 100:
+            path = f"<{len(self.path)} paths>"
+        return f"{type(self).__name__}(net={name}, path={path}, kind={self.kind!r})"
+
+    def __call__(
+        self, x: State, t: Time | dict[str, Time], kind: Kind = "data", *extra: State | None
+    ) -> State:
+        """Return the prediction of the wanted kind at x and scalar time t; the network gets `extra` too."""
         m = match(self.net(x, t, *extra), x)
         return self.each(lambda path, m, x, t: convert(m, x, t, path, source=self.kind, target=kind), m, x, t)
 
     def bind(self, **conditions: Any) -> "Denoiser":
-        """The same denoiser under conditions, which its network takes as keywords: `denoiser.bind(label=7)`; bound again, they change."""
+        """Return the denoiser under conditions, keywords of its network: `denoiser.bind(label=7)`.
+
+        Bound again, they change.
+        """
         net = self.net if isinstance(self.net, eqx.Partial) else eqx.Partial(self.net)
         return Denoiser(
             eqx.Partial(net.func, *net.args, **{**net.keywords, **conditions}), self.path, self.kind
         )
 
     def each(self, f: Callable, *trees: PyTree) -> PyTree:
-        """f(path, tree, ..) for each part of a system; a plain denoiser has one part."""
+        """Return f(path, tree, ..) for each part of a system; a plain denoiser has one part."""
         if not isinstance(self.path, dict):
             return f(self.path, *trees)
         for tree in trees:
             if not isinstance(tree, dict) or tree.keys() != self.path.keys():
                 names = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
                 raise ValueError(
-                    f"the denoiser has paths for {sorted(self.path)}: give a dict with these names, not {names}"
+                    f"the denoiser has paths for {sorted(self.path)}: give a dict with these names, "
+                    f"not {names}"
                 )
         return {name: f(path, *(tree[name] for tree in trees)) for name, path in self.path.items()}
 
-    def centred(self, x: PyTree) -> PyTree:
+    def centred(self, x: State) -> State:
         """x - mu."""
         return self.each(lambda path, x: path.centred(x), x)
 
-    def uncentred(self, y: PyTree) -> PyTree:
+    def uncentred(self, y: State) -> State:
         """y + mu."""
         return self.each(lambda path, y: path.uncentred(y), y)
 
-    def prior(self, key: Any, like: PyTree) -> PyTree:
+    def prior(self, key: Key, like: Like) -> State:
         """x_T, shaped like `like`."""
         if not isinstance(self.path, dict):
             return self.path.prior(key, like)
@@ -147,8 +184,12 @@ class Denoiser(eqx.Module):
         return self.each(lambda path, key, like: path.prior(key, like), keys, like)
 
 
-def match(m: PyTree, x: PyTree) -> PyTree:
-    """A model output in the dtype of the state; a clear error if its structure, shape or type cannot be the state's."""
+def match(m: PyTree, x: State) -> State:
+    """Return a model output in the dtype of the state.
+
+    Raises:
+        TypeError, ValueError: if its structure, shape or type is not that of the state.
+    """
     if jax.tree.structure(m) != jax.tree.structure(x):
         raise TypeError(
             f"the network returned a {jax.tree.structure(m)}, the state is a {jax.tree.structure(x)}"
@@ -157,7 +198,8 @@ def match(m: PyTree, x: PyTree) -> PyTree:
     def leaf(a, b):
         if jnp.shape(a) != jnp.shape(b):
             raise ValueError(
-                f"the network returned shape {jnp.shape(a)} for a state of shape {jnp.shape(b)}; they must be equal"
+                f"the network returned shape {jnp.shape(a)} for a state of shape {jnp.shape(b)}; "
+                "they must be equal"
             )
         a = jnp.asarray(a)
         if not jnp.issubdtype(a.dtype, jnp.floating):

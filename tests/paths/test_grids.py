@@ -445,7 +445,7 @@ def test_ays_interpolates_log_levels(n):
     ("make", "message"),
     [
         (lambda: grids.ays(js.EDM(), 10, "sdxll"), "unknown table 'sdxll'; did you mean 'sdxl'"),
-        (lambda: grids.ays(js.EDM(), 10, "?"), "valid: sd15, sdxl, svd"),
+        (lambda: grids.ays(js.EDM(), 10, "?"), "valid names are sd15, sdxl, svd"),
         (
             lambda: grids.ays(js.EDM(), 10, "svd"),
             r"starts at sigma/alpha = 700, this path ends at 80; choose the path",

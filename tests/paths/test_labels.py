@@ -107,7 +107,7 @@ def test_the_networks_arrays_are_leaves():
         ),
         (
             lambda: js.discrete(abs, js.DiscreteVP.linear(), "noise", "1"),
-            "valid: index, stretched, time, score_sde, flow",
+            "valid names are flow, index, score_sde, stretched, time",
         ),
         (
             lambda: js.discrete(abs, js.VP(), "noise"),

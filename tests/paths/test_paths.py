@@ -641,7 +641,7 @@ def test_user_path_root_is_found(lam):
         ),
         (
             lambda: js.MeanReverting({"a": 0.0}).centred({"b": jnp.zeros(3)}),
-            "mu is a .* the state is a .*; they must be alike",
+            "mu is a .* the state is a .*: make them alike",
         ),
     ],
 )
@@ -660,3 +660,54 @@ def test_a_path_needs_alpha_and_sigma():
 
     with pytest.raises(TypeError, match="sigma"):
         NoSigma()
+
+
+class Tabulated(js.Path):
+    """A user's path with a long table."""
+
+    levels: tuple
+    name: str = "mine"
+
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return t
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (js.CondOT(), "CondOT()"),
+        (js.VP(beta_max=19.0), "VP(beta_max=19.0)"),
+        (js.EDM(0.01, 50), "EDM(sigma_min=0.01, sigma_max=50.0)"),
+        (js.DiscreteVP.linear(), "DiscreteVP(1000 levels, alpha^2 0.9999 -> 0.077797 -> 4.0358e-05)"),
+        (
+            js.DiscreteVP.scaled_linear().zero_terminal_snr(),
+            "DiscreteVP(1000 levels, alpha^2 0.99915 -> 0.2404 -> 0)",
+        ),
+        (
+            js.MeanReverting(jnp.ones((64, 64, 3)), std=0.5, T=50),
+            "MeanReverting(mu=f32[64,64,3], std=0.5, T=50)",
+        ),
+        (
+            js.MeanReverting(np.ones((4, 2)).tolist()),
+            "MeanReverting(mu=[[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])",
+        ),
+        (js.MeanReverting(np.ones((64, 64)).tolist()), "MeanReverting(mu=<list of 4096>)"),
+        (Tabulated((0.5, 0.1)), "Tabulated(levels=(0.5, 0.1))"),
+        (
+            Tabulated(tuple(range(1000)), name="x" * 100),
+            f"Tabulated(levels=<tuple of 1000>, name='{'x' * 56}...)",
+        ),
+    ],
+)
+def test_a_path_prints_as_one_short_line(path, said):
+    assert repr(path) == str(path) == f"{path}" == said
+
+
+def test_paths_of_equal_ends_print_differently():
+    """The line is all that the card of a table keeps of a path."""
+    same_ends = [js.DiscreteVP([0.9, mid, 0.1]) for mid in (0.5, 0.4)]
+    lines = {repr(path) for path in (*same_ends, js.DiscreteVP.linear(), js.DiscreteVP.cosine())}
+    assert len(lines) == 4

@@ -424,3 +424,23 @@ def test_kind_and_path_errors():
         js.convert(x, x, 0.5, js.VP(), source="Noise", target="data")
     with pytest.raises(TypeError, match=r"path must be a js\.Path, got str|parameter 'path'"):
         js.Denoiser(lambda x, t: x, "vp", "data")
+
+
+def test_a_denoiser_prints_as_one_short_line():
+    """The network by name, whatever it holds; paths by theirs, unless there are many."""
+
+    def net(x, t, weights):
+        return weights @ x
+
+    partial = functools.partial(net, weights=jnp.ones((3, 3)))
+    many = {f"part{i}": js.DiscreteVP.linear() for i in range(20)}
+    for net, path, said in [
+        (net, js.VP(), "net=net, path=VP()"),
+        (partial, js.VP(), "net=net, path=VP()"),
+        (jax.tree_util.Partial(partial), js.VP(), "net=net, path=VP()"),
+        (js.models.gaussian_mixture([[0.0]], 1.0, js.VP()), js.VP(), "net=Denoiser, path=VP()"),
+        (net, {"a": js.CondOT(), "b": js.VP(0.2)}, "net=net, path={'a': CondOT(), 'b': VP(beta_min=0.2)}"),
+        (net, many, "net=net, path=<20 paths>"),
+    ]:
+        denoiser = js.Denoiser(net, path, "data")
+        assert repr(denoiser) == str(denoiser) == f"Denoiser({said}, kind='data')"

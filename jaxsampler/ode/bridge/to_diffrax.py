@@ -1,43 +1,72 @@
-r"""diffrax, both ways: its adaptive solvers, events, dense output and Brownian tree on our flows; its one-step solvers in our driver.
+r"""diffrax on our flows: its adaptive solvers, events, dense output and Brownian tree.
 
-Out: `ode_terms` and `sde_terms` are the flow of a denoiser as diffrax terms, in the state y and the rising time s of `probability_flow.py` (which says
-why dy/drho = eps is not stiff); `solve` maps states and times in and out. Time must rise: diffrax 0.7 steps its stochastic
-Runge-Kutta solvers the wrong way in falling time, and shows events the time's negative.
+`ode_terms` and `sde_terms` are the flow of a denoiser as diffrax terms, in the state y and the rising time s
+of `probability_flow.py` (which says why dy/drho = eps is not stiff); `solve` maps states and times in and
+out. Time must rise: diffrax 0.7 steps its stochastic Runge-Kutta solvers the wrong way in falling time, and
+shows events the negative of the time.
 
-In: `FromDiffrax(diffrax.Heun())` is a `js.Solver`, so `js.sample` runs it with its hooks, saved states and adjoints (`from_diffrax.py`).
+The other way, `FromDiffrax(diffrax.Heun())` is a `js.Solver`, so `js.sample` runs it with its hooks, saved
+states and adjoints (`from_diffrax.py`).
 
 Reference: Kidger 2021 (diffrax).
 """
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from ...numerics import Real, is_traced, on_host, wide
+from ...numerics import Grid, Key, Real, Scalar, State, is_traced, on_host, wide
 from ...paths import grids
 from ...paths.base import Path
-from ..probability_flow import Ends, Flow, begin, brownian_tree, lenient
+from ..probability_flow import Ends, Flow, Times, begin, brownian_tree, lenient
+
+if TYPE_CHECKING:
+    import diffrax
 
 
 def ode_terms(denoiser: Callable, variable: str = "lam") -> Any:
-    """The probability flow as a `diffrax.ODETerm`; its `vector_field` is the `Flow` (see `probability_flow.py`), which maps states and times too."""
+    """Return the probability flow as a `diffrax.ODETerm`.
+
+    Its `vector_field` is the `Flow` (see `probability_flow.py`), which maps states and times too.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x + 2.0, js.EDM(), "noise")
+        >>> flow = js.bridge.ode_terms(denoiser, "rho").vector_field
+        >>> float(flow.s(3.0)), flow(-3.0, jnp.ones(1)).tolist()  # s = -rho, dy/ds = -eps
+        (-3.0, [-2.0])
+    """
     return _terms(Flow(denoiser, variable), None)
 
 
-def sde_terms(denoiser: Callable, tree: Any, variable: str = "lam", eta: Real = 1.0) -> Any:
-    """The reverse SDE as a `diffrax.MultiTerm` of the `Flow` and its noise; tree: a diffrax Brownian path over solver times."""
+def sde_terms(
+    denoiser: Callable, tree: "diffrax.AbstractBrownianPath", variable: str = "lam", eta: Real = 1.0
+) -> Any:
+    """Return the reverse SDE as a `diffrax.MultiTerm` of the `Flow` and its noise.
+
+    Args:
+        tree: a diffrax Brownian path over solver times.
+
+    Example:
+        >>> import diffrax
+        >>> tree = diffrax.VirtualBrownianTree(-80.0, 0.0, 1e-3, (1,), jax.random.key(0))
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x + 2.0, js.EDM(), "noise")
+        >>> drift, noise = js.bridge.sde_terms(denoiser, tree, "rho").terms
+        >>> drift.vector_field(-2.0, jnp.ones(1)).tolist()  # dy/ds = -2 eps
+        [-4.0]
+        >>> noise.vector_field(-2.0, jnp.ones(1), None).diagonal.tolist()  # its square is 2 rho
+        [2.0]
+    """
     if not eta > 0:
         raise ValueError(f"eta must be positive, got {eta}: without noise the flow is an ODE, see ode_terms")
     return _terms(Flow(denoiser, variable, eta), tree)
 
 
-def _terms(flow: Flow, tree: Any) -> Any:
+def _terms(flow: Flow, tree: "diffrax.AbstractBrownianPath | None") -> Any:
     import diffrax
 
     drift = diffrax.ODETerm(flow)
@@ -45,16 +74,26 @@ def _terms(flow: Flow, tree: Any) -> Any:
 
 
 class Solution(eqx.Module):
-    """What `solve` found. x, t: where it ended. ts, xs: what `save` asked for, stacked; infinite after the last accepted step.
+    """What `solve` found; with dense=True, `solution(t)` is the state at any scalar time between.
 
-    nfe: network calls of an explicit Runge-Kutta solver (one more if its very first step was rejected), None of others. raw: diffrax's own
-    `Solution` in (s, y), with `result` and `event_mask`. With dense=True, `solution(t)` is the state at any scalar time between.
+    Attributes:
+        x, t: where it ended. ts, xs: what `save` asked for, stacked; infinite after the last accepted step.
+        nfe: network calls of an explicit Runge-Kutta solver (one more if its very first step was rejected),
+        None
+            for others.
+        raw: diffrax's own `Solution` in (s, y), with `result` and `event_mask`.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x + 2.0, js.EDM(), "noise")  # dx/dt = 2
+        >>> solution = js.bridge.solve(denoiser, jnp.zeros(1), t_max=4.0, t_min=1.0)
+        >>> print(f"{solution.x[0]:.3f}", solution.t, solution.stats["num_rejected_steps"])
+        -6.000 1.0 0
     """
 
-    x: PyTree
+    x: State
     t: Any
     ts: Any
-    xs: PyTree
+    xs: State
     nfe: Any
     flow: Flow
     raw: Any
@@ -64,7 +103,7 @@ class Solution(eqx.Module):
         """num_steps, num_accepted_steps, num_rejected_steps, max_steps."""
         return self.raw.stats
 
-    def __call__(self, t: Any) -> PyTree:
+    def __call__(self, t: Times) -> State:
         if self.raw.interpolation is None:
             raise ValueError(
                 "for the state at any time solve with dense=True; this solution has its saved states only"
@@ -76,37 +115,50 @@ class Solution(eqx.Module):
 
 def solve(
     denoiser: Callable,
-    x: PyTree,
+    x: State,
     *,
-    solver: Any = None,
-    controller: Any = None,
-    grid: Any = None,
+    solver: "diffrax.AbstractSolver | None" = None,
+    controller: "diffrax.AbstractStepSizeController | None" = None,
+    grid: Grid | None = None,
     variable: str = "lam",
-    t_max: Any = None,
-    t_min: Any = None,
-    key: Any = None,
+    t_max: Times | None = None,
+    t_min: Times | None = None,
+    key: Key | None = None,
     eta: Real = 1.0,
-    adjoint: Any = None,
-    save: Any = None,
+    adjoint: "diffrax.AbstractAdjoint | None" = None,
+    save: str | Grid | dict[str, Grid] | None = None,
     dense: bool = False,
-    event: Any = None,
-    dt0: Any = None,
+    event: "diffrax.Event | None" = None,
+    dt0: Scalar | None = None,
     max_steps: int | None = 4096,
     throw: bool = True,
 ) -> Solution:
-    """Solve the flow from x at t_max to t_min (by default the path's) with diffrax: the adaptive reference for every sampler.
+    """Solve the flow from x at t_max to t_min with diffrax: the adaptive reference for every sampler.
 
-    solver: by default `diffrax.Tsit5()`, for SDEs `diffrax.ShARK()`. controller: by default `diffrax.PIDController(rtol=1e-5, atol=1e-5)`,
-    of errors in y. grid: fixed steps between these times instead. key: solve the SDE of this eta instead of the ODE, on diffrax's
-    virtual Brownian tree. adjoint: by default `diffrax.RecursiveCheckpointAdjoint()`. save: decreasing times (of a system, a dict of
-    them), or "all" for the accepted steps. event: a `diffrax.Event` whose conditions get the path's t and x. dt0: the first step, in s
-    (by default a hundredth of the way).
+    Where sigma(t_min) = 0 and the network does not determine the slope there (as data networks do not in
+    rho), the solver stops at the path's own t_min (or, if that does not help, at a hundredth of t_max) and
+    one data prediction leads on, as at the end of a default grid.
 
-    variable: in "lam" step sizes vary least, hence the default; in "t" the slope of a tabulated schedule jumps at path.knots, of which a
-    `diffrax.ClipStepSizeController(.., jump_ts=-path.knots[::-1])` must know.
+    Args:
+        solver: by default `diffrax.Tsit5()`, for SDEs `diffrax.ShARK()`.
+        controller: by default `diffrax.PIDController(rtol=1e-5, atol=1e-5)`, of errors in y.
+        grid: fixed steps between these times instead.
+        variable: "t", "rho" or "lam". In "lam" step sizes vary least, hence the default; in "t" the slope of
+            a tabulated schedule jumps at path.knots, which a
+            `diffrax.ClipStepSizeController(.., jump_ts=-path.knots[::-1])` must know.
+        t_max, t_min: by default the path's.
+        key: solve the SDE of this `eta` instead of the ODE, on diffrax's virtual Brownian tree.
+        adjoint: by default `diffrax.RecursiveCheckpointAdjoint()`.
+        save: decreasing times (of a system, a dict of them), or "all" for the accepted steps.
+        dense: make the solution callable at any time.
+        event: a `diffrax.Event` whose conditions get the path's t and x.
+        dt0: the first step, in s; by default a hundredth of the way.
 
-    Where sigma(t_min) = 0 and the network does not determine the slope there (as data networks do not in rho), the solver stops at the
-    path's own t_min (or, if that is no help, at a hundredth of t_max) and one data prediction leads on, as at the end of a default grid.
+    Example:
+        >>> denoiser = js.models.gaussian_mixture([[0.0]], 1.0, js.EDM())  # x ~ sqrt(1 + t^2)
+        >>> solution = js.bridge.solve(denoiser, jnp.sqrt(jnp.array([10.0])), t_max=3.0, t_min=1.0)
+        >>> print(f"{solution.x[0] ** 2:.3f}", solution.t)
+        2.000 1.0
     """
     import diffrax
 
@@ -122,7 +174,8 @@ def solve(
             or t_min is not None
         ):
             raise ValueError(
-                "grid= says where all steps end, on one path: leave out controller, t_max and t_min, and a system to js.sample"
+                "grid= says where all steps end, on one path: leave out controller, t_max and t_min; "
+                "js.sample solves systems on a grid"
             )
         grid = grids.checked(denoiser.path, grid)
         t_max, t_min = float(grid[0]), float(grid[-1])
@@ -176,12 +229,12 @@ def solve(
     return Solution(jax.tree.map(back, out, x), t, ts, xs, _calls(solver, flow, ends, raw), flow, raw)
 
 
-def _of(ends: Any, name: str) -> Any:
+def _of(ends: Ends | dict[str, Ends], name: str) -> Any:
     return getattr(ends, name) if isinstance(ends, Ends) else {k: getattr(v, name) for k, v in ends.items()}
 
 
-def _saved(flow: Flow, save: Any, s0: float, s1: float, span: tuple) -> Any:
-    """Solver times to save at, ValueError if they leave the solve."""
+def _saved(flow: Flow, save: Grid | dict[str, Grid], s0: float, s1: float, span: tuple) -> Any:
+    """Solver times to save at; ValueError if they leave the solve."""
     known = lambda a: a if is_traced(a) else np.asarray(a, np.float64)
     save = {k: known(v) for k, v in save.items()} if isinstance(save, dict) else known(save)
     with on_host() if not is_traced(save) else contextlib.nullcontext():
@@ -191,12 +244,13 @@ def _saved(flow: Flow, save: Any, s0: float, s1: float, span: tuple) -> Any:
         if np.ndim(s) != 1 or np.any(np.diff(s) < 0) or np.any((s < s0 - slack) | (s > s1 + slack)):
             first, final = (jax.tree.map(float, flow.t(v)) for v in (s0, s1))
             raise ValueError(
-                f"save must be times that decrease from {first} to {final}, where the solver stops; got {save}"
+                f"save must be times that decrease from {first} to {final}, where the solver stops; "
+                f"got {save}"
             )
     return jnp.clip(jnp.asarray(s, span[0].dtype), *span)
 
 
-def _in_path_time(event: Any, flow: Flow) -> Any:
+def _in_path_time(event: "diffrax.Event", flow: Flow) -> "diffrax.Event":
     """The event with its conditions called as condition(t, x, args, **kwargs)."""
     import diffrax
 
@@ -212,8 +266,8 @@ def _in_path_time(event: Any, flow: Flow) -> Any:
     )
 
 
-def _finish(flow: Flow, x: PyTree, t: Any, ends: Any, stopped: Any) -> Any:
-    """The data prediction that leads from `stop` to `end`, where there is a way to go and no event was met."""
+def _finish(flow: Flow, x: State, t: Times, ends: Ends | dict[str, Ends], stopped: bool | jax.Array) -> tuple:
+    """The data prediction that leads from `stop` to `end`, unless these are equal or an event was met."""
     end, stop = _of(ends, "end"), _of(ends, "stop")
     if end == stop:
         return x, t
@@ -227,8 +281,10 @@ def _finish(flow: Flow, x: PyTree, t: Any, ends: Any, stopped: Any) -> Any:
     return out if isinstance(ends, Ends) else tuple({k: v[i] for k, v in out.items()} for i in (0, 1))
 
 
-def _calls(solver: Any, flow: Flow, ends: Any, raw: Any) -> Any:
-    """Network calls, where the solver's tableau tells them."""
+def _calls(
+    solver: "diffrax.AbstractSolver", flow: Flow, ends: Ends | dict[str, Ends], raw: "diffrax.Solution"
+) -> Any:
+    """Network calls, where the solver's tableau gives their number."""
     import diffrax
 
     if not isinstance(solver, diffrax.AbstractERK) or flow.eta != 0:
