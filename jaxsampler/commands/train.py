@@ -1,4 +1,4 @@
-"""`jaxsampler train CONFIG`: the config's `task` says what is trained; the rest of the file is that task's."""
+"""`jaxsampler train CONFIG`: the config's `task` says what is trained, the rest of the file is for it."""
 
 import csv
 import io
@@ -30,9 +30,8 @@ def main(file: str, out: str | None = None, data: str | None = None) -> Path:
     task, target = TASKS[name], Path(out or f"{Path(file).stem}.safetensors")
     if data is not None:
         if "data" not in {f.name for f in fields(task.config)}:
-            raise ValueError(
-                f"--data is for Fashion-MNIST, the data of task {name!r} are named in its config: leave it out"
-            )
+            named = f"the data of task {name!r} are named in its config"
+            raise ValueError(f"--data is for Fashion-MNIST, {named}: leave it out")
         values["data"] = data
     try:
         c = config.build(values, task.config)

@@ -1,6 +1,6 @@
-"""What `jaxsampler sample` is asked for, made definite: a network, a sampler, labels, and the settings that tell one run from another.
+"""A request to `jaxsampler sample` made definite: network, sampler, labels, and the settings of the run.
 
-Everything that can be wrong with a request is found here, before anything is computed or written.
+Every mistake in a request is found here, before anything is computed or written.
 """
 
 import hashlib
@@ -19,10 +19,12 @@ import jaxsampler
 
 from ... import checkpoint, pretrained, solvers
 from ...data import fashion
+from ...numerics import Grid
 from ...paths import base as paths
 from ...paths import grids
 from ...paths.predictions import Denoiser
 from ...pretrained import samplers
+from ...scan.protocol import Solver
 from ...spelling import nearest
 from ...tables.steps import Step
 from ...tables.table import Table
@@ -30,30 +32,26 @@ from ...tables.tabulation import tabulate
 from ...training import generate
 
 MODELS = ("fashion_edm", "fashion_flow")
-TO_ZERO = {
-    "uniform": grids.uniform,
-    "quadratic": grids.quadratic,
-    "cosine": grids.cosine,
-}  # grids that may end at t = 0 themselves
-BEFORE_ZERO = {
-    "karras": grids.karras,
-    "log_snr": grids.log_snr,
-    "polyexponential": grids.polyexponential,
-}  # the last step goes to 0
+# grids that may end at t = 0 themselves, and those whose last step goes there
+TO_ZERO = {"uniform": grids.uniform, "quadratic": grids.quadratic, "cosine": grids.cosine}
+BEFORE_ZERO = {"karras": grids.karras, "log_snr": grids.log_snr, "polyexponential": grids.polyexponential}
 GRIDS = (*TO_ZERO, *BEFORE_ZERO)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`n` images of `shape` by `solver` (on the times `grid`, if it is no table), `batch` at a time.
+    """`n` images of `shape` by `solver`, `batch` at a time. Image i has the key fold_in(key(seed), i).
 
-    Image i has the key fold_in(key(seed), i) and the class `label`; None: i modulo the number of classes. `guidance`: the weight of
-    `guidance.classifier_free`, 1 is the class's own prediction. `settings`: all that decides about the bits, as JSON. `command`: the
-    command line that asks for the same.
+    Args:
+        solver: a table, or a solver with its times `grid`.
+        label: the class of all images; None: that of image i is i modulo the number of classes.
+        guidance: the weight of `guidance.classifier_free`; 1 is the class's own prediction.
+        settings: all that determines the bits, as JSON.
+        command: the command line that asks for the same.
     """
 
     denoiser: Denoiser
-    solver: Any
+    solver: Table | Solver
     grid: tuple[float, ...] | None
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
@@ -67,9 +65,8 @@ class Plan:
 
     def labels(self, numbers: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
         """The classes of these images."""
-        return (
-            numbers % len(self.classes) if self.label is None else np.full(len(numbers), self.label)
-        ).astype(np.int32)
+        in_turn = numbers % len(self.classes)
+        return (in_turn if self.label is None else np.full(len(numbers), self.label)).astype(np.int32)
 
 
 def plan(
@@ -86,27 +83,24 @@ def plan(
     seed: int = 0,
     batch: int = 100,
 ) -> Plan:
-    """The plan of the command's options (`label` is --class). ValueError in one line for whatever does not fit."""
+    """Make the plan of the command's options (`label` is --class); ValueError if something does not fit."""
     for name, value in (("--n", n), ("--batch", batch)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed must lie between 0 and 2^32 - 1, got {seed}")
     if not math.isfinite(guidance):
-        raise ValueError(f"--guidance must be a number, got {guidance}; 1 is none")
+        raise ValueError(f"--guidance must be a number, got {guidance}; 1 is no guidance")
     name, file, card = network(model, weights)
     denoiser, classes = pretrained.load(name, path=file), generate.classes(card)
     number = None if label is None else fashion.label(label, classes)
     if guidance == 0 and label is not None:
-        raise ValueError(
-            f"--guidance 0 samples any class: leave --class {label} out, or give 1 for the class without guidance"
-        )
+        fix = f"leave --class {label} out, or give 1 for the class without guidance"
+        raise ValueError(f"--guidance 0 samples any class: {fix}")
     learned = solver == samplers.LEARNED
     saved = str(samplers.shipped(name, steps)) if learned else solver
-    sampler, times = (
-        samplers.option(saved, denoiser.path, steps=None if learned else steps, grid=grid, order=order),
-        None,
-    )
+    own = None if learned else steps
+    sampler, times = samplers.option(saved, denoiser.path, steps=own, grid=grid, order=order), None
     if sampler is not None:
         steps = sampler.nfe if learned else None
         about = {"table": Table.about(saved), "sha256 of table": checksum(Path(saved))}
@@ -171,7 +165,7 @@ def plan(
 
 
 def network(model: str | None, weights: Path | None) -> tuple[str, Path, dict[str, Any]]:
-    """(name, file, card) of the weights to use; weights given tell themselves which model they are of."""
+    """Return (name, file, card) of the weights to use; the card beside the weights names the model."""
     if model is not None and model not in MODELS:
         raise ValueError(f"unknown model {model!r}; {nearest(model, MODELS)}")
     if weights is None:
@@ -182,12 +176,12 @@ def network(model: str | None, weights: Path | None) -> tuple[str, Path, dict[st
     if name not in MODELS:
         raise ValueError(f"{weights.with_suffix('.json')} is not the card of a network that generates images")
     if model is not None and model != name:
-        raise ValueError(f"{weights} are weights of {name!r}, not {model!r}: leave --model out")
+        raise ValueError(f"{weights} holds weights of {name!r}, not {model!r}: leave --model out")
     return name, weights, card
 
 
-def times_of(path: paths.Path, name: str | None, steps: int) -> Any:
-    """The grid called `name`, `steps` intervals from t_max to t = 0; None: the path's default."""
+def times_of(path: paths.Path, name: str | None, steps: int) -> Grid:
+    """The grid called `name`, with `steps` intervals from t_max to t = 0; None: the path's default."""
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
     if name is None:
@@ -197,31 +191,26 @@ def times_of(path: paths.Path, name: str | None, steps: int) -> Any:
     if name in TO_ZERO:
         return TO_ZERO[name](path, steps, t_min=0.0)
     try:
-        return (
-            np.array([path.t_max, 0.0])
-            if steps == 1
-            else grids.append_zero(BEFORE_ZERO[name](path, steps - 1))
-        )
+        if steps == 1:
+            return np.array([path.t_max, 0.0])
+        return grids.append_zero(BEFORE_ZERO[name](path, steps - 1))
     except ValueError:
-        raise ValueError(
-            f"the grid {name!r} does not fit {path!r}, which has no signal at its start; use {', '.join(TO_ZERO)}"
-        ) from None
+        misfit = f"the grid {name!r} does not fit {path!r}, which has no signal at its start"
+        raise ValueError(f"{misfit}; use {', '.join(TO_ZERO)}") from None
 
 
 def tabulated(
-    name: str, order: int | None, path: paths.Path, times: Any
-) -> tuple[Any, tuple[float, ...] | None]:
-    """The solver called `name` as a table; or as it is, with its times, if it is none."""
+    name: str, order: int | None, path: paths.Path, times: Grid
+) -> tuple[Table | Solver, tuple[float, ...] | None]:
+    """The solver called `name` as a table; a solver that is not a table with its times."""
     try:
         solver = solvers.by_name(name) if order is None else solvers.by_name(name, order=order)
     except TypeError as error:
-        hint = (
-            "leave --order out" if order is not None else "the command line cannot give that: use js.sample"
-        )
+        hint = "leave --order out" if order is not None else "the command line cannot give it, use js.sample"
         raise ValueError(f"{name}: {error}; {hint}") from None
     if isinstance(solver, Step):
         return tabulate(path, times, solver), None
-    solver.rows(path, grids.checked(path, times))  # complains of what does not fit
+    solver.rows(path, grids.checked(path, times))  # raises if something does not fit
     return solver, tuple(float(t) for t in times)
 
 

@@ -1,9 +1,10 @@
-"""A plan carried out: batches that are functions of the plan, kept as they are finished, and results written when all are there.
+"""A plan carried out: batches are functions of the plan, kept as they finish; the results come last.
 
-Image i depends on (seed, i) alone, because every image is sampled by itself (`vmap`) under its own key: other images of the batch enter
-neither its noise nor, where a solver looks at norms, its steps. So the batch size is a matter of memory and of rounding. A batch is
-finished when its file is there, whole; a run that was killed computes what is missing and writes the same bytes as one that was not. The
-JSON file comes last: where it is, everything is.
+Image i depends on (seed, i) alone, because every image is sampled by itself (`vmap`) with its own key: other
+images of the batch affect neither its noise nor, in solvers that look at norms, its steps. So the batch size
+changes memory and rounding only. A batch is finished when its file is there, whole. A run that was killed
+computes what is missing and writes the same bytes as one that was not. The JSON file comes last: if it is
+there, everything is.
 """
 
 import hashlib
@@ -11,8 +12,9 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -24,8 +26,12 @@ from tqdm import tqdm
 
 from ...files import writable, write
 from ...front_door import sample
-from ...guidance import classifier_free_guidance as classifier_free
+from ...guidance import classifier_free
+from ...numerics import Key
+from ...paths.predictions import Denoiser
+from ...scan.protocol import Solver
 from ...solvers.adaptive import Adaptive
+from ...tables.table import Table
 from .plans import Plan
 
 SHOWN = 100  # images in the PNG
@@ -35,21 +41,26 @@ FINAL, KEPT, BEGUN = "samples.json", ".samples", "settings.json"
 
 @eqx.filter_jit
 def draw(
-    denoiser: Any,
-    solver: Any,
-    key: Any,
+    denoiser: Denoiser,
+    solver: Table | Solver,
+    key: Key,
     numbers: Int[Array, " k"],
     labels: Int[Array, " k"] | None,
     guidance: Float[Array, ""] | None,
     shape: tuple[int, int, int],
     grid: tuple[float, ...] | None,
 ) -> tuple[UInt8[Array, "k h w c"], Array]:
-    """The images of these numbers in 256 grey levels, and which are good. Without labels: of any class; without guidance: plain."""
+    """Sample the images of these numbers, in 256 levels of grey, and say which are good.
 
-    def one(number: Any, label: Any) -> tuple[Float[Array, "h w c"], Array]:
+    Args:
+        labels: None: any class.
+        guidance: None: the plain prediction.
+    """
+
+    def one(number, label):
         d = denoiser if label is None else denoiser.bind(label=label)
         if guidance is not None:
-            d = classifier_free(d, denoiser, guidance)
+            d = cast(Denoiser, classifier_free(d, denoiser, guidance))
         like, own = jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.fold_in(key, number)
         x = sample(d, like, key=own, solver=solver, grid=None if grid is None else np.array(grid))
         x, arrived = (x.x, x.reached) if isinstance(x, Adaptive) else (x, True)
@@ -61,7 +72,7 @@ def draw(
 
 
 def batch(plan: Plan, first: int) -> UInt8[np.ndarray, "k h w c"]:
-    """The images from number `first` on. The last batch is computed as long as the others, by the same program, and cut."""
+    """Sample the images from number `first` on; the last batch is computed at full length, and cut."""
     numbers = np.arange(first, first + plan.batch, dtype=np.int32)
     labels = None if plan.guidance == 0 else jnp.asarray(plan.labels(numbers))
     guidance = None if plan.guidance in (0, 1) else jnp.asarray(plan.guidance, jnp.float32)
@@ -73,15 +84,19 @@ def batch(plan: Plan, first: int) -> UInt8[np.ndarray, "k h w c"]:
     if not np.all(good[:left]):
         bad = first + int(np.argmin(good[:left]))
         raise ValueError(
-            f"the solver diverges on image {bad}, or does not arrive: take more steps or another solver"
+            f"the solver diverges on image {bad}, or does not arrive: use more steps or another solver"
         )
     return np.asarray(images[:left])
 
 
 def run(plan: Plan, out: Path) -> Path:
-    """Samples into the folder `out`: samples.png (the first hundred), .npz (images, labels) and .json; returns the PNG's path.
+    """Sample into the folder `out`: samples.png (the first hundred), .npz (images, labels) and .json.
 
-    Goes on where a run with the same settings stopped; ValueError if `out` holds something else, OSError if it cannot be written.
+    Goes on where a run with the same settings stopped. Returns the path of the PNG.
+
+    Raises:
+        ValueError: `out` holds something else.
+        OSError: `out` cannot be written.
     """
     writable(out)
     kept, final = out / KEPT, out / FINAL
@@ -89,28 +104,20 @@ def run(plan: Plan, out: Path) -> Path:
     if finished(plan, out):
         shutil.rmtree(kept, ignore_errors=True)
         return out / RESULTS[1]
-    if (
-        not final.exists()
-        and not begun.exists()
-        and (other := [name for name in RESULTS if (out / name).exists()])
-    ):
-        raise ValueError(
-            f"{out} holds {' and '.join(other)} without {FINAL}: choose another --out, or delete them"
-        )
+    other = [name for name in RESULTS if (out / name).exists()]
+    if other and not final.exists() and not begun.exists():
+        found = f"{out} holds {' and '.join(other)} without {FINAL}"
+        raise ValueError(f"{found}: choose another --out, or delete them")
     expect(plan, begun, "an unfinished run")
     for stale in (
         *out.glob(".samples.*.part"),
         *kept.glob(".*.part"),
-    ):  # of a run that was killed in the middle of a write
+    ):  # of a run killed in the middle of a write
         stale.unlink(missing_ok=True)
     starts = range(0, plan.n, plan.batch)
     there = {first for first in starts if (kept / f"{first}.npy").exists()}
-    with tqdm(
-        total=plan.n,
-        initial=sum(min(plan.batch, plan.n - first) for first in there),
-        unit="image",
-        desc=out.name,
-    ) as bar:
+    done = sum(min(plan.batch, plan.n - first) for first in there)
+    with tqdm(total=plan.n, initial=done, unit="image", desc=out.name) as bar:
         for first in (first for first in starts if first not in there):
             images = batch(plan, first)
             if not begun.exists():  # once there is something to keep
@@ -119,13 +126,8 @@ def run(plan: Plan, out: Path) -> Path:
             bar.update(len(images))
     images = np.concatenate([np.load(kept / f"{first}.npy") for first in starts])
     labels = {} if plan.guidance == 0 else {"labels": plan.labels(np.arange(plan.n))}
-    results = dict(
-        zip(
-            RESULTS,
-            (saved(np.savez, images=images, **labels), contact_sheet(images[:SHOWN], columns(plan))),
-            strict=True,
-        )
-    )
+    written = saved(np.savez, images=images, **labels), contact_sheet(images[:SHOWN], columns(plan))
+    results = dict(zip(RESULTS, written, strict=True))
     for name, data in results.items():
         write(out / name, data)
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in results.items()}
@@ -135,7 +137,7 @@ def run(plan: Plan, out: Path) -> Path:
 
 
 def finished(plan: Plan, out: Path) -> bool:
-    """Whether the results of this plan are in `out`, undamaged; ValueError if those of another are."""
+    """Whether the results of this plan are in `out`, undamaged; ValueError if those of another plan are."""
     final = out / FINAL
     if not final.exists():
         return False
@@ -148,32 +150,29 @@ def finished(plan: Plan, out: Path) -> bool:
 
 
 def expect(plan: Plan, file: Path, what: str) -> None:
-    """ValueError unless the settings in `file`, if it is there, are those of the plan."""
+    """Raise a ValueError if the settings in `file` are there and are not those of the plan."""
     if not file.exists():
         return
     try:
         old = json.loads(file.read_bytes())
         old = old["settings"] if file.name == FINAL else old
-        changed = sorted(
-            {name for name in {*old, *plan.settings} if old.get(name) != plan.settings.get(name)}
-        )
+        changed = sorted(k for k in {*old, *plan.settings} if old.get(k) != plan.settings.get(k))
     except (ValueError, KeyError, TypeError, AttributeError):
         changed = ["origin"]
     if changed:
         place = file.parent if file.name == FINAL else file.parent.parent
-        raise ValueError(
-            f"{place} holds {what} with another {', '.join(changed)}: choose another --out, or delete that folder"
-        )
+        found = f"{place} holds {what} with another {', '.join(changed)}"
+        raise ValueError(f"{found}: choose another --out, or delete that folder")
 
 
 def columns(plan: Plan) -> int:
-    """Of the PNG: one for each class where classes take turns, else as many as rows."""
+    """Columns of the PNG: one for each class if classes take turns, else as many as rows."""
     kinds = len(plan.classes)
     return kinds if plan.label is None and 1 < kinds <= 16 else math.ceil(math.sqrt(min(plan.n, SHOWN)))
 
 
 def contact_sheet(images: UInt8[np.ndarray, "k h w c"], columns: int, gap: int = 2) -> bytes:
-    """The images side by side on white, row by row, as a PNG."""
+    """Put images side by side on white, row by row, as a PNG."""
     k, h, w, c = images.shape
     columns = min(columns, k)
     rows = math.ceil(k / columns)
@@ -186,7 +185,7 @@ def contact_sheet(images: UInt8[np.ndarray, "k h w c"], columns: int, gap: int =
     return data.getvalue()
 
 
-def saved(save: Any, *array: Any, **arrays: Any) -> bytes:
+def saved(save: Callable, *array: np.ndarray, **arrays: np.ndarray) -> bytes:
     """What numpy's `save(file, ..)` writes; its zip files carry no dates."""
     data = io.BytesIO()
     save(data, *array, **arrays)
@@ -194,5 +193,5 @@ def saved(save: Any, *array: Any, **arrays: Any) -> bytes:
 
 
 def encoded(values: dict[str, Any]) -> bytes:
-    """As JSON, for people too."""
+    """As JSON, indented for people."""
     return (json.dumps(values, indent=2) + "\n").encode()

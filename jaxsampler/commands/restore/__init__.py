@@ -1,4 +1,4 @@
-"""Restore photographs with a few network calls: one photo, a folder, or the study that the README shows."""
+"""Restore photographs with a few network calls: one photo, a folder, or a comparison of solvers."""
 
 from .folder import Outcome, load_mask, restore_folder
 from .photo import Restorer, chosen, restore, table

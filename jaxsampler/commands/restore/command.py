@@ -1,4 +1,4 @@
-"""What `jaxsampler restore` does, by its arguments: the demonstration, the full study, one photo, a folder."""
+"""What `jaxsampler restore` does: the demonstration, the full comparison, one photo, or a folder."""
 
 import tempfile
 import time
@@ -14,8 +14,7 @@ from ...files import writable, write
 from ...nn.unet import RestorationNet
 from ...pretrained import samplers
 from ...tables.steps import Step
-from . import comparison as study
-from . import report
+from . import comparison, report
 from .figure import figure
 from .folder import load_mask, restore_folder
 from .photo import CHOSEN, Restorer, expect_mask
@@ -24,32 +23,34 @@ MEMBER = f"{CHOSEN['name']} {CHOSEN['order']}"
 
 
 def network(weights: Path | None) -> RestorationNet:
-    """The shipped network, or the one of a safetensors file with its card."""
+    """Load the shipped network, or that of a safetensors file with its card."""
     return pretrained.load("restore", path=weights)
 
 
 def member(solver: str | None, order: int | None) -> Step:
-    """The solver of the command's options; none given is the chosen one."""
-    if solver is None:
-        return solvers.by_name(CHOSEN["name"], order=order or CHOSEN["order"])
+    """The solver that the command's options name; without a name the chosen one."""
+    name, order = (CHOSEN["name"], order or CHOSEN["order"]) if solver is None else (solver, order)
     try:
-        return solvers.by_name(solver) if order is None else solvers.by_name(solver, order=order)
+        made = solvers.by_name(name) if order is None else solvers.by_name(name, order=order)
     except TypeError as error:
         raise ValueError(f"{error}; leave --order out") from None
+    if not isinstance(made, Step):
+        raise ValueError(f"{name} has no table, by which photos are restored: choose another solver")
+    return made
 
 
 def restorer(
     net: RestorationNet, solver: str | None, order: int | None, steps: int | None, seed: int
 ) -> Restorer:
-    """The restorer of the command's options: a saved table settles steps and order itself."""
+    """The restorer that the command's options name; a saved table has its own steps and order."""
     saved = samplers.option(solver, net.path(jnp.zeros((1, 1, 3))), steps=steps, order=order)
     return Restorer(net, member(solver, order) if saved is None else saved, steps, seed)
 
 
 def rehearse(out: Path, image: np.ndarray, form: data.Form) -> None:
-    """Write one pixel as `out` will be written, and remove it: what cannot be saved is known before the work."""
+    """Write one pixel as `out` will be written, and remove it: a failure to save shows before the work."""
     if out.is_dir():
-        raise ValueError(f"--out {out} is a folder; name a file in it")
+        raise ValueError(f"--out {out} is a folder: name a file in it")
     pixel = replace(form, alpha=None if form.alpha is None else form.alpha[:1, :1])
     with tempfile.TemporaryDirectory(dir=writable(out.parent)) as scratch:
         data.save_image(Path(scratch, out.name), image[:1, :1], pixel)
@@ -67,19 +68,18 @@ def one(restorer: Restorer, photo: Path, task: str, mask: Path | None, out: Path
 
 
 def folder(restorer: Restorer, source: Path, task: str, mask: Path | None, out: Path) -> list[str]:
-    """Restore a folder into another; returns a line per photo that failed."""
+    """Restore a folder into another; return a line for each photo that failed."""
     writable(out)
     outcome = restore_folder(restorer, source, out, task, mask)
-    print(
-        f"{len(outcome.done)} restored into {out}, {len(outcome.skipped)} were there already, {len(outcome.failed)} failed"
-    )
+    done, skipped, failed = (len(x) for x in (outcome.done, outcome.skipped, outcome.failed))
+    print(f"{done} restored into {out}, {skipped} were there already, {failed} failed")
     return outcome.failed
 
 
 def demonstration(net: RestorationNet, out: Path, size: int = 128, seed: int = 0) -> Path:
-    """Ten held-out crops, damaged in ten ways, restored by a few members: prints the table, writes the figure."""
+    """Restore ten held-out crops, damaged in ten ways: print the table, write the figure."""
     began = time.perf_counter()
-    batch, bench = study.shown(size), study.Bench(net, seed)
+    batch, bench = comparison.shown(size), comparison.Bench(net, seed)
     members = [(s, calls) for s in dict.fromkeys(("mr_ode 2", "mr_sde 2", MEMBER)) for calls in (5, 10)]
     members += [("posterior", calls) for calls in (10, 100) if MEMBER != "mr_sde 1" or calls != 10]
     print(
@@ -95,10 +95,8 @@ def demonstration(net: RestorationNet, out: Path, size: int = 128, seed: int = 0
     file = out / "restored.png"
     write(file, figure([*zip(titles, pictures, strict=True), ("truth", batch.clean)], by_crop))
     write(out / "restored.csv", report.as_csv(rows).encode())
-    spent = time.perf_counter() - began
-    print(
-        f"{file} and {file.with_suffix('.csv')}; {spent:.0f} s, of which {bench.compile_seconds:.0f} s compiling"
-    )
+    spent, compiling = time.perf_counter() - began, bench.compile_seconds
+    print(f"{file} and {file.with_suffix('.csv')}; {spent:.0f} s, of which {compiling:.0f} s compiling")
     return file
 
 
@@ -108,9 +106,9 @@ def net_size(net: RestorationNet) -> str:
 
 
 def everything(net: RestorationNet, out: Path, size: int = 128, each: int = 1, seed: int = 0) -> Path:
-    """`each` crops of every held-out photo for every task, all solvers: prints and writes the tables (Markdown, CSV)."""
-    bench = study.Bench(net, seed)
-    batches = list(study.crops(data.held_out_photos(), size, each))
+    """Compare all solvers on `each` crops per held-out photo and task; print and write the tables."""
+    bench = comparison.Bench(net, seed)
+    batches = list(comparison.crops(data.held_out_photos(), size, each))
     rows, distances = report.full(bench, batches)
     text = report.full_markdown(rows, distances, MEMBER)
     print(text)
@@ -122,8 +120,8 @@ def everything(net: RestorationNet, out: Path, size: int = 128, each: int = 1, s
 
 
 def choice(net: RestorationNet, each: int = 1, seed: int = 0) -> str:
-    """Which member of MR Sampler does best on crops of training photos."""
-    best, rows = report.choose(study.Bench(net, seed), each)
+    """Find the member of MR Sampler that does best on crops of training photos."""
+    best, rows = report.choose(comparison.Bench(net, seed), each)
     members = list(dict.fromkeys((r.solver, r.calls) for r in rows if r.calls))
     print(report.per_task(rows, members))
     print(f"best at 5 and 10 calls: {best}" + ("" if best == MEMBER else f" (the default is {MEMBER})"))

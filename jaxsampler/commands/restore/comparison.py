@@ -1,7 +1,8 @@
-"""What samplers are worth on photographs: PSNR, SSIM and time per solver and number of calls.
+"""A comparison of solvers on photographs: PSNR, SSIM and time per solver and number of calls.
 
-All solvers start from the same x_T and see the same crops. Ten crops, one per task, are one batch; a solver of so many calls is one table,
-and all tables of one shape share one compilation (whose time is kept apart).
+All solvers start from the same x_T and see the same crops. Ten crops, one per task, are one batch. A solver
+with its number of calls is one table, and all tables of one shape share one compilation, whose time is kept
+apart.
 """
 
 import time
@@ -55,7 +56,7 @@ class Batch(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One restored crop. `seconds` is the tenth part of its batch's time; solver "input" is the degraded crop itself."""
+    """One restored crop; `seconds` is a tenth of its batch's time. Solver "input" is the degraded crop."""
 
     task: str
     photo: str
@@ -67,7 +68,7 @@ class Row(NamedTuple):
 
 
 def shown(size: int = 128, seed: int = 1) -> Batch:
-    """The ten crops of the default run."""
+    """The ten crops of the demonstration."""
     photos = {p.name: p for p in data.held_out_photos()}
     return _batch(
         [[(photos[name], top, left)] for name, top, left in (SHOWN[task] for task in data.TASKS)], size, seed
@@ -75,7 +76,10 @@ def shown(size: int = 128, seed: int = 1) -> Batch:
 
 
 def crops(photos: Sequence[Photo], size: int = 128, each: int = 2, seed: int = 2) -> Iterator[Batch]:
-    """`each` crops of every photo for every task; of three random places the most damaged: one that no drop touches measures nothing."""
+    """Yield `each` crops of every photo for every task, the most damaged of three random places.
+
+    A crop that no drop touches measures nothing.
+    """
     for photo in photos:
         rows, columns = ((n - size) // 8 for n in photo.pixels.shape[:2])
         for i in range(each):
@@ -86,9 +90,9 @@ def crops(photos: Sequence[Photo], size: int = 128, each: int = 2, seed: int = 2
 
 
 def _batch(choices: Sequence[Sequence[tuple[Photo, int, int]]], size: int, seed: int) -> Batch:
-    """Per task the most damaged of its places, all in one photo (name, top, left).
+    """Crop the most damaged of each task's places, all in one photo (photo, top, left).
 
-    Damage is done to the whole photo, then cropped: drops and blur reach in, shadows are larger than a crop.
+    The whole photo is damaged, then cropped: drops and blur reach in, shadows are larger than a crop.
     """
     clean, degraded, photos = [], [], []
     for k, (task, places) in enumerate(zip(data.TASKS, choices, strict=True)):
@@ -103,13 +107,13 @@ def _batch(choices: Sequence[Sequence[tuple[Photo, int, int]]], size: int, seed:
 
 
 def psnr(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
-    """Peak signal-to-noise ratio in dB of images in [0, 1]; the first is clipped to that."""
-    with np.errstate(divide="ignore"):  # equal images: infinite
+    """Peak signal-to-noise ratio in dB; `image` is clipped to [0, 1]."""
+    with np.errstate(divide="ignore"):  # infinite for equal images
         return float(-10 * np.log10(np.square(np.clip(image, 0, 1) - truth).mean()))
 
 
 def ssim(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
-    """Structural similarity with the Gaussian window of Wang et al. 2004, mean over channels."""
+    """Structural similarity with the Gaussian window of Wang et al. 2004, averaged over channels."""
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
     return np.asarray(
         structural_similarity(np.clip(image, 0, 1).astype(np.float32), truth, channel_axis=-1, **options)
@@ -117,18 +121,18 @@ def ssim(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -
 
 
 class Bench:
-    """Runs solvers on batches; compiles once per number of calls and batch shape."""
+    """Run solvers on batches; compile once per number of calls and batch shape."""
 
     def __init__(self, net: RestorationNet, seed: int = 0):
         self.net, self.key = net, jax.random.key(seed)
         self.compiled, self.compile_seconds = {}, 0.0
 
     def table(self, solver: Step, calls: int) -> Table:
-        """Tables of two registers, so that orders 1 and 2 share a compilation."""
+        """Tabulate with two registers, so that orders 1 and 2 share a compilation."""
         return pad(table(self.net, solver, calls), regs=2)
 
     def run(self, batch: Batch, rows: Table) -> tuple[Float[np.ndarray, "n h w 3"], float]:
-        """(restored and not clipped, known pixels kept where some are missing; seconds without compilation)."""
+        """Return the restored images (not clipped, known pixels kept) and the seconds without compilation."""
         rows = jax.tree.map(jnp.asarray, rows)
         args = (self.net, rows, jnp.asarray(batch.degraded), jnp.arange(len(batch.degraded)), self.key)
         shape = (rows.nfe, batch.degraded.shape)
@@ -147,9 +151,9 @@ class Bench:
     def rows(
         self, batch: Batch, members: Sequence[tuple[str, int]]
     ) -> tuple[list[Row], dict[tuple[str, int], np.ndarray]]:
-        """Every member (a name of `FAMILY`, calls) on a batch: its rows, the input's first, and its images.
+        """Run all members (a name of `FAMILY`, calls) on a batch; return rows, the input's first, and images.
 
-        Solvers of equal tables are one solver (posterior sampling is mr_sde of order 1) and run once.
+        Solvers with equal tables are one solver (posterior sampling is mr_sde of order 1) and run once.
         """
         rows, done = self._score(batch, "input", 0, batch.degraded, 0.0), {}
         for name, calls in members:
@@ -167,7 +171,7 @@ class Bench:
 
 
 def _equal(a: Table, b: Table) -> bool:
-    """Whether two tables are the same numbers, to rounding."""
+    """Whether two tables hold the same numbers, to rounding."""
     return a.nfe == b.nfe and all(
         np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True)
         for u, v in zip(vars(a).values(), vars(b).values())

@@ -1,4 +1,4 @@
-"""One picture of the restored photos: ten rows, one per task; input, two members, the baseline and the truth beside each other."""
+"""One picture of the restored photos, a row per task: input, two members, the baseline and the truth."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,12 @@ Pictures = Float[np.ndarray, "n h w 3"]
 
 
 def figure(columns: Sequence[tuple[str, Pictures]], psnr: Sequence[Sequence[float]]) -> bytes:
-    """A PNG. columns: (title, pictures), the truth last; psnr[row][column] is printed under all but the truth."""
+    """Draw a PNG.
+
+    Args:
+        columns: (title, pictures), the truth last.
+        psnr: psnr[row][column] is printed under all pictures but the truth.
+    """
     rows, n = len(TASKS), len(columns)
     fig = Figure(figsize=(1.6 * n + 0.5, 1.74 * rows + 0.5), dpi=120)
     left, top = 0.5 / (1.6 * n + 0.5), 1 - 0.5 / (1.74 * rows + 0.5)

@@ -1,8 +1,9 @@
 """Restore a folder of photos, one file after the other; what is finished stays finished.
 
-A restored photo is written whole (temporary file, then renamed), so a file that exists is complete and a run that was killed goes on where
-it stopped. A hidden file (`MARK`) tells by what the photos were restored; a run by anything else does not take them for its own. Outputs
-are PNG: lossless, so known pixels stay exact. A photo that cannot be read is reported and the others go on.
+A restored photo is written whole (temporary file, then renamed), so a file that exists is complete, and a run
+that was killed goes on where it stopped. A hidden file (`MARK`) holds the settings that restored the photos;
+a run with other settings does not take them for its own. Outputs are PNG, which is lossless, so known pixels
+stay exact. A photo that cannot be read is reported and the others go on.
 """
 
 import json
@@ -27,7 +28,7 @@ MARK = ".restored.json"
 
 @dataclass
 class Outcome:
-    """What became of a folder's photos; `failed` has one line each."""
+    """What became of a folder's photos; `failed` has one line for each."""
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
@@ -35,18 +36,18 @@ class Outcome:
 
 
 def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
-    """A mask image as booleans: white is known (True), black is to be filled."""
+    """Read a mask image as booleans: white is known (True), black is to be filled."""
     image, _ = load_image(path)
     return image.mean(-1) > 0.5
 
 
 def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """(photo, where its restored version goes): `name.png`, or `name.jpg.png` where two photos share a name."""
+    """Yield (photo, where its restored version goes): `name.png`, or `name.jpg.png` if names are shared."""
     if not source.is_dir():
-        raise ValueError(f"{source} is not a folder; --batch takes a folder of photos")
+        raise ValueError(f"{source} is not a folder: give --batch a folder of photos")
     if target.resolve() == source.resolve():
         raise ValueError(
-            f"--out must be another folder than {source}, whose photos would be taken for finished ones"
+            f"--out is {source} itself, whose photos would count as finished: choose another folder"
         )
     photos = sorted(f for f in source.iterdir() if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
     if not photos:
@@ -59,10 +60,14 @@ def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 def restore_folder(
     restorer: Restorer, source: Path, target: Path, task: str, mask: Path | None = None
 ) -> Outcome:
-    """Restore every photo of `source` into `target`. `mask`: one for all, or a folder with a mask of each photo's name.
+    """Restore every photo of `source` into `target`; photos and masks that do not fit are in the outcome.
 
-    Raises OSError if `target` cannot be written, ValueError if it holds photos that were restored by something else; photos and masks that
-    do not fit are in the outcome.
+    Args:
+        mask: one for all photos, or a folder with a mask of each photo's name.
+
+    Raises:
+        OSError: `target` cannot be written.
+        ValueError: `target` holds photos that were restored with other settings.
     """
     task, outcome = expect_mask(task, mask is not None), Outcome()
     target.mkdir(parents=True, exist_ok=True)
@@ -70,9 +75,7 @@ def restore_folder(
     if mark.exists():
         checkpoint.expect(mark, settings)
     elif there := next((out for _, out in photos if out.exists()), None):
-        raise ValueError(
-            f"{there} is there already, from no run that is known: choose another --out, or delete it"
-        )
+        raise ValueError(f"{there} exists, from an unknown run: choose another --out, or delete it")
     for photo, out in tqdm(photos, unit="photo", desc=task):
         if out.exists():
             outcome.skipped.append(out)
@@ -99,5 +102,5 @@ def _mask_of(photo: Path, mask: Path) -> Path:
         return mask
     found = sorted(f for f in mask.iterdir() if f.stem == photo.stem and f.suffix.lower() in SUFFIXES)
     if not found:
-        raise ValueError(f"no mask named {photo.stem}.png in {mask}")
+        raise ValueError(f"{mask} holds no mask for {photo.name}: add {photo.stem}.png")
     return found[0]

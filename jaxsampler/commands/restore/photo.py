@@ -1,11 +1,12 @@
-"""Restore a photograph: the degraded image is the mean that a diffusion reverts to, a few network calls lead back.
+"""Restore a photograph: a diffusion reverts to the degraded image, and a few network calls lead back.
 
-`restore` is the whole method in one compiled function: the table (solver, grid, order) is an argument, so another solver of the same shape
-recompiles nothing. `Restorer` wraps it for photos of any size, with a mask where pixels are missing.
+`restore` is the whole method in one compiled function. The table (solver, grid, order) is an argument, so
+another solver of the same shape recompiles nothing. `Restorer` wraps it for photos of any size, with a mask
+if pixels are missing.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -16,34 +17,36 @@ from jaxtyping import Array, Bool, Float, Int
 from ... import checkpoint, solvers
 from ...data import TASKS, task_name
 from ...nn.unet import RestorationNet
+from ...numerics import Key
 from ...paths import grids
 from ...paths.predictions import Denoiser
 from ...pretrained import samplers
-from ...scan.table_solver import run
+from ...scan.run_table import run
 from ...tables.steps import Step
 from ...tables.table import Table
 from ...tables.tabulation import tabulate
 from .tiles import Tiled
 
-# The member of MR Sampler that does best on training photos, 5 and 10 calls together: `jaxsampler restore --choose`.
+# The member of MR Sampler that does best on training photos at 5 and 10 calls: `jaxsampler restore --choose`.
 CHOSEN: dict[str, Any] = {"name": "mr_sde", "order": 1}
 
 CANVAS = 32  # sides are mirrored up to a multiple of this many pixels, so that few sizes are compiled
 
 
 def chosen() -> Step:
-    """The solver that `jaxsampler restore` takes by default."""
-    return solvers.by_name(**CHOSEN)
+    """The solver that `jaxsampler restore` uses by default."""
+    return cast(Step, solvers.by_name(**CHOSEN))
 
 
 def table(net: RestorationNet | Tiled, solver: Step, steps: int) -> Table:
-    """`solver` with `steps` steps uniform in lam, as MR Sampler has them.
+    """Tabulate `solver` with `steps` steps uniform in lam, as MR Sampler has them.
 
-    On training photos PSNR hardly depends on the grid, but at 10 calls a second-order ODE step is 3 times nearer to the exact solution
-    than a first-order one on this grid, and farther from it on one uniform in t, whose last steps are too long.
+    On training photos PSNR hardly depends on the grid. But at 10 calls a second-order ODE step is 3 times
+    nearer to the exact solution than a first-order one on this grid, and farther from it on a grid uniform in
+    t, whose last steps are too long.
     """
     if steps < 1:
-        raise ValueError(f"{solver.name} needs 1 step at least, got {steps}; 5 to 20 are usual")
+        raise ValueError(f"{solver.name} needs at least 1 step, got {steps}; 5 to 20 are usual")
     path = net.path(jnp.zeros((1, 1, 3)))
     return tabulate(path, grids.log_snr(path, steps), solver)
 
@@ -54,11 +57,14 @@ def restore(
     table: Table,
     mu: Float[Array, "n h w 3"],
     task: Int[Array, " n"],
-    key: Any,
+    key: Key,
     *,
     progress: bool = False,
 ) -> Float[Array, "n h w 3"]:
-    """Images `mu` degraded by `task` (an index of `data.TASKS`), restored; values may leave [0, 1] a little. x_T depends on `key` only."""
+    """Restore images `mu` degraded by `task`, an index of `data.TASKS`; values may leave [0, 1] a little.
+
+    x_T depends on `key` only.
+    """
     prior_key, noise_key = jax.random.split(key)
     path = net.path(mu)
     denoiser = Denoiser(partial(net, mu=mu, task=task), path, "data")
@@ -66,10 +72,12 @@ def restore(
 
 
 class Restorer:
-    """`restorer(image, task)` restores a photo of any size; equal arguments, equal bits.
+    """`restorer(image, task)` restores a photo of any size; equal arguments give equal bits.
 
-    solver: a step of `js.solvers`, by default the `chosen` one, taken `steps` (10) times; or a table for the network's path, which has its
-    steps already. seed: of x_T and of the solver's noise.
+    Args:
+        solver: a step of `js.solvers`, by default the `chosen` one, or a table for the network's path.
+        steps: of the solver (10); a table has its own.
+        seed: of x_T and of the solver's noise.
     """
 
     def __init__(
@@ -80,13 +88,12 @@ class Restorer:
         seed: int = 0,
     ):
         if not 0 <= seed < 2**32:
-            raise ValueError(f"a seed lies in [0, 2^32); got {seed}")
+            raise ValueError(f"seed must lie in [0, 2^32); got {seed}")
         self.net, self.seed = net if isinstance(net, Tiled) else Tiled(net), seed
         if isinstance(solver, Table):
             if steps is not None:
-                raise ValueError(
-                    f"a table has its steps already, here {solver.nfe} network calls: leave steps={steps} out"
-                )
+                calls = f"{solver.nfe} network calls"
+                raise ValueError(f"the table has its own steps, {calls}: leave steps={steps} out")
             self.table = samplers.expect(solver, net.path(jnp.zeros((1, 1, 3))))
         else:
             self.table = table(net, chosen() if solver is None else solver, 10 if steps is None else steps)
@@ -94,7 +101,7 @@ class Restorer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides, beside a photo and its task, about the bits of the restored one."""
+        """All that determines the bits of a restored photo, beside the photo and its task."""
         return {
             "weights": checkpoint.digest(self.net),
             "solver or steps": checkpoint.digest(self.table),
@@ -109,10 +116,14 @@ class Restorer:
         *,
         progress: bool = False,
     ) -> Float[np.ndarray, "h w 3"]:
-        """The restored photo, float32 in [0, 1].
+        """Return the restored photo, float32 in [0, 1].
 
-        task: its name or the verb that undoes it. mask: True where a pixel is known, for inpainting only; known pixels are kept exactly.
-        Raises ValueError: unknown task, a mask missing, of another size, or where none belongs.
+        Args:
+            task: its name or the verb that undoes it.
+            mask: True where a pixel is known, for inpainting only; known pixels are kept exactly.
+
+        Raises:
+            ValueError: the task is unknown, or the mask is missing, of another size, or of no use.
         """
         task = expect_mask(task, mask is not None)
         image = np.asarray(image, np.float32)
@@ -127,17 +138,17 @@ class Restorer:
 
 
 def expect_mask(task: str, given: bool) -> str:
-    """The task's name; ValueError if it is unknown, or if a mask is missing or has no use."""
+    """Return the task's name; ValueError if it is unknown, or if a mask is missing or of no use."""
     task = task_name(task)
     if task == "uncompleted" and not given:
         raise ValueError("inpainting needs a mask of the photo's size: white is known, black is filled")
     if task != "uncompleted" and given:
-        raise ValueError(f"a mask belongs to inpainting, not to {task}; leave it out")
+        raise ValueError(f"a mask is for inpainting, not for {task}: leave it out")
     return task
 
 
 def _fitting(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
     if mask.shape != image.shape[:2]:
         theirs, ours = (f"{w}x{h}" for h, w in (mask.shape, image.shape[:2]))
-        raise ValueError(f"the mask is {theirs} pixels, the photo {ours}; they must be equal")
+        raise ValueError(f"the mask is {theirs} pixels, the photo {ours}: make them equal")
     return mask

@@ -1,4 +1,4 @@
-"""The numbers of `study` as tables: what the command prints, and the files that `--full` writes."""
+"""The numbers of `comparison` as tables: what the command prints, and the files that `--full` writes."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ CONVERGED = 200  # calls that stand for the exact solution of the ODE
 
 
 class Distance(NamedTuple):
-    """RMSE, in image units, of an ODE solver to the converged solution from the same x_T, for one crop."""
+    """RMSE of an ODE solver to the converged solution from the same x_T, for one crop, in image units."""
 
     task: str
     solver: str
@@ -27,7 +27,7 @@ class Distance(NamedTuple):
 
 
 class Target(NamedTuple):
-    """One aim of the project, as measured."""
+    """One target of the project, and what was measured."""
 
     what: str
     wanted: str
@@ -44,7 +44,7 @@ def mean(rows: Iterable[Row], solver: str, calls: int, what: str = "psnr", task:
 
 
 def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, aligned so that it reads well in a terminal too: first column to the left, numbers to the right."""
+    """Format an aligned Markdown table: first column to the left, numbers to the right."""
     lines = [list(head), *map(list, body)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
@@ -106,7 +106,7 @@ def rmse(distances: list[Distance], solver: str, calls: int) -> float:
 
 
 def targets(rows: list[Row], distances: list[Distance], solver: str) -> list[Target]:
-    """The aims, for the chosen member `solver`; short or not."""
+    """The targets, met or not, for the chosen member `solver`."""
     gain = {t: mean(rows, solver, 10, task=t) - mean(rows, "input", 0, task=t) for t in data.TASKS}
     worst = min(gain, key=lambda t: gain[t])
     out = [
@@ -142,7 +142,7 @@ def targets(rows: list[Row], distances: list[Distance], solver: str) -> list[Tar
 
 
 def full(bench: Bench, batches: Sequence[Batch]) -> tuple[list[Row], list[Distance]]:
-    """Every solver of COMPARED at every number of CALLS on every batch, and the distances to the converged ODE."""
+    """Run every solver of COMPARED at all CALLS on every batch; measure distances to the converged ODE."""
     rows, distances = [], []
     members = [(solver, calls) for solver in COMPARED for calls in CALLS]
     for batch in tqdm(batches, unit="batch", desc="all held-out photos"):
@@ -160,7 +160,7 @@ def full(bench: Bench, batches: Sequence[Batch]) -> tuple[list[Row], list[Distan
 
 
 def full_markdown(rows: list[Row], distances: list[Distance], solver: str) -> str:
-    """All tables of a full run; `solver` is the chosen member."""
+    """All tables of the full comparison; `solver` is the chosen member."""
     members = [(solver, 5), (solver, 10), (solver, 20), ("posterior", 10), ("posterior", 100)]
     aims = [
         [t.what, t.wanted, t.measured, "yes" if t.met else "no"] for t in targets(rows, distances, solver)
@@ -175,7 +175,7 @@ def full_markdown(rows: list[Row], distances: list[Distance], solver: str) -> st
 
 
 def as_csv(rows: Sequence[Row] | Sequence[Distance]) -> str:
-    """One line per row, a header first."""
+    """Format as CSV, a header first."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(rows[0]._fields)
@@ -184,7 +184,7 @@ def as_csv(rows: Sequence[Row] | Sequence[Distance]) -> str:
 
 
 def choose(bench: Bench, each: int = 1) -> tuple[str, list[Row]]:
-    """The member of MR Sampler with the best PSNR at 5 and 10 calls on crops of training photos (those of the Python packages)."""
+    """Find the member of MR Sampler with the best PSNR at 5 and 10 calls, on crops of packaged photos."""
     candidates = [s for s in FAMILY if s.startswith("mr_")]
     rows = []
     for batch in tqdm(list(crops(data.training_photos(), each=each)), unit="batch", desc="training photos"):

@@ -1,16 +1,16 @@
 r"""A network on images that are too large for it: overlapping windows, blended inside every network call.
 
-The sampler keeps the whole image as its state, with one noise field; only the network looks through windows. Its outputs are joined by
-weights that sum to one,
+The sampler keeps the whole image as its state, with one noise field; only the network looks through windows.
+Its outputs are joined with weights that sum to one,
 
     net(x)[p] = sum_k w_k(p) net(x[window k])[p],      sum_k w_k(p) = 1,
 
-so neighbouring windows agree after every step and no seam can build up. The weights are 0 on the outer quarter of an overlap, where a
-window lacks context, and rise smoothly over its middle half: with context of a quarter overlap the result is that of the whole image.
-Windows have one size and start at multiples of the U-Net's cell, so the network is traced once and sees the same phases as it would.
+so neighbouring windows agree after every step and no seam can build up. The weights are 0 on the outer
+quarter of an overlap, where a window lacks context, and rise smoothly over its middle half: if the network
+sees no further than a quarter overlap, the result is that of the whole image. Windows have one size and start
+at multiples of the U-Net's cell, so the network is traced once and its cells lie as they would on the whole
+image.
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,11 +27,10 @@ CELL = 8
 def windows(
     length: int, size: int, overlap: int
 ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k size"]]:
-    """Starts of the windows that cover an axis, and their weights; one window if `length <= size`. All lengths are whole cells."""
+    """Starts and weights of the windows that cover an axis; one window if `length <= size`."""
     if length % CELL or size % CELL or overlap % CELL or not 0 < overlap < size:
-        raise ValueError(
-            f"need lengths in whole cells of {CELL} and 0 < overlap < size; got {length}, {size}, {overlap}"
-        )
+        got = f"got length {length}, size {size}, overlap {overlap}"
+        raise ValueError(f"windows need whole cells of {CELL} pixels and 0 < overlap < size; {got}")
     if length <= size:
         return np.zeros(1, np.int32), np.ones((1, length), np.float32)
     count = -(-(length - overlap) // (size - overlap))
@@ -49,7 +48,7 @@ def windows(
 
 
 class Tiled(eqx.Module):
-    """`net` through windows of `size` pixels; an image that fits in one is passed on as it is."""
+    """`net` through windows of `size` pixels; an image that fits in one window is passed on as it is."""
 
     net: RestorationNet
     size: int = eqx.field(static=True, default=768)
@@ -60,9 +59,13 @@ class Tiled(eqx.Module):
         return self.net.path(mu)
 
     def __call__(
-        self, x: Float[Array, "*batch h w 3"], t: Any, mu: Float[Array, "*batch h w 3"], task: Any
+        self,
+        x: Float[Array, "*batch h w 3"],
+        t: Float[Array, "..."] | float,
+        mu: Float[Array, "*batch h w 3"],
+        task: Int[Array, "..."] | int,
     ) -> Float[Array, "*batch h w 3"]:
-        """As the network's own call. Sides must be in whole cells if they exceed `size`."""
+        """Call the network; sides that exceed `size` must be whole cells."""
         height, width = x.shape[-3:-1]
         if height <= self.size and width <= self.size:
             return self.net(x, t, mu, task)
@@ -70,7 +73,7 @@ class Tiled(eqx.Module):
         shape = (*x.shape[:-3], down.shape[1], across.shape[1], 3)
         i, j = (k.ravel() for k in np.meshgrid(range(len(tops)), range(len(lefts)), indexing="ij"))
 
-        def add(out: Any, window: Any) -> Any:
+        def add(out, window):
             top, left, rows, columns = window
             start = (*[0] * (x.ndim - 3), top, left, 0)
             part = self.net(

@@ -15,8 +15,7 @@ from PIL import Image
 import jaxsampler as js
 from jaxsampler import checkpoint, data
 from jaxsampler.commands import cli
-from jaxsampler.commands.restore import comparison as study
-from jaxsampler.commands.restore import folder
+from jaxsampler.commands.restore import comparison, folder
 
 
 @pytest.fixture
@@ -196,7 +195,7 @@ def test_a_folder_restored_by_something_else_is_not_touched(here, restore, saved
     assert Path("out/a.png").read_bytes() == before[Path("out/a.png")]
     Path(f"out/{folder.MARK}").unlink()
     _, _, err = restore(*batch, *table, steps=None)
-    assert "out/a.png is there already, from no run that is known: choose another --out, or delete it" in err
+    assert "out/a.png exists, from an unknown run: choose another --out, or delete it" in err
 
 
 def test_a_table_that_does_not_fit(here, restore, saved, net):
@@ -206,7 +205,7 @@ def test_a_table_that_does_not_fit(here, restore, saved, net):
         assert not os.path.exists("photo_restored.png")
         return err
 
-    settles = "the table mine.safetensors settles steps, grid and order itself: leave"
+    settles = "the table mine.safetensors has its own steps, grid and order: leave"
     assert f"{settles} --steps out" in refused("mine.safetensors", "--steps", 4)
     assert f"{settles} --order out" in refused("mine.safetensors", "--order", 1)
     for change in ({"std": 0.4}, {"schedule": "linear"}, {"eps": 0.01}, {"variant": "irsde"}):
@@ -251,8 +250,10 @@ def test_a_folder_of_masks(here, restore):
     assert not changed[1][:32].any()
 
 
-def test_without_arguments(here, restore):
-    """The whole demonstration, if with a small network: 140 calls on ten crops and three compilations, hence some 10 s."""
+def test_without_arguments(here, restore, monkeypatch):
+    """The whole demonstration, if with a small network and small crops: 140 calls, three compilations."""
+    shown = comparison.shown
+    monkeypatch.setattr(comparison, "shown", lambda size: shown(32))
     code, out, _ = restore(steps=None)
     assert code == 0
     assert sorted(os.listdir("restored")) == ["restored.csv", "restored.png"]
@@ -289,9 +290,10 @@ WRONG = {
     "no pixels": (["zero.ppm", "--task", "derain"], "zero.ppm"),
     "truncated": (["cut.png", "--task", "derain"], "cut.png"),
     "a folder": (["folder", "--task", "derain"], "folder"),
-    "no task": (["photo.png"], "--task"),
+    "no task": (["photo.png"], "missing --task: choose one of deblur, dehaze"),
     "unknown task": (["photo.png", "--task", "derian"], "'derain'"),
     "unknown solver": (["photo.png", "--task", "derain", "--solver", "mr_sd"], "'mr_sde'"),
+    "no table": (["photo.png", "--task", "derain", "--solver", "edict"], "edict has no table"),
     "unknown order": (["photo.png", "--task", "derain", "--solver", "mr_sde", "--order", "3"], "order=3"),
     "no order": (
         ["photo.png", "--task", "derain", "--solver", "posterior", "--order", "2"],
@@ -309,10 +311,13 @@ WRONG = {
     ),
     "alpha in jpeg": (["alpha.png", "--task", "derain", "--out", "out.jpg"], "use .png"),
     "seed": (["photo.png", "--task", "derain", "--seed", "-1"], "seed"),
-    "task without photo": (["--task", "derain"], "which photo?"),
-    "solver without photo": (["--solver", "mr_ode"], "which photo?"),
-    "steps without photo": (["--full", "--steps", "3"], "which photo?"),
-    "photo and batch": (["photo.png", "--batch", "folder", "--out", "o", "--task", "derain"], "not both"),
+    "task without photo": (["--task", "derain"], "missing photo"),
+    "solver without photo": (["--solver", "mr_ode"], "missing photo"),
+    "steps without photo": (["--full", "--steps", "3"], "missing photo"),
+    "photo and batch": (
+        ["photo.png", "--batch", "folder", "--out", "o", "--task", "derain"],
+        "leave one out",
+    ),
     "photo and full": (["photo.png", "--full", "--task", "derain"], "leave the photo out"),
     "batch without out": (["--batch", "folder", "--task", "derain"], "--out"),
     "batch of none": (["--batch", "none", "--task", "derain", "--out", "o"], "no photos"),
@@ -342,7 +347,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(here, restore, case):
 @pytest.mark.parametrize("steps", [0, -3])
 def test_too_few_steps(here, restore, steps):
     code, _, err = restore("photo.png", "--task", "derain", "--solver", "mr_sde", steps=steps)
-    assert (code, err) == (2, f"jaxsampler: mr_sde needs 1 step at least, got {steps}; 5 to 20 are usual\n")
+    assert (code, err) == (2, f"jaxsampler: mr_sde needs at least 1 step, got {steps}; 5 to 20 are usual\n")
 
 
 def test_options_that_cannot_be_parsed(here, restore):
@@ -386,8 +391,8 @@ def test_a_file_too_large_for_its_place_leaves_nothing(here, restore):
 
 @pytest.mark.parametrize("where", ["photo", "folder", "report"])
 def test_a_full_disk_leaves_nothing(here, restore, monkeypatch, where):
-    shown = study.shown
-    monkeypatch.setattr(study, "shown", lambda size: shown(32))
+    shown = comparison.shown
+    monkeypatch.setattr(comparison, "shown", lambda size: shown(32))
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -7,15 +7,14 @@ import pytest
 
 from jaxsampler import data, pretrained, solvers
 from jaxsampler.commands.bench.timing import fastest
-from jaxsampler.commands.restore import comparison as study
-from jaxsampler.commands.restore import restore, table
+from jaxsampler.commands.restore import comparison, restore, table
 
 
 @pytest.mark.bench
 @pytest.mark.parametrize("size", [64, 128])
 def test_overhead_of_ten_calls_on_the_restoration_network(size):
     net = pretrained.load("restore")
-    mu, task, t = jnp.asarray(study.shown(size).degraded), jnp.arange(len(data.TASKS)), jnp.asarray(50.0)
+    mu, task, t = jnp.asarray(comparison.shown(size).degraded), jnp.arange(len(data.TASKS)), jnp.asarray(50.0)
     rows = table(net, solvers.mr_sde(), 10)
     call = eqx.filter_jit(lambda net, x, t, mu, task: net(x, t, mu, task))
     one, ten = fastest(

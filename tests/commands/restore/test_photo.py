@@ -80,7 +80,7 @@ def test_a_table_is_its_solver(net, photo):
 def test_what_a_table_must_be(net):
     mine, path = table(net, solvers.mr_ode(), 3), js.EDM(sigma_max=20.0)
     with pytest.raises(
-        ValueError, match="a table has its steps already, here 3 network calls: leave steps=3 out"
+        ValueError, match="the table has its own steps, 3 network calls: leave steps=3 out"
     ):
         Restorer(net, mine, 3)
     with pytest.raises(
@@ -130,7 +130,7 @@ def test_bad_arguments(net, photo, task, mask, message):
 
 
 def test_bad_steps_and_seed(net):
-    with pytest.raises(ValueError, match="mr_sde needs 1 step at least, got 0"):
+    with pytest.raises(ValueError, match="mr_sde needs at least 1 step, got 0"):
         Restorer(net, solvers.mr_sde(), steps=0)
     with pytest.raises(ValueError, match="seed"):
         Restorer(net, seed=-1)

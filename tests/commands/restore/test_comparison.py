@@ -1,4 +1,4 @@
-"""The study's crops, metrics and tables, against closed forms and hand-made rows."""
+"""The comparison's crops, metrics and tables, against closed forms and hand-made rows."""
 
 import csv
 import io
@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxsampler import data, solvers
-from jaxsampler.commands.restore import comparison as study
-from jaxsampler.commands.restore import report, restore, table
+from jaxsampler.commands.restore import comparison, report, restore, table
 from jaxsampler.commands.restore.comparison import Row
 from jaxsampler.commands.restore.figure import figure
 from jaxsampler.commands.restore.report import Distance
@@ -19,32 +18,32 @@ from jaxsampler.commands.restore.report import Distance
 
 def test_psnr_and_ssim_in_closed_form():
     image = np.full((32, 32, 3), 0.5, np.float32)
-    assert study.psnr(image + np.float32(0.1), image) == pytest.approx(20, abs=1e-4)
-    assert study.psnr(np.full_like(image, 1.7), np.ones_like(image) - np.float32(1e-3)) == pytest.approx(
+    assert comparison.psnr(image + np.float32(0.1), image) == pytest.approx(20, abs=1e-4)
+    assert comparison.psnr(np.full_like(image, 1.7), np.ones_like(image) - np.float32(1e-3)) == pytest.approx(
         60, abs=1e-2
     )  # clipped first
     ramp = np.linspace(0, 0.5, 32 * 32 * 3, dtype=np.float32).reshape(32, 32, 3)
-    assert study.ssim(ramp, ramp) == pytest.approx(1)
+    assert comparison.ssim(ramp, ramp) == pytest.approx(1)
     a, b, c1 = 0.5, 0.6, 0.01**2  # constant images: the luminance term alone
-    assert study.ssim(image + np.float32(0.1), image) == pytest.approx(
+    assert comparison.ssim(image + np.float32(0.1), image) == pytest.approx(
         (2 * a * b + c1) / (a * a + b * b + c1), abs=1e-4
     )
 
 
 def test_the_crops_shown_are_held_out_damaged_and_worth_seeing():
-    batch, photos = study.shown(), {p.name: p for p in data.held_out_photos()}
-    assert list(study.SHOWN) == list(data.TASKS)
-    for name, clean, degraded, (_, top, left) in zip(*batch, study.SHOWN.values(), strict=True):
+    batch, photos = comparison.shown(), {p.name: p for p in data.held_out_photos()}
+    assert list(comparison.SHOWN) == list(data.TASKS)
+    for name, clean, degraded, (_, top, left) in zip(*batch, comparison.SHOWN.values(), strict=True):
         assert top % 8 == left % 8 == 0  # JPEG's blocks
         np.testing.assert_array_equal(clean, photos[name].image[top : top + 128, left : left + 128])
         assert clean.std() > 0.1
-        assert 8 < study.psnr(degraded, clean) < 32
+        assert 8 < comparison.psnr(degraded, clean) < 32
     assert len(set(batch.photos)) >= 3
 
 
-def test_crops_of_the_study():
+def test_crops_of_the_comparison():
     photos = data.held_out_photos()[:2]
-    first, again = (list(study.crops(photos, 64, each=2)) for _ in range(2))
+    first, again = (list(comparison.crops(photos, 64, each=2)) for _ in range(2))
     assert len(first) == 4
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a.degraded, b.degraded)
@@ -52,7 +51,7 @@ def test_crops_of_the_study():
 
 
 def test_bench_is_restore_with_one_compilation_per_number_of_calls(net):
-    batch, bench = study.shown(64), study.Bench(net, seed=5)
+    batch, bench = comparison.shown(64), comparison.Bench(net, seed=5)
     rows, images = bench.rows(batch, [("mr_ode 2", 3), ("mr_sde 1", 3), ("posterior", 3), ("mr_sde 2", 4)])
     assert len(bench.compiled) == 2  # for 3 and for 4 calls
     posterior, _ = bench.run(
@@ -132,9 +131,9 @@ def test_the_member_is_chosen_on_training_photos(net, monkeypatch):
     monkeypatch.setattr(
         report,
         "crops",
-        lambda photos, **options: seen.extend(photos) or [study.crops(photos[:1], 32, 1).__next__()],
+        lambda photos, **options: seen.extend(photos) or [comparison.crops(photos[:1], 32, 1).__next__()],
     )
-    best, rows = report.choose(study.Bench(net))
+    best, rows = report.choose(comparison.Bench(net))
     scores = {s: sum(r.psnr for r in rows if r.solver == s) for s in {r.solver for r in rows} - {"input"}}
     assert best == max(scores, key=scores.get)
     assert set(scores) == {"mr_ode 1", "mr_ode 2", "mr_sde 1", "mr_sde 2"}
