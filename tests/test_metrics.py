@@ -56,7 +56,9 @@ def test_wasserstein_of_unequal_numbers():
 
 
 def test_wasserstein_against_an_assignment():
-    """Each of 4 points repeated 3 times, each of 6 twice: the best matching of 12 to 12 by the Hungarian method."""
+    """Each of 4 points repeated 3 times, each of 6 twice: the best matching of 12 to 12 by the Hungarian
+    method.
+    """
     rng = np.random.default_rng(6)
     a, b = rng.standard_normal(4), rng.standard_normal(6)
     cost = np.square(np.repeat(a, 3)[:, None] - np.repeat(b, 2))
@@ -78,7 +80,9 @@ def test_sliced_wasserstein_of_a_shift():
 
 
 def test_one_dimension_is_not_sliced():
-    """In one dimension every direction is +-1; points on integers make W1 = W2^2 when all moves are 0 or 1."""
+    """In one dimension every direction is +-1; points on integers make W1 = W2^2 when all moves are 0 or
+    1.
+    """
     a = np.repeat([0.0, 1.0], [30, 70])[:, None]
     b = np.repeat([0.0, 1.0], [55, 45])[:, None]
     assert metrics.sliced_wasserstein(a, b) ** 2 == pytest.approx(
@@ -93,7 +97,9 @@ def test_rmse():
 
 
 def test_interval_covers():
-    """Nineteen times in twenty the interval of a biased distance holds its mean over sets of that size; it narrows as 1/sqrt(n)."""
+    """Nineteen times in twenty the interval of a biased distance holds its mean over sets of that size; it
+    narrows as 1/sqrt(n).
+    """
     rng = np.random.default_rng(4)
     real = metrics.gaussian(rng.standard_normal((20_000, 10)))
     draw = lambda n: 0.5 + rng.standard_normal((n, 10))
@@ -118,7 +124,7 @@ def test_interval_resamples_every_set():
     ("a", "b", "message"),
     [
         (np.zeros((1, 2)), np.zeros((5, 2)), r"\[n, d\] of at least two samples; got shape \(1, 2\)"),
-        (np.zeros((5, 3)), np.zeros((5, 2)), "3 and of 2 dimensions"),
+        (np.zeros((5, 3)), np.zeros((5, 2)), "3 and 2 dimensions"),
         (np.full((5, 2), np.nan), np.zeros((5, 2)), "not finite in 5 of 5 samples"),
     ],
 )

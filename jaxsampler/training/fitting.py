@@ -130,7 +130,9 @@ def update(
     return State(model, average, memory, state.step + 1), {"loss": value, "gradient": optax.tree.norm(grad)}
 
 
-def gradient(loss: Loss, model: PyTree, batch: Batch, key: Key, parts: int) -> tuple[Float[Array, ""], PyTree]:
+def gradient(
+    loss: Loss, model: PyTree, batch: Batch, key: Key, parts: int
+) -> tuple[Float[Array, ""], PyTree]:
     """Loss and gradient: the mean over `parts` parts of the batch, one after another, in less memory."""
     both = eqx.filter_value_and_grad(loss)
     if parts == 1:

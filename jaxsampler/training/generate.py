@@ -88,7 +88,7 @@ def check_size(c: OfImages) -> None:
     cell = 2 ** len(c.widths)
     if c.size < 1 or c.size % cell:
         raise ValueError(
-            f"size = {c.size} does not fit: with {len(c.widths)} widths use a multiple of {cell}"
+            f"size = {c.size} does not fit {len(c.widths)} widths: it must be a multiple of {cell}"
         )
     if c.channels not in (1, 3):
         raise ValueError(f"channels = {c.channels} is neither grey nor colour: use 1 (grey) or 3 (RGB)")
@@ -111,9 +111,7 @@ def batches(c: OfImages, photos: Photos) -> Callable[[int], Batch]:
     """Batches by iteration: each epoch is a permutation of the photos, drawn from (seed, epoch)."""
     per_epoch = len(photos) // c.batch
     if not per_epoch:
-        raise ValueError(
-            f"a batch of {c.batch} images needs as many, the data has {len(photos)}: reduce batch"
-        )
+        raise ValueError(f"a batch of {c.batch} images, but only {len(photos)} in the data: reduce batch")
     known: dict[int, np.ndarray] = {}
 
     def batch(k: int) -> Batch:

@@ -1,4 +1,6 @@
-"""Fashion-MNIST: the shipped photos, files that are right, files that are not, and downloads from a server on this machine."""
+"""Fashion-MNIST: the shipped photos, files that are right, files that are not, and downloads from a server on
+this machine.
+"""
 
 import functools
 import gzip
@@ -63,7 +65,9 @@ def test_images_are_padded_and_scaled():
 
 
 def test_the_shipped_photos_are_photos_of_clothes():
-    """512 of ten classes; each class nearer to its own mean image than to the others', as a broken order of labels would not have it."""
+    """512 of ten classes; each class nearer to its own mean image than to the others', as a broken order of
+    labels would not have it.
+    """
     photos = fashion.some()
     assert len(photos) == 512
     assert Path(fashion.__file__).with_name("fashion_some.npz").stat().st_size < 500_000
@@ -108,7 +112,7 @@ def test_missing_and_corrupt_files_are_one_line(tmp_path, spoil, message):
         ({NAMES[0]: idx(PIXELS[:, :20])}, "images of 20 x 28 pixels; they must be 28 x 28"),
         ({NAMES[1]: idx(LABELS[:-1])}, "30 images, but .*train-labels.* 29 labels"),
         ({NAMES[1]: idx(LABELS + 1)}, "the label 10; there are 10 classes"),
-        ({NAMES[0]: idx(LABELS)}, "no IDX file of bytes in 3 dimensions: it begins with 00 00 08 01"),
+        ({NAMES[0]: idx(LABELS)}, "not an IDX file of bytes in 3 dimensions: it begins with 00 00 08 01"),
         ({NAMES[0]: FILES[NAMES[0]] + b"x"}, "announces 30 x 28 x 28 bytes, but holds 23521"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The yardsticks: what samplers cost and how exact they are, by `jaxsampler bench`."""
+"""Benchmarks: what samplers cost and how exact they are, by `jaxsampler bench`."""

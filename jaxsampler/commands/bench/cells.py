@@ -1,10 +1,10 @@
-"""The cells of `bench quality`, one for each problem, solver and number of calls, and the CSV file that keeps them."""
+"""The cells of `bench quality`, one per problem, solver and number of calls, and their CSV file."""
 
 import csv
 import dataclasses
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,15 @@ from ...files import write
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One measurement. calls: the budget; rows: the calls made. real: test samples compared with. seconds: per sample, compilation aside.
+    """One measurement; NaN is what does not apply.
 
-    NaN: does not apply. mark: of all else that the numbers depend on (network, grid, seed, ..): cells of another mark are not of this run.
+    Args:
+        calls: the budget.
+        rows: the calls made.
+        real: how many test samples it is compared with.
+        seconds: per sample, without compilation.
+        mark: hash of all else that the numbers depend on (network, grid, seed, ..); another mark is another
+            run.
     """
 
     problem: str
@@ -38,8 +44,8 @@ class Cell:
     mark: str = ""
 
 
-def save(file: Path, cells: Any) -> None:
-    """The cells as CSV, whole or not at all."""
+def save(file: Path, cells: Iterable[Cell]) -> None:
+    """Write the cells as CSV, whole or not at all."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(f.name for f in dataclasses.fields(Cell))
@@ -50,7 +56,7 @@ def save(file: Path, cells: Any) -> None:
 
 
 def read(file: Path) -> dict[tuple[str, str, int, str], Cell]:
-    """The cells of a file by (problem, solver, calls, mark); none if there is no file. ValueError if it is something else."""
+    """Read the cells of a file, by (problem, solver, calls, mark); none if there is no file."""
     if not file.exists():
         return {}
     kinds = {f.name: f.type for f in dataclasses.fields(Cell)}
@@ -64,7 +70,5 @@ def read(file: Path) -> dict[tuple[str, str, int, str], Cell]:
         rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
         cells = [Cell(**{key: parse[kind](row[key]) for key, kind in kinds.items()}) for row in rows]
     except (KeyError, ValueError, TypeError):
-        raise ValueError(
-            f"{file} is not a file of `bench quality`: choose another --out, or remove it"
-        ) from None
+        raise ValueError(f"{file} is not from `bench quality`: choose another --out, or remove it") from None
     return {(cell.problem, cell.solver, cell.calls, cell.mark): cell for cell in cells}

@@ -1,8 +1,9 @@
 r"""What a gradient through sampling costs, and how exact it is: `jaxsampler bench gradients`.
 
-The loss is a quadratic of the samples, the parameters are the means of a closed-form mixture in 16 dimensions; float64. For each route
-and number of steps: bytes of compiled temporaries, time over that of sampling alone, and the relative error of the gradient against the
-limit of many fourth-order steps. Exact routes (all but AdjointDPM and LastK) have the error of their sampler, and no other.
+The loss is a quadratic of the samples, the parameters are the means of a closed-form mixture in 16
+dimensions, in float64. For each route (solver and adjoint) and number of steps: bytes of compiled
+temporaries, time over that of sampling alone, and the relative error of the gradient against the limit of
+many fourth-order steps. Exact routes (all but AdjointDPM and LastK) have the error of their sampler only.
 """
 
 import dataclasses
@@ -56,13 +57,12 @@ def routes() -> dict[str, tuple[Any, Any]]:
 
 
 def measure(rounds: int = 3, steps: Sequence[int] = STEPS, only: Sequence[str] | None = None) -> Gradients:
-    """All figures, or those of the routes in `only`."""
+    """Measure all routes, or those in `only`."""
     chosen = {name: route for name, route in routes().items() if only is None or name in only}
     with jax.enable_x64(True):
         path, keys = VP(), jax.random.split(jax.random.key(0), 2)
-        means = 0.3 * jax.random.normal(
-            keys[0], (8, DIMENSION), jnp.float64
-        )  # modes that overlap: no basin boundaries
+        means = jax.random.normal(keys[0], (8, DIMENSION), jnp.float64)
+        means = 0.3 * means  # modes that overlap have no basin boundaries
         x = jax.random.normal(keys[1], (BATCH, DIMENSION), jnp.float64)
 
         def loss(means, solver, steps, adjoint):
@@ -75,22 +75,19 @@ def measure(rounds: int = 3, steps: Sequence[int] = STEPS, only: Sequence[str] |
         found = Gradients(device(), list(steps), *({name: [] for name in chosen} for _ in range(3)))
         for name, (solver, adjoint) in chosen.items():
             for n in steps:
-                forward, gradient = (
-                    compiled(loss, solver, n, Direct()),
-                    compiled(jax.grad(loss), solver, n, adjoint),
-                )
+                forward = compiled(loss, solver, n, Direct())
+                gradient = compiled(jax.grad(loss), solver, n, adjoint)
                 forward_s, gradient_s = fastest([partial(forward, means), partial(gradient, means)], rounds)
                 plan: Any = gradient.memory_analysis()
                 found.megabytes[name].append(plan.temp_size_in_bytes / 1e6)
                 found.ratio[name].append(gradient_s / forward_s)
-                found.error[name].append(
-                    float(jnp.linalg.norm(gradient(means) - exact) / jnp.linalg.norm(exact))
-                )
+                error = jnp.linalg.norm(gradient(means) - exact) / jnp.linalg.norm(exact)
+                found.error[name].append(float(error))
     return found
 
 
 def markdown(result: Gradients) -> str:
-    """The table for the README."""
+    """Format the table."""
     n = result.steps
     head = [f"{what}, {k}" for what in ("MB", "time/sampling", "error") for k in n]
     lines = [result.device, "", "| route | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
@@ -101,7 +98,7 @@ def markdown(result: Gradients) -> str:
 
 
 def figure(result: Gradients) -> Any:
-    """Memory and error against the number of steps."""
+    """Plot memory and error against the number of steps."""
     import matplotlib.pyplot as plt
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")

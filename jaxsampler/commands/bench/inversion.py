@@ -1,7 +1,7 @@
-r"""How well an inversion comes back: `jaxsampler bench inversion`.
+r"""The error of an inversion: `jaxsampler bench inversion`.
 
-Samples of a closed-form mixture are inverted and sampled again; the figure is the root mean square of what does not come back. float64, so
-that what is exact shows.
+Samples of a closed-form mixture are inverted and sampled again; measured is the root mean square of what does
+not come back, in float64, so that exact schemes show.
 """
 
 import dataclasses
@@ -50,15 +50,14 @@ def ways() -> dict[str, tuple[Any, dict]]:
 
 
 def measure(steps: Sequence[int] = STEPS, only: Sequence[str] | None = None) -> RoundTrips:
-    """All figures, or those of the ways in `only`, on 256 samples in 2 dimensions."""
+    """Measure all ways, or those in `only`, on 256 samples in 2 dimensions."""
     chosen = {name: way for name, way in ways().items() if only is None or name in only}
     found = RoundTrips(device(), list(steps), {name: [] for name in chosen})
     with jax.enable_x64(True):
         means = jnp.asarray([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]], jnp.float64)
         keys = jax.random.split(jax.random.key(0))
-        x = means[jax.random.randint(keys[0], (256,), 0, 3)] + 0.3 * jax.random.normal(
-            keys[1], (256, 2), jnp.float64
-        )
+        noise = jax.random.normal(keys[1], (256, 2), jnp.float64)
+        x = means[jax.random.randint(keys[0], (256,), 0, 3)] + 0.3 * noise
         for name, (solver, options) in chosen.items():
             path = CondOT() if "flow" in name else VP()
             denoiser = models.gaussian_mixture(means, 0.3, path)
@@ -71,7 +70,7 @@ def measure(steps: Sequence[int] = STEPS, only: Sequence[str] | None = None) -> 
 
 
 def markdown(result: RoundTrips) -> str:
-    """The table for the README."""
+    """Format the table."""
     lines = [
         f"| round trip error | {' | '.join(f'{n} steps' for n in result.steps)} |",
         "|---" * (len(result.steps) + 1) + "|",
@@ -83,19 +82,13 @@ def markdown(result: RoundTrips) -> str:
 
 
 def figure(result: RoundTrips) -> Any:
-    """Error against steps."""
+    """Plot the error against steps."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for i, (name, errors) in enumerate(result.error.items()):
-        axes.loglog(
-            result.steps,
-            [max(e, 1e-17) for e in errors],
-            marker="o",
-            ms=4,
-            ls=["-", "--", "-.", ":"][i % 4],
-            label=name,
-        )
+        style = dict(marker="o", ms=4, ls=["-", "--", "-.", ":"][i % 4], label=name)
+        axes.loglog(result.steps, [max(e, 1e-17) for e in errors], **style)
     axes.set(xlabel="steps", ylabel="RMS of x0 - regenerate(invert(x0))")
     axes.set_xticks(result.steps, [str(n) for n in result.steps])
     axes.minorticks_off()

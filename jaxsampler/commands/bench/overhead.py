@@ -1,16 +1,20 @@
-r"""What a sampler costs beside its network: `jaxsampler bench overhead`.
+r"""What a sampler costs on top of its network: `jaxsampler bench overhead`.
 
-All figures are ratios from one run, of functions timed in turns (`timing`):
+All numbers are ratios from one run, of functions timed in turns (`timing`):
 
-    solvers     time(20 calls by a table)/(20 x time of the jitted network), on the restoration U-Net, one compilation for all tables
-    no tables   the same for the solvers that are no table, each by its own 20 calls (adaptive: by those that it made) and compilation
-    baselines   the same for a scan written by hand (DDIM in two lines) and for diffrax with constant steps (Euler, Heun in rho)
+    solvers     time(20 calls by a table)/(20 x time of the jitted network), on the restoration U-Net, with
+                one compilation for all tables
+    no tables   the same for solvers without a table, each with its own compilation and 20 calls (adaptive
+                ones: the calls that they made)
+    baselines   the same for a scan written by hand (DDIM in two lines) and for diffrax with constant steps
+                (Euler, Heun in rho)
     compiling   seconds and size of the program against the number of steps
     diffusers   a small MLP here and there, if torch and diffusers are installed
 """
 
 import dataclasses
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,11 +25,14 @@ import numpy as np
 
 from ... import pretrained, solvers
 from ...front_door import sample
+from ...numerics import Key
 from ...paths import grids
+from ...paths.base import Path
+from ...paths.mean_reverting import MeanReverting
 from ...paths.predictions import Denoiser
 from ...scan.adjoints import Direct
-from ...scan.table_solver import run
-from ...solvers.listing import calls_per_step
+from ...scan.protocol import Solver
+from ...scan.run_table import run
 from ...tables.steps import Step
 from ...tables.table import Table, pad
 from ...tables.tabulation import tabulate
@@ -37,7 +44,7 @@ NFE = 20
 
 @dataclasses.dataclass
 class Overhead:
-    """The measured figures; `ratios` of tables, `no_tables` of the other solvers, `baselines` of what is written otherwise."""
+    """What was measured: `ratios` of tables, `no_tables` of other solvers, `baselines` of other code."""
 
     device: str
     size: int
@@ -51,11 +58,11 @@ class Overhead:
     others: dict[str, float]
 
 
-def tables(path: Any) -> dict[str, Table]:
-    """Every solver of the library with at most 20 calls, padded to 20 and to common registers."""
+def tables(path: Path) -> dict[str, Table]:
+    """Tabulate every solver of the library with at most 20 calls, padded to 20 and to common registers."""
     found = {}
     for name, solver in solvers.catalogue().items():
-        per_step = calls_per_step(solver)
+        per_step = solver.calls
         steps = max(solver.past + 1, NFE // per_step)
         while steps > 1 and (table := tabulate(path, _grid(path, solver, steps), solver)).nfe > NFE:
             steps -= 1
@@ -64,12 +71,12 @@ def tables(path: Any) -> dict[str, Table]:
     return {name: pad(t, nfe=NFE, regs=regs) for name, t in found.items()}
 
 
-def _grid(path: Any, solver: Step, steps: int) -> np.ndarray:
+def _grid(path: Path, solver: Step, steps: int) -> np.ndarray:
     return grids.log_snr(path, steps, t_max=0.9 * path.t_max, t_min=0.1 * path.t_max)
 
 
 def measure(size: int = 128, rounds: int = 5) -> Overhead:
-    """All figures, on random images of size x size pixels."""
+    """Measure on random images of size x size pixels."""
     net = pretrained.load("restore")
     mu = jax.random.uniform(jax.random.key(0), (1, size, size, 3))
     path = net.path(mu)
@@ -86,7 +93,7 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
     compilations = shared._cache_size()
     # a deterministic solver needs no key, and then draws nothing
     runs = {
-        name: partial(shared, table, mu, key if solvers.by_name(name).stochastic else None)
+        name: partial(shared, table, mu, key if solvers.catalogue()[name].stochastic else None)
         for name, table in rows.items()
     }
 
@@ -117,14 +124,14 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
     )
 
 
-def _no_tables(denoiser: Denoiser, x: jax.Array, key: Any) -> dict[str, Any]:
-    """20 calls of each solver that is no table, but those that exist to compare with (mr_published)."""
+def _no_tables(denoiser: Denoiser, x: jax.Array, key: Key) -> dict[str, Any]:
+    """20 calls of each solver without a table, except those that exist for comparison (mr_published)."""
     path: Any = denoiser.path
     lam = np.linspace(float(path.lam(path.t_max)), float(path.lam(0.01 * path.t_max)), 41)
     one, zero = (
         np.ones((41, *x.shape[1:])),
         np.zeros((41, *x.shape[1:])),
-    )  # (l, s, b) = (1, 0, 0) is data prediction
+    )  # (l, s, b) = (1, 0, 0) predicts data
     chosen = {
         "dpm_v3": (solvers.dpm_v3(solvers.Statistics.of(path, lam, one, zero, zero)), NFE),
         "dpm_adaptive": (solvers.dpm_adaptive(kind="data", rtol=0.5), 1),
@@ -136,7 +143,7 @@ def _no_tables(denoiser: Denoiser, x: jax.Array, key: Any) -> dict[str, Any]:
         "mccallum_foster": (solvers.mccallum_foster(), NFE // 4),
     }
 
-    def run_one(solver: Any, steps: int) -> Any:
+    def run_one(solver: Solver, steps: int) -> Callable:
         grid = grids.log_snr(path, steps, t_max=0.9 * path.t_max, t_min=0.1 * path.t_max)
         return jax.jit(
             lambda x, key: sample(denoiser, x, x=x, key=key, solver=solver, grid=grid, adjoint=Direct())
@@ -145,8 +152,8 @@ def _no_tables(denoiser: Denoiser, x: jax.Array, key: Any) -> dict[str, Any]:
     return {name: partial(run_one(*way), x, key) for name, way in chosen.items()}
 
 
-def _scan_by_hand(net: Any, path: Any, x: jax.Array) -> Any:
-    """What a user writes who needs DDIM only: two lines inside a scan."""
+def _scan_by_hand(net: Callable, path: MeanReverting, x: jax.Array) -> Callable:
+    """What a user who needs only DDIM writes: two lines inside a scan."""
     grid = grids.log_snr(path, NFE, t_max=0.9 * path.t_max, t_min=0.1 * path.t_max)
     t, s = grid[:-1], grid[1:]
     keep = path.sigma(s) / path.sigma(t)
@@ -163,7 +170,7 @@ def _scan_by_hand(net: Any, path: Any, x: jax.Array) -> Any:
 
 
 def _by_diffrax(denoiser: Denoiser, x: jax.Array) -> dict[str, Any]:
-    """diffrax with constant steps on dy/drho = eps, y = (x - mu)/alpha: 20 Euler steps, 10 Heun steps."""
+    """diffrax with constant steps on dy/drho = eps, y = (x - mu)/alpha: 20 of Euler, 10 of Heun."""
     import diffrax
 
     path: Any = denoiser.path
@@ -194,33 +201,31 @@ def _by_diffrax(denoiser: Denoiser, x: jax.Array) -> dict[str, Any]:
     }
 
 
-def _compiling(denoiser: Denoiser, path: Any, x: jax.Array) -> tuple[dict[int, float], dict[int, int]]:
+def _compiling(denoiser: Denoiser, path: Path, x: jax.Array) -> tuple[dict[int, float], dict[int, int]]:
     """Seconds to trace and compile, and size of the program, for 10, 100 and 1000 steps."""
     seconds, size = {}, {}
     config: Any = jax.config
     persistent = config.jax_enable_compilation_cache
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # what was compiled before must not be found again
+    config.update("jax_enable_compilation_cache", False)  # earlier programs must not be found again
     try:
         for n in (10, 100, 1000):
             table = jax.tree.map(jnp.asarray, tabulate(path, grids.log_snr(path, n), solvers.dpmpp_2m))
             began = time.perf_counter()
-            compiled = (
-                jax.jit(lambda table, x: run(denoiser, table, x, adjoint=Direct())).lower(table, x).compile()
-            )
+            jitted = jax.jit(lambda table, x: run(denoiser, table, x, adjoint=Direct()))
+            compiled = jitted.lower(table, x).compile()
             seconds[n], size[n] = time.perf_counter() - began, len(compiled.as_text() or "")
     finally:
-        jax.config.update("jax_enable_compilation_cache", persistent)
+        config.update("jax_enable_compilation_cache", persistent)
     return seconds, size
 
 
 def markdown(result: Overhead) -> str:
-    """The table for the README."""
+    """Format the tables."""
     ratios = sorted(result.ratios.items(), key=lambda item: item[1])
     slowest, median = ratios[-1], ratios[len(ratios) // 2]
+    net = f"restoration U-Net on {result.size} x {result.size} pixels, {result.call_ms:.0f} ms a call"
     lines = [
-        f"{result.device}; restoration U-Net on {result.size} x {result.size} pixels, {result.call_ms:.0f} ms a call, {NFE} calls",
+        f"{result.device}; {net}, {NFE} calls",
         "",
         "| sampler | time/(calls x network) |",
         "|---|---|",
@@ -239,22 +244,18 @@ def markdown(result: Overhead) -> str:
         ),
     ]
     if result.others:
-        lines += [
-            "",
-            "| small MLP, batch 256, 20 calls | seconds/(seconds of `dpmpp_2m` here) |",
-            "|---|---|",
-        ]
+        head = "| small MLP, batch 256, 20 calls | seconds/(seconds of `dpmpp_2m` here) |"
+        lines += ["", head, "|---|---|"]
         lines += [f"| {name} | {value:.1f} |" for name, value in result.others.items()]
     return "\n".join(lines) + "\n"
 
 
 def figure(result: Overhead) -> Any:
-    """Ratios of all solvers and baselines as horizontal bars."""
+    """Plot the ratios of all solvers and baselines."""
     import matplotlib.pyplot as plt
 
-    items = sorted(
-        {**result.ratios, **result.no_tables, **result.baselines}.items(), key=lambda item: item[1]
-    )
+    ratios = {**result.ratios, **result.no_tables, **result.baselines}
+    items = sorted(ratios.items(), key=lambda item: item[1])
     fig, ax = plt.subplots(figsize=(7, 0.22 * len(items) + 1), layout="constrained")
     colours = ["tab:orange" if name in result.baselines else "tab:blue" for name, _ in items]
     ax.scatter([value for _, value in items], range(len(items)), color=colours, s=20, zorder=3)

@@ -1,15 +1,19 @@
-r"""The problems on which samplers are judged and searched: a denoiser, starts, the exact solutions, real data to compare with.
+r"""The problems on which samplers are judged and searched: denoiser, starts, exact solutions, real data.
 
-    mixture       8 Gaussians in 64 dimensions, means N(0, I), stds 0.1-0.5 (log-uniform) for each axis, on VP: sharp, multimodal, exact
-    empirical     the posterior mean of 2,000 training photos of Fashion-MNIST, on EDM: what a perfect network would learn by heart
-    smoothed      the same photos, each the centre of a Gaussian of std 0.3: nearer to what networks do
+    mixture       8 Gaussians in 64 dimensions, means N(0, I), stds 0.1-0.5 (log-uniform) for each axis, on
+                  VP: sharp, multimodal, exact
+    empirical     the posterior mean of 2,000 training photos of Fashion-MNIST, on EDM: what a perfect network
+                  would learn by heart
+    smoothed      the same photos, each the centre of a Gaussian of std 0.3: closer to what networks do
     fashion_edm   our class-conditional U-Net (data prediction on EDM); sample i is of class i mod 10
     fashion_flow  the same network as a velocity on CondOT
 
-Sample i depends on (seed, i) only. A `Problem` runs tables in chunks of one size, the last one padded; the table is an argument of the
-compiled function, so that all tables of one shape share one compilation. `converged` is the solution that every deterministic solver
-approximates, at path.t_min (on EDM grids may go on to 0, which moves a sample by about t_min = 0.002). Its RMSE to that of 800-3000 steps:
-1e-5 on `mixture`, 5e-5 on `smoothed`, 1e-6 on `empirical` but for one sample in some hundred that ends at another photo.
+Sample i depends on (seed, i) only. A `Problem` runs tables in chunks of one size, the last one padded; the
+table is an argument of the compiled function, so that all tables of one shape share one compilation.
+`converged` is the solution that every deterministic solver approximates, at path.t_min (on EDM grids may go
+on to 0, which moves a sample by about t_min = 0.002). Its RMSE to that of 800-3000 steps is 1e-5 on
+`mixture`, 5e-5 on `smoothed`, and 1e-6 on `empirical`, except for about one sample in a hundred that ends at
+another photo.
 """
 
 import dataclasses
@@ -23,10 +27,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from ... import pretrained, solvers
 from ...data import fashion
+from ...numerics import Arr, Grid, Key
 from ...paths import exact as models
 from ...paths import grids
 from ...paths.base import Path
@@ -34,15 +39,15 @@ from ...paths.gaussian import EDM, VP, CondOT
 from ...paths.predictions import Denoiser
 from ...scan.adjoints import Direct
 from ...scan.driver import drive
-from ...scan.protocol import Solver
-from ...scan.table_solver import run
+from ...scan.protocol import Solver, Watch
+from ...scan.run_table import run
 from ...spelling import nearest
 from ...tables.table import Table
 from ...tables.tabulation import tabulate
 
 Samples = Float[np.ndarray, "n ..."]
 IMAGES, CLASSES = 2000, len(fashion.CLASSES)  # photos of the empirical model; classes of the networks
-FINE = solvers.unipc(order=3)  # of five families the nearest to 800 steps, on every problem
+FINE = solvers.unipc(order=3)  # the nearest of five families to 800 steps, on every problem
 PATHS: dict[str, Path] = {
     "mixture": VP(),
     "empirical": EDM(),
@@ -53,21 +58,24 @@ PATHS: dict[str, Path] = {
 
 
 @eqx.filter_jit
-def _run(denoiser: Denoiser, table: Table, x: Any, key: Any) -> Any:
+def _run(denoiser: Denoiser, table: Table, x: jax.Array, key: Key) -> jax.Array:
     return run(denoiser, table, x, key=key, adjoint=Direct())
 
 
 @eqx.filter_jit
-def _drive(denoiser: Denoiser, solver_rows: tuple[Any, Any], x: Any, key: Any) -> Any:
-    return drive(*solver_rows, denoiser, x, key=key, adjoint=Direct())
+def _drive(denoiser: Denoiser, solver_rows: tuple[Solver, PyTree], x: jax.Array, key: Key) -> jax.Array:
+    return drive(*solver_rows, denoiser, x, key=key, watch=Watch(adjoint=Direct()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A denoiser of batches [chunk, *shape], and what its samples are compared with.
 
-    single: the denoiser of one sample, of any class. fine: the table of the converged solution. real: (split, n) -> n real samples, split
-    "train" or "test", the classes in turn. features: of samples [n, *shape], the [n, d] whose Frechet distance is taken.
+    Args:
+        single: the denoiser of one sample, of any class.
+        fine: the table of the converged solution.
+        real: (split, n) -> n real samples, split "train" or "test", the classes in turn.
+        features: samples [n, *shape] -> features [n, d], between which Frechet distances are measured.
     """
 
     name: str
@@ -77,30 +85,29 @@ class Problem:
     chunk: int
     fine: Table
     real: Callable[[str, int], Samples]
-    features: Callable[[Any], Float[np.ndarray, "n d"]]
+    features: Callable[[Arr], Float[np.ndarray, "n d"]]
 
     @property
     def path(self) -> Path:
-        """That of its denoiser."""
+        """The path of its denoiser."""
         return cast(Path, self.denoiser.path)
 
     @property
     def bound(self) -> bool:
-        """Whether the denoiser takes batches of `chunk` only, as each place in them has a condition of its own."""
+        """Whether the denoiser takes batches of `chunk` only, each place in them with its own condition."""
         return self.denoiser is not self.single
 
     def sized(self, batch: int) -> Denoiser:
-        """The denoiser of batches of another size; entry i of them is of the same class as sample i."""
+        """The denoiser of batches of another size; their entry i has the class of sample i."""
         if not self.bound:
             return self.denoiser
         if batch % CLASSES:
-            raise ValueError(
-                f"a batch of {self.name} holds {CLASSES} classes in turn: its size is a multiple of {CLASSES}, got {batch}"
-            )
+            turns = f"a batch of {self.name} holds {CLASSES} classes in turn"
+            raise ValueError(f"{turns}: its size must be a multiple of {CLASSES}, got {batch}")
         return self.single.bind(label=np.arange(batch, dtype=np.int32) % CLASSES)
 
     def fingerprint(self, *settings: Any) -> str:
-        """Of the model's numbers and of settings: results of other ones are not the same results."""
+        """Hash of the model's numbers and of settings, which the results depend on."""
         digest = hashlib.sha256(repr(settings).encode())
         for leaf in jax.tree.leaves(eqx.filter(self.denoiser, eqx.is_array_like)):
             digest.update(np.asarray(leaf).tobytes() if hasattr(leaf, "dtype") else repr(leaf).encode())
@@ -111,15 +118,15 @@ class Problem:
         like = jax.ShapeDtypeStruct((n, *self.shape), jnp.float32)
         return np.asarray(self.denoiser.prior(jax.random.key(seed), like))
 
-    def run(self, table: Table, x: Any, seed: int = 0) -> Samples:
-        """The samples of `table` from x_T [n, *shape], any n; a stochastic table draws its noise from (seed, i)."""
+    def run(self, table: Table, x: Arr, seed: int = 0) -> Samples:
+        """Sample by `table` from x_T [n, *shape], any n; a stochastic table draws noise from (seed, i)."""
         return self._in_chunks(_run, jax.tree.map(jnp.asarray, table), x, seed)
 
-    def drive(self, solver: Solver, grid: Any, x: Any, seed: int = 0) -> Samples:
-        """The samples of a solver that is no table, compiled for it."""
+    def drive(self, solver: Solver, grid: Grid, x: Arr, seed: int = 0) -> Samples:
+        """Sample by a solver without a table, compiled for it."""
         return self._in_chunks(_drive, (solver, solver.rows(self.path, grid)), x, seed)
 
-    def _in_chunks(self, compiled: Callable, sampler: Any, x: Any, seed: int) -> Samples:
+    def _in_chunks(self, compiled: Callable, sampler: Table | tuple, x: Arr, seed: int) -> Samples:
         x, parts = np.asarray(x, np.float32), []
         for i in range(0, len(x), self.chunk):
             part = x[i : i + self.chunk]
@@ -128,7 +135,7 @@ class Problem:
             parts.append(np.asarray(compiled(self.denoiser, sampler, jnp.asarray(padded), key))[: len(part)])
         return np.concatenate(parts)
 
-    def converged(self, x: Any) -> Samples:
+    def converged(self, x: Arr) -> Samples:
         """The solution of the probability flow from x_T = x at path.t_min."""
         return self.run(self.fine, x)
 
@@ -140,11 +147,15 @@ def problem(
     weights: str | FilePath | None = None,
     photos: fashion.Photos | None = None,
 ) -> Problem:
-    """The problem called `name`.
+    """Return the problem called `name`.
 
-    data: the folder with the files of Fashion-MNIST (default: the user's data folder, else they are downloaded). weights: a folder with
-    other networks than the shipped ones, by the same names. photos: take these for the photos of both splits, no file is read.
-    Raises ValueError in one line: unknown name (with the nearest), missing or corrupt data or weights.
+    Args:
+        data: the folder with the files of Fashion-MNIST; None: the user's data folder, filled by download.
+        weights: a folder with networks to replace the shipped ones, by the same names.
+        photos: the photos of both splits, instead of files.
+
+    Raises:
+        ValueError: the name is unknown (the nearest is suggested), or data or weights are missing or corrupt.
     """
     if name not in PROBLEMS:
         raise ValueError(f"unknown problem {name!r}; {nearest(name, PROBLEMS)}")
@@ -152,7 +163,7 @@ def problem(
 
 
 def in_turn(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The order in which the classes come in turn: photo i is of class i mod 10 as long as every class lasts."""
+    """Order photos so that classes take turns: photo i is of class i mod 10 while every class lasts."""
     rank = np.zeros_like(labels)
     for k in np.unique(labels):
         rank[labels == k] = np.arange((labels == k).sum())
@@ -170,21 +181,20 @@ class _Sources:
     def real(self, split: str, n: int) -> Samples:
         photos = fashion.load(split, self.data) if self.photos is None else self.photos
         if n > len(photos):
-            raise ValueError(f"{n} {split} photos are asked for, there are {len(photos)}")
+            raise ValueError(f"{n} {split} photos are requested, only {len(photos)} exist: request fewer")
         return photos[in_turn(photos.labels)[:n]].images
 
     def network(self, name: str) -> Any:
-        return pretrained.load(
-            name, path=None if self.weights is None else FilePath(self.weights) / f"{name}.safetensors"
-        )
+        file = None if self.weights is None else FilePath(self.weights) / f"{name}.safetensors"
+        return pretrained.load(name, path=file)
 
     @cached_property
-    def classifier(self) -> Callable[[Any], Any]:
+    def classifier(self) -> Callable[[Arr], jax.Array]:
         net = self.network("fashion_classifier")
         return eqx.Partial(eqx.filter_jit(lambda net, x: net.features(x)), net)
 
-    def features(self, x: Any) -> Float[np.ndarray, "n d"]:
-        """Penultimate features of our classifier, for images in [-1, 1] (clipped to that, as a file of the image would be)."""
+    def features(self, x: Arr) -> Float[np.ndarray, "n d"]:
+        """Penultimate features of our classifier for images, clipped to [-1, 1] as an image file would be."""
         x, chunk = np.clip(np.asarray(x, np.float32), -1, 1), 250
         pad = np.zeros((-len(x) % chunk, *x.shape[1:]), np.float32)
         parts = np.split(np.concatenate([x, pad]), (len(x) + len(pad)) // chunk)
@@ -220,9 +230,8 @@ def _network(sources: _Sources, name: str, chunk: int = 50) -> Problem:
     single = sources.network(name)
     denoiser, path = single.bind(label=np.arange(chunk, dtype=np.int32) % CLASSES), single.path
     grid = grids.karras(path, 60) if isinstance(path, EDM) else grids.uniform(path, 60)
-    return Problem(
-        name, denoiser, single, (32, 32, 1), chunk, tabulate(path, grid, FINE), sources.real, sources.features
-    )
+    fine = tabulate(path, grid, FINE)
+    return Problem(name, denoiser, single, (32, 32, 1), chunk, fine, sources.real, sources.features)
 
 
 PROBLEMS: dict[str, Callable[[_Sources], Problem]] = {

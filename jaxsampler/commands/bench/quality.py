@@ -1,16 +1,19 @@
-r"""The yardstick: how good are the samples of every solver at every number of network calls, `jaxsampler bench quality`.
+r"""How good the samples of every solver are at every number of network calls: `jaxsampler bench quality`.
 
-For each problem (`problems`), number of calls and solver (`line_up`) one cell, from the same starts x_T:
+For each problem (`problems`), number of calls and solver (`line_up`) there is one cell, from the same starts
+x_T:
 
-    rmse      to the converged solution of the same x_T (deterministic solvers): did it solve the equation
-    frechet   of the samples' features to those of real test data, and sliced: sliced Wasserstein distance; are the samples right
+    rmse      to the converged solution from the same x_T (deterministic solvers): is the equation solved
+    frechet   Frechet distance between features of the samples and of real test data, and
+    sliced    sliced Wasserstein distance between them: are the samples right
 
-each with a bootstrap interval over the samples. Two more cells say what the distances can be at best: "real", as many other real samples
-against the same test data (the floor), and "converged", the model's own. A network makes the converged solution wrong, so a solver may be
-nearer to the data than it.
+each with a bootstrap interval over the samples. Two more cells say what the distances can be at best: "real",
+as many other real samples against the same test data (the floor), and "converged", the model's own. A network
+makes the converged solution wrong, so a solver may be closer to the data than it.
 
-All tables of one problem and number of calls have one shape, so there is one compilation for all solvers (DPM-Solver-v3, no table, has its
-own). Each finished cell goes into a CSV file; a run that was stopped goes on with what is missing there.
+All tables of one problem and number of calls have one shape, so there is one compilation for all solvers;
+DPM-Solver-v3, which has no table, has its own. Each finished cell goes into a CSV file; a run that was
+stopped goes on with what is missing there.
 """
 
 import dataclasses
@@ -18,13 +21,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from ... import metrics, solvers
 from ...paths.gaussian import VP
+from ...scan.protocol import Solver
 from ...spelling import nearest
 from ...tables.table import Table, pad
 from . import line_up
@@ -51,7 +55,7 @@ STOCHASTIC = ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "e
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """What is measured; the entries of `grids`, `samples` and `most` belong to those of `problems`."""
+    """What is measured; `grids`, `samples` and `most` have an entry for each of `problems`."""
 
     problems: tuple[str, ...] = ("mixture", "empirical", "fashion_edm", "fashion_flow")
     grids: tuple[str, ...] = ("log_snr", "karras", "karras", "uniform")
@@ -60,11 +64,8 @@ class Quality:
     calls: tuple[int, ...] = (3, 4, 5, 6, 8, 10, 15, 20, 50)
     solvers: tuple[str, ...] = DETERMINISTIC + STOCHASTIC
     tables: tuple[str, ...] = ()  # learned ones: .safetensors files whose card names their problem
-    v3: tuple[str, ...] = (
-        "mixture",
-        "fashion_edm",
-    )  # problems for which DPM-Solver-v3's statistics are estimated
-    statistics: int = 256  # real samples to estimate them from
+    v3: tuple[str, ...] = ("mixture", "fashion_edm")  # where DPM-Solver-v3's statistics are estimated
+    statistics: int = 256  # from this many real samples
     real: int = 10_000  # test samples to compare with
     resamples: int = 50  # of the bootstrap
     seed: int = 0
@@ -75,12 +76,10 @@ class Quality:
                 raise ValueError(f"unknown problem {name!r}; {nearest(name, PROBLEMS)}")
         for key in ("grids", "samples", "most"):
             if len(getattr(self, key)) != len(self.problems):
-                raise ValueError(
-                    f"key {key!r} needs one entry for each of the {len(self.problems)} problems, it has {len(getattr(self, key))}"
-                )
-        flat = solvers.Statistics.of(
-            VP(), np.arange(4.0), np.ones(4), np.zeros(4), np.zeros(4)
-        )  # any will do to check options
+                n, has = len(self.problems), len(getattr(self, key))
+                raise ValueError(f"key {key!r} needs one entry for each of the {n} problems, it has {has}")
+        one, zero = np.ones(4), np.zeros(4)
+        flat = solvers.Statistics.of(VP(), np.arange(4.0), one, zero, zero)  # any will do to check options
         for entry in self.tabulated:
             line_up.step(entry)
         for entry in self.fitted:
@@ -95,32 +94,34 @@ class Quality:
 
     @property
     def fitted(self) -> tuple[str, ...]:
-        """The entries that need statistics."""
+        """Solver entries that need statistics."""
         return tuple(entry for entry in self.solvers if entry.split()[:1] == ["dpm_v3"])
 
     @property
     def tabulated(self) -> tuple[str, ...]:
-        """The other entries."""
+        """Solver entries that have a table."""
         return tuple(entry for entry in self.solvers if entry not in self.fitted)
 
 
 def measure(
     c: Quality, file: Path, build: Callable[[str], Problem] = problem, progress: bool = True
 ) -> list[Cell]:
-    """All cells of `c`, those in `file` taken from there, each new one added to it at once. build: name -> problem."""
+    """Return all cells of `c`; those in `file` are read, each new one is added to it at once.
+
+    Args:
+        build: name -> problem.
+    """
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
     known = read(file)
     tables = [(entry, *learned(entry)) for entry in c.tables]
     cells = []
-    with threadpool_limits(
-        1, "blas"
-    ):  # the bootstrap's many small matrices: where cores are shared, threads made it 80 times slower
+    # The bootstrap's matrices are small and many: on shared cores, threads made it 80 times slower.
+    with threadpool_limits(1, "blas"):
         for i, name in enumerate(c.problems):
-            task = Task(
-                c, i, build(name), file.parent, [(label, table) for label, of, table in tables if of == name]
-            )
+            mine = [(label, table) for label, of, table in tables if of == name]
+            task = Task(c, i, build(name), file.parent, mine)
             for solver, calls, job in tqdm(task.jobs(), desc=name, unit="cell", disable=not progress):
                 cell = known.get((name, solver, calls, task.mark))
                 if cell is None:
@@ -131,33 +132,26 @@ def measure(
 
 
 def learned(file: str) -> tuple[str, Table]:
-    """(problem, table) of a saved table; ValueError if its card does not name one of the problems."""
+    """Load (problem, table) of a saved table; ValueError if its card does not name one of the problems."""
     name = Table.about(file).get("problem")
     if name not in PROBLEMS:
-        raise ValueError(
-            f"the card of {file} names the problem {name!r}; save the table with problem=, one of {', '.join(PROBLEMS)}"
-        )
+        fix = f"save the table with problem=, one of {', '.join(PROBLEMS)}"
+        raise ValueError(f"the card of {file} names the problem {name!r}; {fix}")
     return name, Table.load(file)
 
 
 class Task:
-    """One problem's cells. What several of them share (starts, converged samples, features of real data) is made when first needed."""
+    """One problem's cells; what they share (starts, converged samples, ..) is made when first needed."""
 
     def __init__(self, c: Quality, i: int, p: Problem, folder: Path, tables: list[tuple[str, Table]]):
-        self.c, self.p, self.n, self.most, self.folder, self.tables = (
-            c,
-            p,
-            c.samples[i],
-            c.most[i],
-            folder,
-            tables,
-        )
+        self.c, self.p, self.folder, self.tables = c, p, folder, tables
+        self.n, self.most = c.samples[i], c.most[i]
         self.grid, self.x = line_up.grid(c.grids[i]), p.start(c.samples[i], c.seed)
         self.shared: dict[str, Any] = {}
         self.mark = p.fingerprint(c.grids[i], self.n, c.real, c.resamples, c.statistics, c.seed)
 
     def jobs(self) -> list[tuple[str, int, Callable[[], Cell]]]:
-        """(solver, calls, how to measure the cell): the two references, then all solvers by number of calls."""
+        """List (solver, calls, how to measure): the two references, then all solvers by number of calls."""
         jobs: list = [("real", 0, self.floor), ("converged", self.p.fine.nfe, self.limit)]
         columns = {}
         for calls in (k for k in self.c.calls if k <= self.most):
@@ -173,7 +167,7 @@ class Task:
         return jobs
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """make(), the first time."""
+        """make(), called the first time only."""
         if name not in self.shared:
             self.shared[name] = make()
         return self.shared[name]
@@ -183,7 +177,7 @@ class Task:
         return self.once("exact", lambda: self.p.converged(self.x))
 
     def table(self, name: str, calls: int, table: Table, regs: int, warm: list) -> Cell:
-        """A solver's cell; all tables of `calls` have `regs` registers, hence one compilation."""
+        """Measure a table; all tables of `calls` calls have `regs` registers, hence one compilation."""
         padded = pad(table, nfe=calls, regs=regs)
         if not warm:
             self.p.run(padded, self.x[:1], self.c.seed)
@@ -194,8 +188,8 @@ class Task:
         return self.cell(name, calls, x, table.nfe, bool(table.draws), seconds)
 
     def fitted(self, name: str, calls: int) -> Cell:
-        """DPM-Solver-v3's cell."""
-        solver = line_up.solver(name, statistics=self.once("statistics", self.estimate))
+        """Measure DPM-Solver-v3."""
+        solver = cast(Solver, line_up.solver(name, statistics=self.once("statistics", self.estimate)))
         grid = self.grid(self.p.path, calls)
         self.p.drive(solver, grid, self.x[:1])
         began = time.perf_counter()
@@ -203,7 +197,7 @@ class Task:
         return self.cell(name, calls, x, calls, False, (time.perf_counter() - began) / self.n)
 
     def estimate(self) -> solvers.Statistics:
-        """The statistics of DPM-Solver-v3 from real training data, kept in a file beside the cells."""
+        """Estimate DPM-Solver-v3's statistics from training data; keep them in a file beside the cells."""
         file = self.folder / f"v3_{self.p.name}_{self.mark}.safetensors"
         if not file.exists():
             data = self.p.real("train", self.c.statistics)
@@ -212,18 +206,17 @@ class Task:
         return solvers.Statistics.load(file)
 
     def floor(self) -> Cell:
-        """As many real training samples as are drawn of every solver."""
+        """Measure as many real training samples as are drawn from every solver."""
         return self.cell("real", 0, self.p.real("train", self.n), 0, True, math.nan)
 
     def limit(self) -> Cell:
-        """The converged samples, what all deterministic solvers tend to."""
+        """Measure the converged samples, which all deterministic solvers tend to."""
         return self.cell("converged", self.p.fine.nfe, self.exact(), self.p.fine.nfe, False, math.nan)
 
     def cell(self, name: str, calls: int, x: np.ndarray, rows: int, stochastic: bool, seconds: float) -> Cell:
-        """The numbers of samples x."""
-        made = Cell(
-            self.p.name, name, calls, rows, stochastic, len(x), self.c.real, seconds=seconds, mark=self.mark
-        )
+        """Measure samples x."""
+        sizes = calls, rows, stochastic, len(x), self.c.real
+        made = Cell(self.p.name, name, *sizes, seconds=seconds, mark=self.mark)
         found: dict[str, Iterator[float]] = {}
         among = lambda statistic, values: iter(
             (statistic(values), *metrics.interval(statistic, values, resamples=self.c.resamples))
@@ -238,6 +231,6 @@ class Task:
         return dataclasses.replace(made, **values)
 
     def reference(self) -> tuple[metrics.Gaussian, metrics.Quantiles]:
-        """What the distances are taken to: features and projections of the test data."""
+        """Features and projections of the test data, to which distances are measured."""
         real = self.p.real("test", self.c.real)
         return metrics.gaussian(self.p.features(real)), metrics.quantiles(metrics.project(real), self.n)

@@ -1,4 +1,4 @@
-"""The yardstick's cells as a table, a figure and files: the end of `jaxsampler bench quality`."""
+"""The cells of `quality` as a table, a figure and files: the end of `jaxsampler bench quality`."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from ... import config
 from ...files import write
@@ -23,7 +24,7 @@ TITLES = {
     "fashion_edm": "our network `fashion_edm`, EDM",
     "fashion_flow": "our network `fashion_flow`, CondOT",
 }
-COLOURS = {  # of the solvers that stand out; the others are grey
+COLOURS = {  # solvers that stand out; the others are grey
     "ddim": "black",
     "dpmpp_2m": "tab:blue",
     "unipc order=2": "tab:orange",
@@ -38,11 +39,9 @@ COLOURS = {  # of the solvers that stand out; the others are grey
 
 
 def main(file: Path | None, out: Path, data: Path | None, weights: Path | None) -> str:
-    """Measure what the config says (without one: the defaults of `Quality`); write quality.csv, .md and .png; return the Markdown."""
+    """Measure as the config says (None: `Quality()`); write .csv, .md and .png; return the Markdown."""
     c = Quality() if file is None else config.load(file, Quality)
-    for entry in (
-        c.tables
-    ):  # a table that cannot be read is found before minutes of work; so is a place that cannot be written to
+    for entry in c.tables:  # fail before minutes of work if a table cannot be read or the folder not made
         learned(entry)
     out.mkdir(parents=True, exist_ok=True)
     cells = measure(c, out / "quality.csv", partial(problem, data=data, weights=weights))
@@ -53,7 +52,7 @@ def main(file: Path | None, out: Path, data: Path | None, weights: Path | None) 
 
 
 def markdown(cells: Sequence[Cell]) -> str:
-    """One table per problem: RMSE and Frechet distance with half the width of their 95% intervals, the least of each column in bold."""
+    """Format a table per problem: RMSE and Frechet distance ± half their 95% intervals, the least in bold."""
     return "\n".join(
         _table([cell for cell in cells if cell.problem == name])
         for name in dict.fromkeys(cell.problem for cell in cells)
@@ -80,9 +79,11 @@ def _table(cells: list[Cell]) -> str:
     head = [*(f"RMSE, {k} calls" for k in calls), *(f"Frechet, {k} calls" for k in calls)]
     pace = float(np.median([cell.seconds / cell.calls for cell in measured]))
     lines = [
-        f"**{real.problem}**: {TITLES[real.problem]}. {real.samples:,} samples, {_time(pace)} for each and call.",
+        f"**{real.problem}**: {TITLES[real.problem]}. {real.samples:,} samples, "
+        f"{_time(pace)} for each and call.",
         f"Frechet distance in {features} to {real.real:,} test samples:",
-        f"{_number(real, 'frechet')} for as many real ones, {_number(converged, 'frechet')} for the converged solution.",
+        f"{_number(real, 'frechet')} for as many real ones, "
+        f"{_number(converged, 'frechet')} for the converged solution.",
         "",
         f"| solver | {' | '.join(head)} |",
         "|---" * (len(head) + 1) + "|",
@@ -105,24 +106,21 @@ def _time(seconds: float) -> str:
 
 
 def _rank(cells: list[Cell]) -> tuple[bool, float]:
-    """Deterministic solvers first, by their RMSE at the calls in the middle of those shown; then stochastic ones by Frechet distance."""
+    """Deterministic solvers first, by RMSE at the middle of the shown calls; others by Frechet distance."""
     cell = min(cells, key=lambda cell: abs(cell.calls - SHOWN[len(SHOWN) // 2]))
     value = cell.frechet if cell.stochastic else cell.rmse
     return cell.stochastic, value if math.isfinite(value) else math.inf
 
 
 def label(entry: str) -> str:
-    """An entry of a config as it is written in Python: "unipc order=3" is unipc(order=3)."""
+    """Write an entry of a config as in Python: "unipc order=3" is unipc(order=3)."""
     name, *options = entry.split()
-    return (
-        f"{name}({', '.join(o.replace('true', 'True').replace('false', 'False') for o in options)})"
-        if options
-        else name
-    )
+    python = (option.replace("true", "True").replace("false", "False") for option in options)
+    return f"{name}({', '.join(python)})" if options else name
 
 
 def _number(cell: Cell, what: str) -> str:
-    """Value ± half the interval; nothing where it does not apply, > 1000 where a solver went astray."""
+    """Format value ± half the interval: empty if it does not apply, > 1000 if a solver went astray."""
     value, low, high = (getattr(cell, what + end) for end in ("", "_low", "_high"))
     if math.isnan(value):
         return "" if what == "rmse" and cell.stochastic else "not finite"
@@ -134,7 +132,10 @@ def _number(cell: Cell, what: str) -> str:
 
 
 def figure(cells: Sequence[Cell]) -> Any:
-    """RMSE and Frechet distance against calls, a column per problem; bands are intervals, dashed lines the floor and the converged one."""
+    """Plot RMSE and Frechet distance against calls, a column per problem.
+
+    Bands are intervals; broken lines are the floor and the converged solution.
+    """
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(cell.problem for cell in cells))
@@ -163,8 +164,8 @@ def figure(cells: Sequence[Cell]) -> Any:
     return fig
 
 
-def _panel(axis: Any, cells: list[Cell], what: str) -> None:
-    """One problem, one error; the axis is cut to where DDIM and DPM-Solver++(2M) are, since some solvers leave it by far."""
+def _panel(axis: Axes, cells: list[Cell], what: str) -> None:
+    """Plot one error of one problem; the axis is cut to the range of DDIM and DPM-Solver++(2M)."""
     lines: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.calls and cell.solver != "converged" and math.isfinite(getattr(cell, what)):
@@ -175,16 +176,8 @@ def _panel(axis: Any, cells: list[Cell], what: str) -> None:
         colour = COLOURS.get(name, "tab:gray" if not name.endswith(".safetensors") else "magenta")
         stands_out = name in COLOURS
         style = "--" if points[0].stochastic else "-"
-        axis.plot(
-            x,
-            y,
-            style,
-            color=colour,
-            lw=1.6 if stands_out else 0.7,
-            marker="o",
-            ms=3 if stands_out else 1.5,
-            label=label(name) if stands_out else "others",
-        )
+        lw, ms, text = (1.6, 3, label(name)) if stands_out else (0.7, 1.5, "others")
+        axis.plot(x, y, style, color=colour, lw=lw, marker="o", ms=ms, label=text)
         if stands_out:
             low, high = (
                 [max(getattr(cell, what + end), 1e-9) for cell in points] for end in ("_low", "_high")
@@ -193,13 +186,8 @@ def _panel(axis: Any, cells: list[Cell], what: str) -> None:
     if what == "frechet":
         for name, style in (("real", ":"), ("converged", "-.")):
             for cell in (cell for cell in cells if cell.solver == name):
-                axis.axhline(
-                    cell.frechet,
-                    color="0.4",
-                    ls=style,
-                    lw=1.2,
-                    label=f"{name} ({'floor' if name == 'real' else 'the model'})",
-                )
+                text = f"{name} ({'floor' if name == 'real' else 'the model'})"
+                axis.axhline(cell.frechet, color="0.4", ls=style, lw=1.2, label=text)
     axis.set_xscale("log")
     axis.set_yscale("log")
     if usual:

@@ -7,12 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from ...files import write as write_file
 from . import gradients, inversion, likelihood, overhead, precision
 
 
 def benchmarks() -> dict[str, ModuleType]:
-    """Each has measure(..) -> a dataclass, markdown(result) and figure(result)."""
+    """Modules with measure(..) -> a dataclass, markdown(result) and figure(result)."""
     return {
         "gradients": gradients,
         "inversion": inversion,
@@ -25,9 +27,7 @@ def benchmarks() -> dict[str, ModuleType]:
 def write(what: str, out: Path, rounds: int) -> str:
     """Measure `what`, write WHAT.md, WHAT.json and WHAT.png into `out`, and return the Markdown."""
     module: Any = benchmarks()[what]
-    out.mkdir(
-        parents=True, exist_ok=True
-    )  # a place that cannot be written to is found before minutes of work
+    out.mkdir(parents=True, exist_ok=True)  # fail before minutes of work if this is impossible
     result = module.measure(rounds=rounds) if what in ("gradients", "overhead") else module.measure()
     text = module.markdown(result)
     write_file(out / f"{what}.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
@@ -36,8 +36,8 @@ def write(what: str, out: Path, rounds: int) -> str:
     return text
 
 
-def png(figure: Any) -> bytes:
-    """A matplotlib figure as the bytes of a PNG file."""
+def png(figure: Figure) -> bytes:
+    """The bytes of a PNG file of a matplotlib figure."""
     import matplotlib.pyplot as plt
 
     buffer = io.BytesIO()

@@ -1,11 +1,11 @@
 """The same small MLP sampled here and by diffusers, side by side, where torch and diffusers are installed.
 
-Weights, width, batch and number of calls are equal; so is the solver (DDIM; DPM-Solver++ of second order). Times are of whole sampling
-runs, in turns.
+Weights, width, batch and number of calls are equal; so is the solver (DDIM; DPM-Solver++ of second order).
+Whole sampling runs are timed, in turns.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from ...paths import grids
 from ...paths.discrete_vp import DiscreteVP
 from ...paths.predictions import Denoiser
 from ...scan.adjoints import Direct
-from ...scan.table_solver import run
+from ...scan.run_table import run
+from ...tables.steps import Step
 from ...tables.tabulation import tabulate
 from .timing import fastest
 
@@ -40,14 +41,13 @@ def measure() -> dict[str, float]:
     sample = jax.jit(lambda table, x: run(denoiser, table, x, adjoint=Direct()))
     grid = grids.leading(path, CALLS)
 
-    def ours(solver: Any) -> Any:
+    def ours(solver: Step) -> Callable:
         return partial(sample, jax.tree.map(jnp.asarray, tabulate(path, grid, solver)), jnp.asarray(x))
 
     torch_weights = [torch.from_numpy(w) for w in weights]
-    # one channel, a square image per sample: what the schedulers expect of a batch
     start = torch.from_numpy(x)
 
-    def theirs(scheduler: Any) -> Any:
+    def theirs(scheduler) -> Callable:
         def run_scheduler():
             with torch.no_grad():
                 scheduler.set_timesteps(CALLS)
@@ -68,7 +68,7 @@ def measure() -> dict[str, float]:
     return {name: s / seconds[0] for name, s in zip(functions, seconds, strict=True)}
 
 
-def _mlp(weights: Any, tanh: Any, x: Any, t: Any) -> Any:
+def _mlp(weights: list, tanh: Callable, x, t):
     """Three layers of tanh; the time scales the input."""
     x = x * (1 + t)
     for w in weights:

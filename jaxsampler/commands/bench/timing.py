@@ -1,4 +1,4 @@
-"""Paired timings: functions run in turns, so that any other load of the machine meets all of them alike."""
+"""Paired timings: functions run in turns, so that other load on the machine affects all of them alike."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import jax
 
 
 def fastest(functions: Sequence[Callable[[], Any]], rounds: int = 5) -> list[float]:
-    """Least seconds of each function over `rounds` turns; a first turn compiles and is not counted."""
+    """Least seconds of each function over `rounds` turns; a first turn compiles and does not count."""
     times = []
     for _ in range(rounds + 1):
         times.append([])
@@ -20,6 +20,6 @@ def fastest(functions: Sequence[Callable[[], Any]], rounds: int = 5) -> list[flo
 
 
 def device() -> str:
-    """The machine in words: platform and kind of the first device, and how many there are."""
+    """Name the machine: number, kind and platform of its devices, and the version of jax."""
     first = jax.devices()[0]
     return f"{len(jax.devices())} x {first.device_kind} ({first.platform}), jax {jax.__version__}"
