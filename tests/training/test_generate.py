@@ -225,7 +225,7 @@ def test_the_configs_are_valid_and_their_networks_small(file):
         (('"generate"', '"generat"'), "unknown task 'generat'; did you mean 'generate'?"),
         (('"edm"', '"edn"'), "unknown model 'edn'; did you mean 'edm'?"),
         (("dropout", "drop_out"), "unknown key 'drop_out'; did you mean 'dropout'?"),
-        (("batch = 4", "batch = 4000"), "a batch of 4000 images needs as many, the data has 512"),
+        (("batch = 4", "batch = 4000"), "a batch of 4000 images, but only 512 in the data"),
         (("seed = 5", 'data = "/no/such/folder"\nseed = 5'), "neither train-images-idx3-ubyte"),
     ],
 )
