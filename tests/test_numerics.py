@@ -1,4 +1,6 @@
-"""phi against exact rational series and quadrature; trees in the dtype of the state; noise that knows nothing of the batch."""
+"""phi against exact rational series and quadrature; trees in the dtype of the state; noise that knows nothing
+of the batch.
+"""
 
 import math
 from fractions import Fraction
@@ -66,7 +68,9 @@ def test_phi_is_its_integral(k, z):
 
 @pytest.mark.parametrize("k", range(1, 5))
 def test_phi_derivative(k):
-    """phi_k' = sum_j j z^(j-1)/(j+k)!, finite and continuous through 0 and the switch, also where the other branch would overflow."""
+    """phi_k' = sum_j j z^(j-1)/(j+k)!, finite and continuous through 0 and the switch, also where the other
+    branch would overflow.
+    """
 
     def slope(z):
         return float(sum(Fraction(j) * Fraction(z) ** (j - 1) / math.factorial(j + k) for j in range(1, 90)))
@@ -114,7 +118,9 @@ def test_is_traced_looks_into_trees():
 
 
 def test_on_host_evaluates_at_once_under_jit():
-    """jax.numpy inside a jitted function gives concrete float64 numbers, even where float32 is the default."""
+    """jax.numpy inside a jitted function gives concrete float64 numbers, even where float32 is the
+    default.
+    """
     seen = []
 
     def traced(x):

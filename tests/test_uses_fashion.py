@@ -1,6 +1,8 @@
-"""The three uses of gradients through sampling on the shipped Fashion-MNIST networks: every route reaches the goals.
+"""The three uses of gradients through sampling on the shipped Fashion-MNIST networks: every route reaches the
+goals.
 
-One program per route serves all three: `on` says which part of the parameters moves, and which loss counts. Tiny budgets: four pictures,
+One program per route serves all three: `on` says which part of the parameters moves, and which loss counts.
+    Tiny budgets: four pictures,
 eight steps, as many iterations as `RATES` say.
 """
 
@@ -20,7 +22,7 @@ pytestmark = (
     pytest.mark.bench
 )  # it compiles a dozen gradients of a U-Net in a sampler; CI sees AdjointDPM's in notebooks/04_optimise
 S = js.solvers
-ROUTES = {  # of the reversible solvers edict, bdia and reversible_heun take more than 32 steps to draw pictures with this network at all
+ROUTES = {  # edict, bdia and reversible_heun take more than 32 steps to draw pictures with this network
     "direct": (S.dpmpp_2m, js.Direct()),
     "remat": (S.dpmpp_2m, js.Direct(remat=True)),
     "checkpoint": (S.dpmpp_2m, js.RecursiveCheckpoint()),
@@ -122,7 +124,9 @@ def uses():
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_goals(uses, route):
-    """Three of four tops attacked by less than a tenth of their noise; bags from fresh noise; the style on ten classes, which stay."""
+    """Three of four tops attacked by less than a tenth of their noise; bags from fresh noise; the style on
+    ten classes, which stay.
+    """
     found, plain = uses.found(ROUTES[route]), uses.plain
     draw = lambda p, z, label: uses.sample(
         p, z, label, ROUTES[route]
@@ -164,7 +168,9 @@ def test_memory_does_not_grow(uses):
 
 
 def test_the_continuous_gradient_needs_steps(uses):
-    """Cosine of AdjointDPM's gradient of the style in the weights with the exact one: useless at 4 steps, right at 12."""
+    """Cosine of AdjointDPM's gradient of the style in the weights with the exact one: useless at 4 steps,
+    right at 12.
+    """
     before = uses.plain(uses.start, noise(0), TOPS)
 
     def gradient(route, steps):

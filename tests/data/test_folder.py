@@ -1,4 +1,6 @@
-"""A folder of images: cut, reduced, in classes, some kept out; and networks of its size and classes trained on it."""
+"""A folder of images: cut, reduced, in classes, some kept out; and networks of its size and classes trained
+on it.
+"""
 
 import textwrap
 
@@ -36,7 +38,9 @@ CONFIG = """
 
 @pytest.fixture
 def pets(tmp_path, monkeypatch):
-    """Twelve files in two classes, of all shapes: cats are red, dogs blue, the left margin of wide ones green."""
+    """Twelve files in two classes, of all shapes: cats are red, dogs blue, the left margin of wide ones
+    green.
+    """
     monkeypatch.chdir(tmp_path)
     for name, colour in (("cat", (200, 0, 0)), ("dog", (0, 0, 100))):
         (tmp_path / "pets" / name / "more").mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""Classifier-free guidance where guided laws are known: Gaussians with one variance, whose product of powers is a Gaussian again."""
+"""Classifier-free guidance where guided laws are known: Gaussians with one variance, whose product of powers
+is a Gaussian again.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,9 @@ def of_kind(denoiser, kind):
 
 @pytest.mark.parametrize("kinds", [("data", "data"), ("noise", "v"), ("score", "velocity")])
 def test_shifts_the_mean_of_gaussians(kinds):
-    """p_u^(1-w) p_c^w of N(0.2, s^2) and N(0.7, s^2) is N(0.2 + 0.5 w, s^2) at every noise level: its flow is known."""
+    """p_u^(1-w) p_c^w of N(0.2, s^2) and N(0.7, s^2) is N(0.2 + 0.5 w, s^2) at every noise level: its flow is
+    known.
+    """
     w = 3.0
     cond, uncond = (
         of_kind(gaussian(PATH, mean, 0.4)[0], kind) for mean, kind in zip((0.7, 0.2), kinds, strict=True)
@@ -48,7 +52,9 @@ def test_two_callables_give_a_callable():
 
 
 def test_the_weight_may_be_learned():
-    """Its gradient through the sampler against the known law: the mean's share in the sample times 0.5; no recompilation."""
+    """Its gradient through the sampler against the known law: the mean's share in the sample times 0.5; no
+    recompilation.
+    """
     cond, uncond = (gaussian(PATH, mean, 0.4)[0] for mean in (0.7, 0.2))
     table, traces = js.tabulate(PATH, GRID, js.solvers.dpmpp_2m), []
 
@@ -64,7 +70,9 @@ def test_the_weight_may_be_learned():
 
 
 def test_a_weight_per_interval():
-    """w=None takes one weight for each grid interval, all calls of a step included: as two samplers one after the other."""
+    """w=None takes one weight for each grid interval, all calls of a step included: as two samplers one after
+    the other.
+    """
     cond, uncond = (js.Denoiser(random_net(seed), PATH, "noise") for seed in (1, 2))
     weights = jnp.where(jnp.arange(12) < 5, 1.0, 4.0)
     run = lambda model, grid, x, **k: js.run(model, js.tabulate(PATH, grid, js.solvers.dpmpp_2s), x, **k)
@@ -76,7 +84,9 @@ def test_a_weight_per_interval():
 
 
 def test_entries_reach_the_networks_through_wrappers():
-    """A guidance interval inside dynamic thresholding, and networks that take an entry of their own under a fixed weight."""
+    """A guidance interval inside dynamic thresholding, and networks that take an entry of their own under a
+    fixed weight.
+    """
     cond, uncond = (js.Denoiser(random_net(seed), PATH, "noise") for seed in (1, 2))
     table, ones = js.tabulate(PATH, GRID, js.solvers.dpmpp_2m), jnp.ones(12)
     nested = js.guidance.dynamic_threshold(js.guidance.classifier_free(cond, uncond), ratio=0.6)

@@ -1,4 +1,6 @@
-"""Dynamic thresholding against counts and limits that do not use its formula, and as a wrapper like any other."""
+"""Dynamic thresholding against counts and limits that do not use its formula, and as a wrapper like any
+other.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,9 @@ def test_ratio_is_the_share_that_is_not_clipped():
 
 
 def test_axes_tell_samples_apart():
-    """Along the axes of a sample it is the vmap of the whole; a small sample beside a large one is not shrunk."""
+    """Along the axes of a sample it is the vmap of the whole; a small sample beside a large one is not
+    shrunk.
+    """
     x0 = jnp.stack(
         [jax.random.normal(jax.random.key(i), (4, 5)) * scale for i, scale in enumerate((0.1, 1.0, 30.0))]
     )
@@ -66,7 +70,9 @@ def test_leaves_of_a_pytree_are_one_sample():
 
 
 def test_options_may_be_learned_without_recompilation():
-    """Gradients with respect to the ratio (between two order statistics) and the bound, by hand; one trace for all values."""
+    """Gradients with respect to the ratio (between two order statistics) and the bound, by hand; one trace
+    for all values.
+    """
     x0, traces = jnp.asarray([0.0, 1.0, 2.0, 3.0, 5.0]), []
 
     @jax.jit
@@ -75,7 +81,8 @@ def test_options_may_be_learned_without_recompilation():
         return limited(x0, ratio=ratio, max_value=max_value).sum()
 
     slopes = jax.jit(jax.grad(total, (0, 1)))
-    # ratio 0.9 lies at index 3.6: q = 3 + 0.6 * 2 = 4.2, dq/dratio = 8; the sum of the unclipped is 6, of the rest 1
+    # ratio 0.9 lies at index 3.6: q = 3 + 0.6 * 2 = 4.2, dq/dratio = 8; the sum of the unclipped is 6, of the
+    # rest 1
     by_ratio, by_bound = slopes(0.9, 1.0)
     np.testing.assert_allclose([by_ratio, by_bound], [-6 / 4.2**2 * 8, 0.0], rtol=1e-9)
     by_ratio, by_bound = slopes(0.8, 10.0)
@@ -93,7 +100,9 @@ def test_low_precision_is_decided_in_float32():
 
 
 def test_on_a_sampler():
-    """Wrapping a noise network: samples of data far outside [-1, 1] end up inside, those of data inside do not change."""
+    """Wrapping a noise network: samples of data far outside [-1, 1] end up inside, those of data inside do
+    not change.
+    """
     wide, small = (gaussian(PATH, mean=0.0, std=std)[0] for std in (4.0, 0.05))
     x = jax.random.normal(jax.random.key(3), (50,))
     for denoiser, changed in ((wide, True), (small, False)):

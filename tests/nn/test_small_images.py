@@ -1,4 +1,6 @@
-"""Networks for small images: a batch is its images, preconditioning is linear regression, labels and noise levels count."""
+"""Networks for small images: a batch is its images, preconditioning is linear regression, labels and noise
+levels count.
+"""
 
 import equinox as eqx
 import jax
@@ -58,7 +60,9 @@ def test_gradient_reaches_every_leaf(net):
 
 @pytest.mark.parametrize("s", [0.02, 0.5, 20.0])
 def test_with_a_silent_network_it_is_the_linear_regression(s):
-    """x0 on x over Gaussian data of standard deviation SIGMA, by least squares over draws; F = 0 at the start of training."""
+    """x0 on x over Gaussian data of standard deviation SIGMA, by least squares over draws; F = 0 at the start
+    of training.
+    """
     net, rng, n = EDMNet(unet(), SIGMA), np.random.default_rng(0), 400_000
     x0 = SIGMA * rng.standard_normal(n)
     x = x0 + s * rng.standard_normal(n)

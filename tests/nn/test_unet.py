@@ -1,4 +1,6 @@
-"""The restoration network: a batch is its images, any size is its mirrored extension, and preconditioning is linear regression."""
+"""The restoration network: a batch is its images, any size is its mirrored extension, and preconditioning is
+linear regression.
+"""
 
 import equinox as eqx
 import jax

@@ -64,7 +64,9 @@ def test_against_numerical_integration(path):
 
 @each_path
 def test_score_is_the_gradient_of_the_log_density(path):
-    """In three dimensions: the score of the mixture of N(mu + alpha (m_k - mu), alpha^2 s_k^2 + sigma^2), by autodiff."""
+    """In three dimensions: the score of the mixture of N(mu + alpha (m_k - mu), alpha^2 s_k^2 + sigma^2), by
+    autodiff.
+    """
     rng = np.random.default_rng(0)
     means, stds, weights = rng.normal(size=(4, 3)), rng.uniform(0.2, 0.6, 4), np.array([0.1, 0.2, 0.3, 0.4])
     mu = 0.0 if path.centre is None else path.centre
@@ -89,7 +91,9 @@ def test_score_is_the_gradient_of_the_log_density(path):
 
 @each_path
 def test_stds_of_each_axis(path):
-    """Axis by axis: the score by autodiff of the density written with scipy's words, covariance matrices and determinants."""
+    """Axis by axis: the score by autodiff of the density written with scipy's words, covariance matrices and
+    determinants.
+    """
     rng = np.random.default_rng(7)
     means, stds, weights = rng.normal(size=(3, 4)), rng.uniform(0.2, 0.9, (3, 4)), np.array([0.5, 0.3, 0.2])
     mu = 0.0 if path.centre is None else path.centre
@@ -122,7 +126,9 @@ def test_equal_stds_in_every_form():
 
 @each_path
 def test_smoothed_images_are_a_mixture(path):
-    """Images with std are the mixture of equal Gaussians around them, at every time; sigma = 0 gives the state itself."""
+    """Images with std are the mixture of equal Gaussians around them, at every time; sigma = 0 gives the
+    state itself.
+    """
     images = np.random.default_rng(8).normal(size=(5, 6))
     smooth, mixture = js.models.empirical(images, path, 0.3), js.models.gaussian_mixture(images, 0.3, path)
     x = jnp.asarray(images[:2] + 0.2)
@@ -133,7 +139,9 @@ def test_smoothed_images_are_a_mixture(path):
 
 
 def test_one_gaussian_is_linear():
-    """A single component: E[x_0 | x] by the textbook formula for jointly Gaussian variables; weights drop out."""
+    """A single component: E[x_0 | x] by the textbook formula for jointly Gaussian variables; weights drop
+    out.
+    """
     path, t = js.CondOT(), 0.6
     denoiser = js.models.gaussian_mixture([[1.0, -2.0]], 0.5, path)
     x = jnp.array([0.3, 0.8])
@@ -158,7 +166,9 @@ def test_batch_is_single():
 
 
 def test_ends():
-    """Without noise the data are the state; from pure noise the data are the mean of the mixture; gradients finite at both."""
+    """Without noise the data are the state; from pure noise the data are the mean of the mixture; gradients
+    finite at both.
+    """
     denoiser = js.models.gaussian_mixture(MEANS, STDS, js.CondOT(), WEIGHTS)
     x = jnp.array([0.37])
     np.testing.assert_allclose(denoiser(x, 0.0), x, rtol=1e-14)
@@ -179,7 +189,9 @@ def test_dtype_and_integers():
 
 
 def test_means_and_weights_can_be_learned():
-    """The mixture's parameters are leaves: the gradient of the prediction with respect to a mean, against finite differences."""
+    """The mixture's parameters are leaves: the gradient of the prediction with respect to a mean, against
+    finite differences.
+    """
     x, t = jnp.array([0.2]), 0.4
 
     def data(shift):
@@ -214,7 +226,9 @@ def brute_force(images, path, x, t):
 
 @each_path
 def test_empirical_against_brute_force_in_single_precision(path, monkeypatch):
-    """Ragged chunks, at all noise levels, from nearly clean to nearly pure noise; images near each other among them."""
+    """Ragged chunks, at all noise levels, from nearly clean to nearly pure noise; images near each other
+    among them.
+    """
     monkeypatch.setattr(js.models, "CHUNK", 7)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(23, 4, 4, 1)).astype(np.float32)
@@ -233,7 +247,9 @@ def test_empirical_against_brute_force_in_single_precision(path, monkeypatch):
 
 
 def test_empirical_of_photographs_in_single_precision():
-    """512 photos with many pixels, noise levels of EDM from 0.002 to 80: a product of float32 alone is off by units in the logits."""
+    """512 photos with many pixels, noise levels of EDM from 0.002 to 80: a product of float32 alone is off by
+    units in the logits.
+    """
     photos = fashion.some().images
     rng, path = np.random.default_rng(1), js.EDM()
     denoiser = js.models.empirical(photos, path)
@@ -245,7 +261,9 @@ def test_empirical_of_photographs_in_single_precision():
 
 
 def test_empirical_near_twins_are_told_apart():
-    """Two images 0.03 apart of norm 30, noise 0.02: which is meant is a matter of a difference of 1e-6 in the squared distance."""
+    """Two images 0.03 apart of norm 30, noise 0.02: which is meant is a matter of a difference of 1e-6 in the
+    squared distance.
+    """
     rng = np.random.default_rng(2)
     first = rng.uniform(-1, 1, (1000,)).astype(np.float32)
     twins = np.stack(
@@ -260,7 +278,9 @@ def test_empirical_near_twins_are_told_apart():
 
 
 def test_empirical_ends_and_score():
-    """sigma = 0: the nearest image; alpha = 0: their mean; gradients finite; the score is that of the mixture of Gaussians."""
+    """sigma = 0: the nearest image; alpha = 0: their mean; gradients finite; the score is that of the mixture
+    of Gaussians.
+    """
     images = np.random.default_rng(3).normal(size=(5, 6))
     denoiser = js.models.empirical(images, js.CondOT())
     x = jnp.asarray(images[2] + 0.1)

@@ -1,4 +1,6 @@
-"""Grids: exact ends, equal spacing in their own variable, published values, and the errors of a user's own grid."""
+"""Grids: exact ends, equal spacing in their own variable, published values, and the errors of a user's own
+grid.
+"""
 
 import golden_cases as golden
 import jax
@@ -85,7 +87,9 @@ def test_equal_spacing_in_their_own_variable(path, low, high):
 
 
 def test_karras_values():
-    """Karras et al. 2022, eq. 5, where it gives whole numbers: seventh powers from 5^7 to 1, squares from 100 to 4."""
+    """Karras et al. 2022, eq. 5, where it gives whole numbers: seventh powers from 5^7 to 1, squares from 100
+    to 4.
+    """
     sevenths = grids.karras(js.EDM(sigma_min=1.0, sigma_max=78125.0), 4)
     np.testing.assert_allclose(sevenths, [78125, 16384, 2187, 128, 1], rtol=1e-12)
     np.testing.assert_allclose(
@@ -230,7 +234,7 @@ def test_training_index_grids_need_a_discrete_path(grid):
         grid(js.VP(), 4)
 
 
-# --- a user's own grid ------------------------------------------------------------------------------------------------------------
+# --- a user's own grid
 
 
 @pytest.mark.parametrize(
@@ -238,7 +242,8 @@ def test_training_index_grids_need_a_discrete_path(grid):
     [
         (
             [0.1, 0.5, 1.0],
-            r"a grid decreases from noise to data; got grid\[0\]=0\.1 -> grid\[1\]=0\.5\. Did you mean grid\[::-1\]\?",
+            r"a grid decreases from noise to data; got grid\[0\]=0\.1 -> grid\[1\]=0\.5\. Did you mean "
+            r"grid\[::-1\]\?",
         ),
         ([1.0, 0.5, 0.5, 0.1], r"got grid\[1\]=0\.5 -> grid\[2\]=0\.5\. Remove repeated or rising times"),
         ([1.0, 0.2, 0.3, 0.1], r"got grid\[1\]=0\.2 -> grid\[2\]=0\.3\. Remove repeated or rising"),
@@ -267,7 +272,9 @@ def test_checked_names_the_path_of_the_leading_offset():
 
 
 def test_checked_accepts_what_rounds_past_the_ends():
-    """float32 grids round past t_max by a part in 10^7: accepted and clipped; any list, array or jax array gives host float64."""
+    """float32 grids round past t_max by a part in 10^7: accepted and clipped; any list, array or jax array
+    gives host float64.
+    """
     path = js.EDM(sigma_min=0.01, sigma_max=0.6)
     single = np.linspace(path.t_max, 0, 5, dtype=np.float32)
     assert float(single[0]) > path.t_max
@@ -281,7 +288,9 @@ def test_checked_accepts_what_rounds_past_the_ends():
 
 
 def test_checked_traced_grids_pass_through():
-    """Values cannot be looked at under jit: only the shape is checked; a list with traced entries becomes a vector."""
+    """Values cannot be looked at under jit: only the shape is checked; a list with traced entries becomes a
+    vector.
+    """
 
     @jax.jit
     def through(grid):
@@ -297,7 +306,7 @@ def test_checked_traced_grids_pass_through():
             jax.jit(lambda g: grids.checked(js.VP(), g))(bad)
 
 
-# -------------------------------------------------------------------------------------- published grids, levels and index ends
+# --- published grids, levels and index ends
 
 
 def golden_grids():
@@ -407,7 +416,9 @@ def test_discrete_grids_may_end_at_the_first_level():
 
 
 def test_ays_tables():
-    """Ten steps as published: indices on Stable Diffusion's path, the same levels elsewhere, to the precision of the tables."""
+    """Ten steps as published: indices on Stable Diffusion's path, the same levels elsewhere, to the precision
+    of the tables.
+    """
     sd = js.DiscreteVP.scaled_linear()
     for table, index in {
         "sd15": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
@@ -460,7 +471,9 @@ def test_published_grid_errors(make, message):
 
 
 def test_polyexponential():
-    """lam short of its end by u^rho: rho = 1 is log_snr, rho = 2 on four steps leaves 9/16, 4/16, 1/16 of the range."""
+    """lam short of its end by u^rho: rho = 1 is log_snr, rho = 2 on four steps leaves 9/16, 4/16, 1/16 of the
+    range.
+    """
     path = js.VP()
     np.testing.assert_allclose(grids.polyexponential(path, 9), grids.log_snr(path, 9), rtol=1e-12)
     lam = path.lam(grids.polyexponential(path, 4, 2.0))

@@ -1,4 +1,6 @@
-"""Discrete-time networks: the label of every convention, the Denoiser that carries it, and the published schedules."""
+"""Discrete-time networks: the label of every convention, the Denoiser that carries it, and the published
+schedules.
+"""
 
 import equinox as eqx
 import jax
@@ -52,7 +54,9 @@ class Seen(eqx.Module):
 
 
 def test_the_network_sees_its_training_indices():
-    """Along a whole sampling run, on the grid of the training indices; and at the end of the first level, index 0."""
+    """Along a whole sampling run, on the grid of the training indices; and at the end of the first level,
+    index 0.
+    """
     path = js.DiscreteVP.scaled_linear()
     seen = []
     net = lambda x, n: jax.debug.callback(lambda n: seen.append(float(n)), n, ordered=True) or 0.1 * x
@@ -87,7 +91,9 @@ def test_continuous_paths(path, convention, want):
 
 
 def test_the_networks_arrays_are_leaves():
-    """Gradients reach the weights through the wrapper; conversion to another kind happens at the path's time, not the label's."""
+    """Gradients reach the weights through the wrapper; conversion to another kind happens at the path's time,
+    not the label's.
+    """
     path = js.DiscreteVP.linear()
     t = jnp.float32(0.4)
 
@@ -121,11 +127,13 @@ def test_errors(make, message):
         make()
 
 
-# ---------------------------------------------------------------------------------------------------------------- schedules
+# --- schedules
 
 
 def test_zero_terminal_snr():
-    """Lin et al. 2024, alg. 1, on Stable Diffusion's levels: the last pure noise, the first unchanged, alpha affine in itself."""
+    """Lin et al. 2024, alg. 1, on Stable Diffusion's levels: the last pure noise, the first unchanged, alpha
+    affine in itself.
+    """
     path = js.DiscreteVP.scaled_linear()
     zero = path.zero_terminal_snr()
     old, new = (np.sqrt(p.alphas_cumprod) for p in (path, zero))
@@ -173,7 +181,9 @@ def test_cosine_betas():
 
 
 def test_clipped_levels():
-    """The published wrapper drops levels of lam < -5.1 and names the rest (n+1)/N': indices are kept, labels of 1000 are not."""
+    """The published wrapper drops levels of lam < -5.1 and names the rest (n+1)/N': indices are kept, labels
+    of 1000 are not.
+    """
     path = js.DiscreteVP.cosine(1000)
     short = path.clipped()
     kept = len(short.alphas_cumprod)

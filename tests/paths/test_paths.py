@@ -1,4 +1,6 @@
-"""Schedules: inverses, derivatives, published tables, the forward processes that they claim to be; priors; errors."""
+"""Schedules: inverses, derivatives, published tables, the forward processes that they claim to be; priors;
+errors.
+"""
 
 import functools
 import json
@@ -103,7 +105,7 @@ def five_point(f, t, h):
     return (8 * (f(t + h) - f(t - h)) - (f(t + 2 * h) - f(t - 2 * h))) / (12 * h)
 
 
-# --- what every path owes its users -----------------------------------------------------------------------------------------------
+# --- what every path owes its users
 
 
 @each_name
@@ -119,7 +121,9 @@ def test_host_and_traced_schedules_agree(name):
 
 @each_path
 def test_ends_and_monotony(path):
-    """alpha(0) = 1 and the half log-SNR falls from data to noise; lam and rho are the logarithm and the ratio."""
+    """alpha(0) = 1 and the half log-SNR falls from data to noise; lam and rho are the logarithm and the
+    ratio.
+    """
     t = np.linspace(0, path.t_max, 201)
     alpha, sigma = np.broadcast_to(path.alpha(t), t.shape), np.asarray(path.sigma(t))
     assert alpha[0] == pytest.approx(
@@ -205,7 +209,9 @@ def test_derivatives_are_exact_in_float64(path, dots):
 
 
 def test_infinite_slope_is_infinite():
-    """sigma = sqrt(1 - alpha^2) leaves 0 with infinite slope, whoever evaluates it: complex step, own formula, jvp."""
+    """sigma = sqrt(1 - alpha^2) leaves 0 with infinite slope, whoever evaluates it: complex step, own
+    formula, jvp.
+    """
     for path in (js.VP(), js.CosineVP(), js.DiscreteVP.linear(), js.MeanReverting(0.0, variant="irsde")):
         assert path.sigma_dot(0.0) == np.inf
         assert float(path.sigma_dot(jnp.array(0.0))) == np.inf
@@ -252,7 +258,9 @@ def test_float32_schedules(path):
 
 
 def test_jax_path_samples_like_its_numpy_twin():
-    """A path written in jax.numpy gives the same grid, prior and samples as one written for both, inside jit and without x64."""
+    """A path written in jax.numpy gives the same grid, prior and samples as one written for both, inside jit
+    and without x64.
+    """
 
     class Twin(js.Path):
         def alpha(self, t):
@@ -280,7 +288,7 @@ def test_jax_path_samples_like_its_numpy_twin():
         assert Sinusoid().prior_std == pytest.approx(np.sin(1.5), rel=1e-15)
 
 
-# --- the processes ----------------------------------------------------------------------------------------------------------------
+# --- the processes
 
 
 def test_vp_is_its_forward_sde():
@@ -310,7 +318,9 @@ def test_sub_vp_is_its_forward_sde():
 
 
 def test_cosine_schedule():
-    """alpha_bar = cos^2((t+s)/(1+s) pi/2)/cos^2(s/(1+s) pi/2) [Nichol & Dhariwal 2021, eq. 17]; t_max is short of its zero."""
+    """alpha_bar = cos^2((t+s)/(1+s) pi/2)/cos^2(s/(1+s) pi/2) [Nichol & Dhariwal 2021, eq. 17]; t_max is
+    short of its zero.
+    """
     t = np.linspace(0, 0.9946, 50)
     a_bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
     path = js.CosineVP()
@@ -334,7 +344,9 @@ def test_ve_and_edm():
 
 
 def test_discrete_vp_is_the_running_product():
-    """Knots at (n+1)/N carry the running product of 1 - beta; alpha is log-linear in between, and t = 0 is data."""
+    """Knots at (n+1)/N carry the running product of 1 - beta; alpha is log-linear in between, and t = 0 is
+    data.
+    """
     betas = np.linspace(1e-4, 0.02, 1000)
     product, products = 1.0, []
     for beta in betas:
@@ -356,7 +368,9 @@ def test_discrete_vp_is_the_running_product():
 
 
 def test_discrete_vp_constructors():
-    """The three ways to the same table; Stable Diffusion's last alpha_bar is 0.0047 (its published sigma_max is 14.615)."""
+    """The three ways to the same table; Stable Diffusion's last alpha_bar is 0.0047 (its published sigma_max
+    is 14.615).
+    """
     betas = np.linspace(1e-4, 0.02, 50)
     assert js.DiscreteVP.from_betas(betas) == js.DiscreteVP(np.cumprod(1 - betas)) == js.DiscreteVP.linear(50)
     sd = js.DiscreteVP.scaled_linear()
@@ -388,7 +402,8 @@ def test_mean_reverting_tables(name):
     np.testing.assert_allclose(path.alpha(i), np.exp(-bar), rtol=1e-13)
     np.testing.assert_allclose(path.sigma(i), sched["sigma_bars"], rtol=1e-14, atol=1e-14)
     np.testing.assert_allclose(path.rate(i[1:]), (sched["thetas"] * sched["dt"])[1:], rtol=1e-11)
-    # dispersion^2 = 2 std^2 theta is the variance that the forward process gains per unit of time: d sigma^2 + 2 f sigma^2
+    # dispersion^2 = 2 std^2 theta is the variance that the forward process gains per unit of time: d sigma^2
+    # + 2 f sigma^2
     gain = 2 * path.sigma(i[1:]) * path.sigma_dot(i[1:]) + 2 * path.rate(i[1:]) * path.sigma(i[1:]) ** 2
     np.testing.assert_allclose(gain, (sched["sigmas"] ** 2 * sched["dt"])[1:], rtol=1e-11)
 
@@ -421,7 +436,9 @@ def test_mean_reverting_published_values(schedule, dt, alpha_0, sigma_0, lam_0):
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize("variant", ["mrs", "irsde"])
 def test_mean_reversion_is_variance_preserving(schedule, variant):
-    """alpha^2 + (sigma/std)^2 = 1 at any real time; bar is piecewise linear; the variants differ by theta_0 alone."""
+    """alpha^2 + (sigma/std)^2 = 1 at any real time; bar is piecewise linear; the variants differ by theta_0
+    alone.
+    """
     path = js.MeanReverting(0.0, schedule=schedule, variant=variant, std=0.3, T=40, eps=0.02)
     t = np.linspace(0, 40, 977)
     np.testing.assert_allclose(path.alpha(t) ** 2 + (path.sigma(t) / 0.3) ** 2, 1, rtol=1e-14)
@@ -444,7 +461,9 @@ def test_mean_reversion_is_variance_preserving(schedule, variant):
 
 
 def test_mean_reverting_is_its_forward_sde():
-    """dx = f (mu - x) dt + sqrt(2 std^2 f) dw from x_0: mean and variance by an independent solver with f from the definition of theta."""
+    """dx = f (mu - x) dt + sqrt(2 std^2 f) dw from x_0: mean and variance by an independent solver with f
+    from the definition of theta.
+    """
     mu, x0, std, T, eps = 0.8, 0.1, 0.25, 10, 0.01
     a = np.cos((np.arange(T + 3) / (T + 2) + 0.008) / 1.008 * np.pi / 2) ** 2
     theta = 1 - a[1 : T + 2] / a[0]
@@ -466,7 +485,7 @@ def test_mean_reverting_is_its_forward_sde():
         mean, var = out.y[:, -1]
 
 
-# --- prior, perturb, mu -----------------------------------------------------------------------------------------------------------
+# --- prior, perturb, mu
 
 
 @pytest.mark.parametrize(
@@ -486,7 +505,9 @@ def test_mean_reverting_is_its_forward_sde():
 )
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
 def test_prior_moments(path, mean, std, make):
-    """x_T ~ N(mu, prior_std^2): mean and variance within 4 standard errors; MeanReverting draws std, not sigma(T)."""
+    """x_T ~ N(mu, prior_std^2): mean and variance within 4 standard errors; MeanReverting draws std, not
+    sigma(T).
+    """
     n = 40_000
     x = path.prior(make(5), jax.ShapeDtypeStruct((n,), jnp.float64))
     assert abs(x.mean() - mean) < 4 * std / n**0.5
@@ -518,7 +539,9 @@ def test_prior_of_sample_i_ignores_the_batch():
 
 
 def test_pytrees_and_mu():
-    """mu as a tree like x, as one number or array for all leaves, under a leading batch axis; the dtype is that of x."""
+    """mu as a tree like x, as one number or array for all leaves, under a leading batch axis; the dtype is
+    that of x.
+    """
     x = {"a": jnp.zeros((4, 3), jnp.float32), "b": jnp.zeros(3, jnp.bfloat16)}
     tree = js.MeanReverting({"a": jnp.array([1.0, 2.0, 3.0]), "b": jnp.float32(5.0)}, std=1e-6)
     got = tree.prior(jax.random.key(0), x)
@@ -547,7 +570,9 @@ def test_only_mu_is_a_leaf():
 
 
 def test_hash_equality_and_retracing():
-    """Equal schedules are equal, hash alike and share one trace: closed over, as an argument, as a static argument, with another mu."""
+    """Equal schedules are equal, hash alike and share one trace: closed over, as an argument, as a static
+    argument, with another mu.
+    """
     assert js.VP() == js.VP(0.1, 20)
     assert js.VP() != js.VP(0.1, 19.0)
     assert js.VP() != js.SubVP()
@@ -570,7 +595,7 @@ def test_hash_equality_and_retracing():
     assert len(traces) == 4
 
 
-# --- properties and errors --------------------------------------------------------------------------------------------------------
+# --- properties and errors
 
 
 @properties

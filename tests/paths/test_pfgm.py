@@ -13,7 +13,9 @@ POINTS, WEIGHTS = np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([0.7, 0.3])
 
 
 def two_points(path, D):
-    """E[x_0 | x] of two points under the kernel (|x - x_0|^2 + D sigma^2)^(-(N + D)/2), or the Gaussian one."""
+    """E[x_0 | x] of two points under the kernel (|x - x_0|^2 + D sigma^2)^(-(N + D)/2), or the Gaussian
+    one.
+    """
 
     def net(x, t):
         t = jnp.asarray(t, x.dtype)
@@ -53,7 +55,9 @@ def test_quantiles_of_the_radius():
 
 
 def test_batch_axes():
-    """Samples of a batch have radii of their own, the same whatever the batch size; all leaves of one sample share theirs."""
+    """Samples of a batch have radii of their own, the same whatever the batch size; all leaves of one sample
+    share theirs.
+    """
     path, key = js.PFGMpp(D=1.0, batch_axes=1), jax.random.key(2)
     like = {"a": jnp.zeros((6, 5_000)), "b": jnp.zeros((6, 100, 50))}
     x = path.noise(key, like)
@@ -84,7 +88,9 @@ def test_points_are_reached_with_their_weights():
 
 @pytest.mark.parametrize(("law", "right"), [(6.0, True), (np.inf, False)])
 def test_flow_keeps_the_marginals(law, right):
-    """From the exact law at sigma = 3 to that at 0.3: mean, second moment, the law across; a Gaussian start misses them."""
+    """From the exact law at sigma = 3 to that at 0.3: mean, second moment, the law across; a Gaussian start
+    misses them.
+    """
     n, D = 40_000, 6.0
     path, start = js.PFGMpp(D=D, batch_axes=1), js.PFGMpp(D=law, batch_axes=1)
     k1, k2 = jax.random.split(jax.random.key(4))
@@ -136,7 +142,9 @@ def test_large_d_approaches_edm():
 
 
 def test_training_loss_is_least_at_the_exact_posterior_mean():
-    """The losses draw the path's own noise: with D = 3 the Gaussian posterior mean is a worse predictor, with D = inf a better one."""
+    """The losses draw the path's own noise: with D = 3 the Gaussian posterior mean is a worse predictor, with
+    D = inf a better one.
+    """
     x0 = jnp.asarray(POINTS, jnp.float32)[
         jax.random.choice(jax.random.key(6), 2, (20_000,), p=jnp.asarray(WEIGHTS))
     ]

@@ -1,4 +1,6 @@
-"""Every prediction becomes every other: definitions from closed forms, round trips, the singular ends, and the Denoiser."""
+"""Every prediction becomes every other: definitions from closed forms, round trips, the singular ends, and
+the Denoiser.
+"""
 
 import functools
 
@@ -52,7 +54,9 @@ def slope(f, t, h):
 
 
 def truth(path, t, x0, eps):
-    """The state and its exact prediction of every kind, from the definitions, velocity by finite differences."""
+    """The state and its exact prediction of every kind, from the definitions, velocity by finite
+    differences.
+    """
     mu, h = mean_of(path), 1e-5 * path.t_max
 
     def state(s):
@@ -69,12 +73,14 @@ def truth(path, t, x0, eps):
     return jnp.asarray(state(t)), {k: jnp.asarray(v) for k, v in predictions.items()}
 
 
-# --- definitions ------------------------------------------------------------------------------------------------------------------
+# --- definitions
 
 
 @each_path
 def test_any_kind_gives_any_other(path):
-    """From known data and noise: each of the five predictions, with the state, recovers each of the others."""
+    """From known data and noise: each of the five predictions, with the state, recovers each of the
+    others.
+    """
     x0, eps = np.array([0.9, -0.3, 0.0]), np.array([-1.1, 0.4, 2.0])
     for t in times(path, 3):
         x, known = truth(path, t, x0, eps)
@@ -88,7 +94,9 @@ def test_any_kind_gives_any_other(path):
 
 @each_path
 def test_gaussian_score_noise_and_velocity(path):
-    """x_0 ~ N(0.7, 0.4^2): score is grad log p_t, noise -sigma score, velocity d/dt of the exact flow through x."""
+    """x_0 ~ N(0.7, 0.4^2): score is grad log p_t, noise -sigma score, velocity d/dt of the exact flow through
+    x.
+    """
     denoiser, flow, moments = gaussian(path)
     for t in times(path):
         centre, var = moments(t)
@@ -104,7 +112,9 @@ def test_gaussian_score_noise_and_velocity(path):
 
 @pytest.mark.parametrize("path", VP_LIKE.values(), ids=VP_LIKE)
 def test_v_is_the_derivative_in_the_angle(path):
-    """With alpha = cos(phi) and sigma/std = sin(phi), v = dx/dphi along the flow: in units of x, mu included."""
+    """With alpha = cos(phi) and sigma/std = sin(phi), v = dx/dphi along the flow: in units of x, mu
+    included.
+    """
     denoiser, flow, moments = gaussian(path)
     std = getattr(path, "std", 1.0)
 
@@ -142,13 +152,15 @@ def test_mean_reverting_conversions_as_published():
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12, err_msg=f"{source} -> {target}")
 
 
-# --- properties -------------------------------------------------------------------------------------------------------------------
+# --- properties
 
 
 @properties
 @given(name=names, source=kinds, target=kinds, via=kinds, u=unit, x=st.floats(-3, 3), m=st.floats(-3, 3))
 def test_round_trips(name, source, target, via, u, x, m):
-    """There and back is the identity, directly and through a third kind, for any state and output (they need not be consistent)."""
+    """There and back is the identity, directly and through a third kind, for any state and output (they need
+    not be consistent).
+    """
     path = PATHS[name]
     t = u * path.t_max
     x, m = (
@@ -170,7 +182,9 @@ def test_round_trips(name, source, target, via, u, x, m):
 @properties
 @given(name=names, source=kinds, u=unit)
 def test_state_and_prediction_are_affine_in_the_output(name, source, u):
-    """An exact output gives back the exact data and noise (definitions, not round trips), whatever the time."""
+    """An exact output gives back the exact data and noise (definitions, not round trips), whatever the
+    time.
+    """
     path = PATHS[name]
     t = u * path.t_max
     mu, x0, eps = mean_of(path), 0.8, -1.3
@@ -185,7 +199,9 @@ def test_state_and_prediction_are_affine_in_the_output(name, source, u):
     "path", [js.VP(), js.EDM(), js.CondOT(), js.MeanReverting(0.4, std=0.3)], ids=lambda p: type(p).__name__
 )
 def test_traced_time_and_float32(path):
-    """Under jit, with a traced float32 time, all pairs agree with float64 to single precision and stay float32."""
+    """Under jit, with a traced float32 time, all pairs agree with float64 to single precision and stay
+    float32.
+    """
 
     @jax.jit
     def every(m, x, t):
@@ -203,7 +219,7 @@ def test_traced_time_and_float32(path):
         )
 
 
-# --- ends -------------------------------------------------------------------------------------------------------------------------
+# --- ends
 
 NO_NOISE = ("vp", "edm", "cond_ot", "discrete", "irsde", "cubic")
 NO_DATA = {
@@ -216,7 +232,9 @@ FLAT = ("cond_ot", "edm", "cubic")  # finite sigma' at t = 0
 
 @pytest.mark.parametrize("name", NO_NOISE)
 def test_without_noise_the_state_is_the_data(name):
-    """At sigma = 0 any noise, score, v (and finite velocity) prediction gives data = x; concrete and traced; gradients are exact."""
+    """At sigma = 0 any noise, score, v (and finite velocity) prediction gives data = x; concrete and traced;
+    gradients are exact.
+    """
     path, t = PATHS[name], 0.0
     x, m = jnp.array([0.3, -1.7]), jnp.array([5.0, 0.1])
     for source in ("noise", "score", "v", *(("velocity",) if name in FLAT else ())):
@@ -237,7 +255,9 @@ def test_without_noise_the_state_is_the_data(name):
 
 @pytest.mark.parametrize("name", NO_DATA)
 def test_without_data_the_state_is_the_noise(name):
-    """At alpha = 0 a data or v prediction gives noise = x exactly; v is minus the data, velocity still tells the data."""
+    """At alpha = 0 a data or v prediction gives noise = x exactly; v is minus the data, velocity still tells
+    the data.
+    """
     path = NO_DATA[name]
     x, m, t = jnp.array([0.3, -1.7]), jnp.array([5.0, 0.1]), path.t_max
 
@@ -279,7 +299,9 @@ SINGULAR = [
 
 @pytest.mark.parametrize(("path", "t", "source", "target"), SINGULAR)
 def test_singular_conversions_are_refused(path, t, source, target):
-    """Where the state and the output do not determine the target: an error that names the end and the way out, never a NaN."""
+    """Where the state and the output do not determine the target: an error that names the end and the way
+    out, never a NaN.
+    """
     m = jnp.ones(2)
     message = (
         rf"a '{source}' prediction does not determine '{target}' at t=.*keep the grid away from that end"
@@ -292,12 +314,14 @@ def test_singular_conversions_are_refused(path, t, source, target):
     assert np.all(np.isfinite(nearby))
 
 
-# --- targets as numbers -----------------------------------------------------------------------------------------------------------
+# --- targets as numbers
 
 
 @each_path
 def test_tuple_targets(path):
-    """A pair (a, b) asks for a (x_0 - mu) + b eps; the state itself is (alpha, sigma); pairs may be traced."""
+    """A pair (a, b) asks for a (x_0 - mu) + b eps; the state itself is (alpha, sigma); pairs may be
+    traced.
+    """
     x0, eps = np.array([0.9, -0.3]), np.array([-1.1, 0.4])
     t = times(path, 3)[1]
     x, known = truth(path, t, x0, eps)
@@ -312,7 +336,7 @@ def test_tuple_targets(path):
     np.testing.assert_allclose(traced(0.3, -2.0, t), 0.3 * (x0 - mu) - 2 * eps, rtol=1e-9)
 
 
-# --- the denoiser -----------------------------------------------------------------------------------------------------------------
+# --- the denoiser
 
 
 class Linear(eqx.Module):
@@ -326,7 +350,9 @@ class Linear(eqx.Module):
 
 
 def test_denoiser_with_an_equinox_network():
-    """Weights and conditioning are leaves: jit takes the denoiser as an argument, grad reaches both through the conversion."""
+    """Weights and conditioning are leaves: jit takes the denoiser as an argument, grad reaches both through
+    the conversion.
+    """
     path, t = js.VP(), 0.4
     x = jnp.array([0.5, -1.0])
     denoiser = js.Denoiser(Linear(jnp.array(0.3), jnp.array(2.0)), path, "noise")
@@ -356,7 +382,9 @@ def test_denoiser_with_closed_over_conditioning():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_denoiser_with_a_bfloat16_network(dtype):
-    """The network computes in bfloat16 inside; its output is cast before the conversion, which keeps the precision of x."""
+    """The network computes in bfloat16 inside; its output is cast before the conversion, which keeps the
+    precision of x.
+    """
     path = js.EDM()
 
     def net(x, t):
@@ -434,7 +462,7 @@ def test_a_denoiser_prints_as_one_short_line():
 
     partial = functools.partial(net, weights=jnp.ones((3, 3)))
     many = {f"part{i}": js.DiscreteVP.linear() for i in range(20)}
-    for net, path, said in [
+    for model, path, said in [
         (net, js.VP(), "net=net, path=VP()"),
         (partial, js.VP(), "net=net, path=VP()"),
         (jax.tree_util.Partial(partial), js.VP(), "net=net, path=VP()"),
@@ -442,5 +470,5 @@ def test_a_denoiser_prints_as_one_short_line():
         (net, {"a": js.CondOT(), "b": js.VP(0.2)}, "net=net, path={'a': CondOT(), 'b': VP(beta_min=0.2)}"),
         (net, many, "net=net, path=<20 paths>"),
     ]:
-        denoiser = js.Denoiser(net, path, "data")
+        denoiser = js.Denoiser(model, path, "data")
         assert repr(denoiser) == str(denoiser) == f"Denoiser({said}, kind='data')"

@@ -1,4 +1,6 @@
-"""The shipped Fashion-MNIST networks: made by their configs, as good as their cards say, and obedient to labels and guidance."""
+"""The shipped Fashion-MNIST networks: made by their configs, as good as their cards say, and obedient to
+labels and guidance.
+"""
 
 from pathlib import Path
 
@@ -51,7 +53,9 @@ def test_the_loss_on_test_photos_is_that_of_the_card(name):
 
 @pytest.mark.parametrize("name", GENERATIVE)
 def test_samples_are_of_the_class_asked_for(name):
-    """40 samples, four of each class, judged by the classifier; more of them with guidance. Half a minute of network time at most."""
+    """40 samples, four of each class, judged by the classifier; more of them with guidance. Half a minute of
+    network time at most.
+    """
     d, judge = pretrained.load(name), pretrained.load("fashion_classifier")
     labels = jnp.repeat(jnp.arange(10), 4)
     like = jax.ShapeDtypeStruct((40, 32, 32, 1), jnp.float32)

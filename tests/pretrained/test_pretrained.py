@@ -28,7 +28,9 @@ def test_the_card_tells_what_the_weights_are():
 
 
 def test_the_weights_restore_as_the_card_says():
-    """One held-out photo, every task, one call: the mean gain is that of the card, give or take the photo. Seconds of network time."""
+    """One held-out photo, every task, one call: the mean gain is that of the card, give or take the photo.
+    Seconds of network time.
+    """
     net, card = pretrained.load("restore"), pretrained.card("restore")
     clean, degraded, task = judge.crops(data.held_out_photos()[:1], 128, 7)
     mu = jnp.asarray(degraded)
@@ -63,7 +65,8 @@ def test_weights_of_another_network_are_refused(copy):
     copy.with_suffix(".json").write_text(json.dumps(card | {"widths": [8, *card["widths"][1:]]}))
     with pytest.raises(
         ValueError,
-        match=r"array 'unet\.stem\.weight' is float32\[3, 3, 24, 48\], the model needs float32\[3, 3, 24, 8\]",
+        match=r"array 'unet\.stem\.weight' is float32\[3, 3, 24, 48\], "
+        r"the model needs float32\[3, 3, 24, 8\]",
     ):
         pretrained.load("restore", path=copy)
 

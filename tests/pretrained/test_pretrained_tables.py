@@ -1,4 +1,6 @@
-"""Learned tables that are shipped: what their file names, cards and numbers say is one thing; names, and paths that tables are for."""
+"""Learned tables that are shipped: what their file names, cards and numbers say is one thing; names, and
+paths that tables are for.
+"""
 
 import dataclasses
 
@@ -54,7 +56,9 @@ def test_file_card_and_table_say_the_same(path, name, calls):
 
 @pytest.fixture(scope="module")
 def judged() -> dict[int, Ratio]:
-    """{calls: the learned table of the mixture against its card's baseline} on 8192 noises of a seed of their own."""
+    """{calls: the learned table of the mixture against its card's baseline} on 8192 noises of a seed of their
+    own.
+    """
     p, found = problem("mixture"), {}
     x = p.start(8192, seed=1234)
     want = p.converged(x).astype(np.float64)
@@ -70,7 +74,9 @@ def judged() -> dict[int, Ratio]:
 
 @pytest.mark.parametrize("calls", pretrained.tables()["mixture"])
 def test_the_mixture_is_sampled_as_well_as_the_card_says(judged, calls):
-    """Without the worst hundredth of the noises, which end in another mode than they should and make up most of the plain ratio."""
+    """Without the worst hundredth of the noises, which end in another mode than they should and make up most
+    of the plain ratio.
+    """
     card = pretrained.table_card("mixture", calls)
     assert judged[calls].trimmed == pytest.approx(card["trimmed"], rel=0.25)
     assert judged[calls].low < card["high"] and card["low"] < judged[calls].high
@@ -175,6 +181,7 @@ def test_tables_for_other_times_are_refused():
         samplers.expect(js.stack([table, table]), path)
     with pytest.raises(
         ValueError,
-        match=r"the table was made for EDM\(sigma_max=20.0\); this network is on EDM\(\): make one for that path",
+        match=r"the table was made for EDM\(sigma_max=20.0\); "
+        r"this network is on EDM\(\): make one for that path",
     ):
         samplers.expect(jax.tree.map(np.copy, table), path, made_for="EDM(sigma_max=20.0)")

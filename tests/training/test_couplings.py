@@ -14,7 +14,9 @@ pytest.importorskip("ott")
 
 @pytest.mark.parametrize(("d", "limit"), [(1, 1.6), (8, 2.2)])
 def test_pairs_are_near_and_the_noise_is_all_used(d, limit):
-    """Data 2 N(0, I), noise N(0, I): 5 per dimension if independent, at best 1. Each image draws its noise, each noise once on average."""
+    """Data 2 N(0, I), noise N(0, I): 5 per dimension if independent, at best 1. Each image draws its noise,
+    each noise once on average.
+    """
     k1, k2, k3 = jax.random.split(jax.random.key(0), 3)
     x0, eps = 2 * jax.random.normal(k1, (256, d)), jax.random.normal(k2, (256, d))
     paired = minibatch_ot()(k3, x0, eps)
@@ -33,7 +35,9 @@ def test_pairs_are_near_and_the_noise_is_all_used(d, limit):
 
 
 def test_flow_matching_trains_on_the_pairs():
-    """On the true pairs eps = x0/2 in one dimension the flow is v = -x0 + x0/2, known from x_t alone: no loss is left."""
+    """On the true pairs eps = x0/2 in one dimension the flow is v = -x0 + x0/2, known from x_t alone: no loss
+    is left.
+    """
     x0 = 2 * jax.random.normal(jax.random.key(0), (512, 1))
     straight = lambda x, t: -0.5 * x / (1 - t / 2)[:, None]
     pairs = lambda key, x0, eps: x0 / 2

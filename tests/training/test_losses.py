@@ -35,7 +35,8 @@ def test_the_true_denoiser_minimises_it(path):
     spread = np.asarray(weight) ** 2 * S**2 * sigma**2 / variance  # posterior variance, weighted
     assert abs(best - spread.mean()) < 4 * np.sqrt(2 * np.mean(spread**2) / (3 * n))
 
-    # Any other function does worse by the weighted mean square of its difference: an offset, and too bold a gain.
+    # Any other function does worse by the weighted mean square of its difference: an offset, and too bold a
+    # gain.
     w2, gained = np.asarray(weight) ** 2, (alpha * S**2) ** 2 / variance  # Var of E[x0|x]
     for other, excess in (
         (lambda x, t: truth(x, t) + 0.2, 0.04 * w2.mean()),
@@ -66,7 +67,8 @@ def test_stratified_times_fill_every_stratum_once():
     assert np.mean(first) == pytest.approx(0.5, abs=4 * 0.289 / np.sqrt(200))  # each alone is uniform
 
 
-# Every kind of prediction, every weight, every distribution of times: on Gaussian data N(M, S^2), posterior variance in closed form.
+# Every kind of prediction, every weight, every distribution of times: on Gaussian data N(M, S^2), posterior
+# variance in closed form.
 
 PATHS = {"vp": VP(), "cond_ot": CondOT(), "edm": EDM(), "mr": MeanReverting(jnp.float32(MU), std=0.5)}
 WEIGHTS = {
@@ -94,7 +96,9 @@ def predictor(path, kind, shift=0.0):
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_with_a_weight_the_kind_does_not_matter(path):
-    """The weight is that of the error of data: a shift of 0.1 in every pixel costs 0.01 E w; the rest is the posterior variance."""
+    """The weight is that of the error of data: a shift of 0.1 in every pixel costs 0.01 E w; the rest is the
+    posterior variance.
+    """
     x0 = M + S * jax.random.normal(jax.random.key(0), (4000, 3))
     when, key = times.uniform(0.1, 0.9), jax.random.key(1)
     u = (np.arange(20_000) + 0.5) / 20_000
@@ -114,7 +118,9 @@ def test_with_a_weight_the_kind_does_not_matter(path):
 
 
 def test_without_a_weight_the_error_is_that_of_the_kind():
-    """A shift of c in the prediction itself costs c^2 more, whatever the kind; for the score, by default, sigma^2 c^2."""
+    """A shift of c in the prediction itself costs c^2 more, whatever the kind; for the score, by default,
+    sigma^2 c^2.
+    """
     path, key = VP(), jax.random.key(1)
     x0 = M + S * jax.random.normal(jax.random.key(0), (2000, 3))
     when = times.uniform(0.3, 0.3)
@@ -127,7 +133,9 @@ def test_without_a_weight_the_error_is_that_of_the_kind():
 
 
 def test_the_least_flow_matching_loss_between_normals_is_half_pi():
-    """CondOT, N(0,1) to N(0,1): v* = (2t-1) x/((1-t)^2 + t^2), and its loss is pi/2 (an integral over t done by hand)."""
+    """CondOT, N(0,1) to N(0,1): v* = (2t-1) x/((1-t)^2 + t^2), and its loss is pi/2 (an integral over t done
+    by hand).
+    """
     x0 = jax.random.normal(jax.random.key(0), (100_000, 2))
     best = lambda x, t: ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None] * x
     value = float(losses.flow_matching(best, CondOT(), jax.random.key(1), x0, times=times.uniform()))
@@ -137,7 +145,9 @@ def test_the_least_flow_matching_loss_between_normals_is_half_pi():
 
 
 def test_edms_loss_of_the_best_denoiser_is_one_at_every_level():
-    """Gaussian data with the standard deviation that the preconditioning assumes: nothing is left for the network but unit noise."""
+    """Gaussian data with the standard deviation that the preconditioning assumes: nothing is left for the
+    network but unit noise.
+    """
     x0 = S * jax.random.normal(jax.random.key(0), (50_000, 2))
     best = lambda x, s: (S**2 / (S**2 + s**2))[:, None] * x
     for mean in (-3.0, -1.2, 1.0):

@@ -1,4 +1,6 @@
-"""Distributions of times, by their quantile functions: published moments, closed-form distribution functions, round trips."""
+"""Distributions of times, by their quantile functions: published moments, closed-form distribution functions,
+round trips.
+"""
 
 import jax.numpy as jnp
 import numpy as np
