@@ -10,8 +10,7 @@ from places import ROOT
 from jaxsampler import config, pretrained
 from jaxsampler.commands.bench import quality, quality_report
 from jaxsampler.commands.bench.cells import read
-from jaxsampler.commands.search import command as study
-from jaxsampler.commands.search import report as study_report
+from jaxsampler.commands.search import command, report
 from jaxsampler.commands.search.settings import HANDMADE, HANDMADE_FRECHET, Search
 
 BENCH, SEARCH = ROOT / "configs" / "bench", ROOT / "configs" / "search"
@@ -66,11 +65,11 @@ def test_what_is_said_of_quality(cells, rmse):
 
 
 SEARCHES = {
-    "mixture": ("mixture", (study_report.summary, study_report.ratios)),
-    "empirical": ("empirical", (study_report.summary,)),
-    "fashion_edm": ("fashion", (study_report.summary, study_report.ratios)),
-    "fashion_flow": ("fashion", (study_report.summary, study_report.ratios)),
-    "ablation": ("ablation", (study_report.ratios,)),
+    "mixture": ("mixture", (report.summary, report.ratios)),
+    "empirical": ("empirical", (report.summary,)),
+    "fashion_edm": ("fashion", (report.summary, report.ratios)),
+    "fashion_flow": ("fashion", (report.summary, report.ratios)),
+    "ablation": ("ablation", (report.ratios,)),
 }
 
 
@@ -78,13 +77,13 @@ SEARCHES = {
 def test_searches_are_those_of_the_runs(name):
     """The blocks are what `jaxsampler search` says of its results; the best of them are shipped."""
     page, forms = SEARCHES[name]
-    results = study.read(SEARCH / f"{name}.json")
+    results = command.read(SEARCH / f"{name}.json")
     assert inside(SEARCH / f"{page}.md", f"search {name}") == "\n".join(form(results) for form in forms)
     c = config.load(SEARCH / f"{name}.toml", Search)
     assert {r.calls for r in results} == set(c.calls) and {*c.methods, HANDMADE, HANDMADE_FRECHET} == {
         r.method for r in results
     }
-    for best in study_report.winners(results) if name in pretrained.tables() else ():
+    for best in report.winners(results) if name in pretrained.tables() else ():
         assert pretrained.table_card(name, best.calls)["rmse"] == best.rmse
 
 

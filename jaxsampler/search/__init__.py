@@ -1,4 +1,4 @@
-"""Searching for samplers: grids, schedules and tables, found by an objective."""
+"""Search for samplers: grids, schedules and tables that minimise an objective."""
 
 from .align import ays as ays
 from .archive import Report as Report

@@ -1,28 +1,30 @@
-r"""Align Your Steps (AYS): the grid on which the reverse SDE with a frozen denoiser stays closest to the true one.
+r"""Align Your Steps (AYS): the grid on which the SDE with a frozen denoiser stays nearest the true one.
 
-Stochastic DDIM holds the data prediction D of the start of each step, rho_i, until its end. By Girsanov's theorem the KL divergence
-between the laws of the true and the frozen SDE, an upper bound (KLUB) of that between their samples, is a sum over the steps. In
-rho = sigma/alpha,
+Stochastic DDIM keeps the data prediction D from the start of each step, rho_i, until the step's end. By
+Girsanov's theorem the KL divergence between the laws of the true and the frozen SDE is a sum over the steps.
+It is an upper bound (KLUB) of the divergence between their samples. In rho = sigma/alpha,
 
     KLUB = sum_i int E|D(x_rho) - D(x_i)|^2 drho/rho^3  from rho_{i+1} to rho_i
          = sum_i int E|D(x_rho) - D(x_i)|^2 ds/2,           s = (alpha/sigma)^2 from s_i to s_{i+1},
 
-with x_rho and x_i on one path of the forward process. Along such paths D is evaluated at K+1 candidate times only, and the trapezoidal rule
-in s makes the cost of every step between candidates. The bound says nothing of a step into sigma = 0, where it is infinite.
+where x_rho and x_i lie on one path of the forward process. D is evaluated along such paths at K+1 candidate
+times only, and the trapezoidal rule in s gives the cost of every step between candidates. The bound says
+nothing about a step into sigma = 0, where it is infinite.
 
-The least bound is not the best grid: it minimises the divergence of whole paths and spends its steps on little noise, where sampling by
-the ODE needs few. The publication therefore starts from a common grid, lets one time after the other move to the best of its neighbours,
-and stops early, by eye or by a metric of samples; `sweeps` counts these rounds. On Gaussian data N(m, c^2 I) the least bound has equal
-steps in log(1 + c^2/rho^2), but the samples of deterministic DDIM are best with equal steps in arctan(rho/c), `js.grids.arctan`.
+The grid of least bound is not the best grid: it minimises the divergence of whole paths and spends its steps
+at low noise, where the ODE needs few. The publication therefore starts from a common grid, moves one time
+after the other to the best of its neighbours, and stops early, by eye or by a metric of the samples; `sweeps`
+counts these rounds. On Gaussian data N(m, c^2 I) the least bound has equal steps in log(1 + c^2/rho^2), but
+deterministic DDIM gives its best samples with equal steps in arctan(rho/c), `js.grids.arctan`.
 
-Unlike the publication: all costs are estimated once, on candidates, where it draws new samples with importance sampling for each move; n
-steps are optimised directly, where it refines 10 steps to 40 and interpolates.
+Unlike the publication: all costs are estimated once, on the candidates, where the publication draws new
+samples with importance sampling for each move; n steps are optimised directly, where it refines 10 steps to
+40 and interpolates.
 
 Reference: Sabour et al. 2024 (Align Your Steps), sec. 3, app. A and B.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -30,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..numerics import Arr, Real
+from ..numerics import Arr, Grid, Key, Real
 from ..paths.predictions import Denoiser
 from ..solvers.model_statistics import draw_data
 from .nodes import candidates, cheapest, levels, path_of
@@ -41,28 +43,49 @@ REACH = 5  # a time moves to one of 11 candidates, itself included
 def ays(
     denoiser: Denoiser,
     n: int,
-    data: Float[Arr, "k ..."] | Callable[[Any], Any],
+    data: Float[Arr, "k ..."] | Callable[[Key], Arr],
     *,
-    key: Any,
+    key: Key,
     sweeps: int | None = 2,
     samples: int = 256,
-    among: Any = 100,
+    among: Grid | int = 100,
     batch: int = 64,
     t_max: Real | None = None,
     t_min: Real | None = None,
 ) -> Float[np.ndarray, " points"]:
-    """A grid of n intervals [Sabour et al. 2024]; costs K+1 network calls for each of the samples.
+    """Return a grid of n intervals [Sabour et al. 2024], for K+1 network calls per sample.
 
-    data: samples x_0 [k, *shape] (at most `samples` of them are used), or a function key -> x_0 of shape [*shape]; the denoiser is called
-    on single samples, `batch` at a time under vmap. sweeps: rounds of the publication's search from evenly chosen candidates (fewer stay
-    nearer to those), or None for the least bound over all grids. among: K, the number of candidate intervals, or the candidate times
-    themselves; t_max, t_min: their ends, by default those of the path's default grid. Where that ends at sigma = 0, n - 1 intervals are
-    optimised, down to the last candidate with noise.
+    Where the grid ends at sigma = 0, n - 1 intervals are optimised, down to the last candidate with noise.
+
+    Args:
+        denoiser: called on single samples under vmap.
+        n: number of intervals.
+        data: samples x_0 [k, *shape], or a function key -> x_0 of shape [*shape].
+        key: chooses the samples and draws their noise.
+        sweeps: rounds of the publication's search, which starts from evenly chosen candidates; fewer rounds
+            stay nearer to those. None: the least bound over all grids.
+        samples: how many samples are used at most.
+        among: K, the number of candidate intervals, or the candidate times themselves.
+        batch: samples that go through the network at once.
+        t_max: first candidate, by default that of the path's default grid.
+        t_min: last candidate, by default that of the path's default grid.
+
+    Raises:
+        ValueError: if the path's noise is not Gaussian, or there are fewer candidates than times.
+
+    Example:
+        >>> denoiser = js.models.gaussian_mixture(np.array([[-1.0], [1.0]]), 0.2, js.VP())
+        >>> data = np.array([[-1.1], [-0.9], [1.0]], np.float32)
+        >>> run = dict(key=jax.random.key(0), sweeps=None, among=[1, 0.9, 0.3, 0.1])
+        >>> grid = js.search.ays(denoiser, 2, data, **run)
+        >>> grid.tolist()
+        [1.0, 0.3, 0.1]
     """
     path = path_of(denoiser)
     if not path.gaussian:
         raise ValueError(
-            f"the bound is that of Gaussian noise, which that of {type(path).__name__} is not; use objective='gits'"
+            "the bound is that of Gaussian noise, "
+            f"which the noise of {type(path).__name__} is not: use objective='gits'"
         )
     if sweeps is not None and sweeps < 0:
         raise ValueError(f"sweeps must be a whole number from 0, or None for the least bound; got {sweeps}")
@@ -82,11 +105,12 @@ def ays(
 
 
 def changes(
-    denoiser: Denoiser, x0: Float[Array, "k ..."], key: Any, times: Float[np.ndarray, " points"], batch: int
+    denoiser: Denoiser, x0: Float[Array, "k ..."], key: Key, times: Float[np.ndarray, " points"], batch: int
 ) -> Float[Array, "points points"]:
-    """E|D(x_i) - D(x_j)|^2 for x_i and x_j on one path of the forward process, at falling times with sigma > 0."""
+    """Estimate E|D(x_i) - D(x_j)|^2 on paths of the forward process, at decreasing times with sigma > 0."""
     alpha, sigma = levels(path_of(denoiser), times)
-    # in x/alpha the noise is a Brownian motion in rho^2: its correlation between neighbouring times is rho_{i+1}/rho_i, 0 from alpha = 0
+    # In x/alpha the noise is a Brownian motion in rho^2: its correlation between neighbouring times is
+    # rho_{i+1}/rho_i, and 0 from alpha = 0.
     kept = np.append(alpha[:-1] * sigma[1:] / (sigma[:-1] * alpha[1:]), 0.0)
     rows = times, alpha, sigma, kept, np.sqrt((1 - kept) * (1 + kept))
     return _changes(
@@ -95,15 +119,16 @@ def changes(
 
 
 @eqx.filter_jit
-def _changes(denoiser: Denoiser, x0: Any, keys: Any, rows: tuple, batch: int) -> Array:
+def _changes(
+    denoiser: Denoiser, x0: Float[Array, "k ..."], keys: Array, rows: tuple[Array, ...], batch: int
+) -> Float[Array, "points points"]:
     path = path_of(denoiser)
 
     def noisier(x0, eps, row):
         (t, alpha, sigma, kept, fresh), key = row
         eps = kept * eps + fresh * jax.random.normal(key, eps.shape, eps.dtype)
-        return eps, path.centred(denoiser(path.uncentred(alpha * path.centred(x0) + sigma * eps), t)).reshape(
-            -1
-        )
+        x = path.uncentred(alpha * path.centred(x0) + sigma * eps)
+        return eps, path.centred(denoiser(x, t)).reshape(-1)
 
     def one(pair):
         x0, key = pair
@@ -117,7 +142,10 @@ def _changes(denoiser: Denoiser, x0: Any, keys: Any, rows: tuple, batch: int) ->
 def bound(
     change: Float[np.ndarray, "points points"], snr: Float[np.ndarray, " points"]
 ) -> Float[np.ndarray, "points points"]:
-    """The KLUB of every step i -> j > i: int change_i ds/2 over the rising s by the trapezoidal rule; entries j < i mean nothing."""
+    """Return the KLUB of every step i -> j > i; entries j < i mean nothing.
+
+    It is int change_i ds/2 over the increasing s, by the trapezoidal rule.
+    """
     panels = np.diff(snr) / 4 * (change[:, 1:] + change[:, :-1])
     total = np.pad(np.cumsum(panels, 1), ((0, 0), (1, 0)))
     return total - np.diag(total)[:, None]
@@ -126,7 +154,10 @@ def bound(
 def swept(
     cost: Float[np.ndarray, "points points"], nodes: Int[np.ndarray, " nodes"], sweeps: int
 ) -> Int[np.ndarray, " nodes"]:
-    """The nodes after at most that many rounds, in which one after the other moves to the cheapest within reach between its neighbours."""
+    """Move one node after the other to the cheapest place within reach between its neighbours.
+
+    There are at most `sweeps` rounds; a round that moves nothing is the last.
+    """
     nodes = nodes.copy()
     for _ in range(sweeps):
         before = nodes.copy()

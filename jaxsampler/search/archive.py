@@ -1,7 +1,7 @@
-"""All that a search remembers: the schedules it has scored. It is also its file, so a killed search goes on with the same bits.
+"""The memory of a search: the schedules it has scored. Kept in a file, so that a killed search can resume.
 
-A generation is a function of (key, its number, the archive before it): nothing else is carried from one to the next, and a file holds
-whole generations only, or the start of one.
+A generation is a function of (key, its number, the archive before it). Nothing else is carried from one
+generation to the next, and a file holds whole generations only, or the start of one.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..numerics import on_host
+from ..numerics import Arr, Key, on_host
 from ..tables.table import Table
 from .schedules import Schedule
 from .score import Score
@@ -28,36 +28,54 @@ from .space import Space
 
 Proposal = tuple[
     Schedule, Float[np.ndarray, " b"]
-]  # schedules and what was predicted of them, NaN if nothing was
+]  # schedules and their predicted ranks, NaN without a prediction
 
 
 class Archive(eqx.Module):
-    """Scored schedules in the order of scoring; NaN scores are of those that were dropped."""
+    """Scored schedules in the order of scoring; a dropped schedule has the score NaN."""
 
     schedules: Schedule
     scores: Float[np.ndarray, " b"]
     predicted: Float[np.ndarray, " b"]
     generation: Int[np.ndarray, " b"]
 
-    def __getitem__(self, which: Any) -> "Archive":
+    def __getitem__(self, which: Arr | slice) -> "Archive":
         return jax.tree.map(lambda a: np.asarray(a[which]), self)
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def ranked(self, count: int) -> Int[np.ndarray, " k"]:
-        """The numbers of the schedules with the lowest scores, the best first; fewer than `count` if fewer have a score."""
+        """Return the indices of the `count` lowest scores, best first, or of all if there are fewer."""
         order = np.argsort(self.scores, kind="stable")[:count]  # NaN last
         return order[np.isfinite(self.scores[order])]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """What a search found. `score` is that of `best`, `final` its score by `final_score` (None without).
+    """What a search found.
 
-    history: [k, 2], schedules scored and the best score among them, after every generation. dropped: schedules whose score was not finite.
-    taus: Kendall's tau between prediction and score of the schedules that a predictor chose, per stage. seconds: of all runs of a resumed
-    search.
+    Attributes:
+        best: the schedule returned.
+        score: its score.
+        final: its score by `final_score`, None without one.
+        history: schedules scored and the best score among them, after every generation.
+        evaluated: schedules scored.
+        dropped: schedules whose score was not finite.
+        seconds: wall time, summed over all runs of a resumed search.
+        archive: all schedules with their scores.
+        taus: per stage, Kendall's tau between prediction and score of the schedules that a predictor chose.
+
+    Example:
+        >>> space = js.search.Space(js.VP(), 2)
+        >>> smallest = js.search.each(lambda table: abs(table.B).max())
+        >>> table, report = js.search.evolve(
+        ...     smallest, space, key=jax.random.key(0), budget=20, size=10, progress=False
+        ... )
+        >>> report.evaluated, report.dropped, report.history[:, 0].tolist()
+        (20, 0, [10.0, 20.0])
+        >>> bool(report.score == smallest(js.stack([table]))[0])
+        True
     """
 
     best: Schedule
@@ -71,19 +89,20 @@ class Report:
     taus: tuple[float, ...] = ()
 
 
-def entropy(key: Any) -> list[int]:
-    """The numbers of a JAX key, old or new style."""
+def entropy(key: Key) -> list[int]:
+    """Return the numbers of a JAX key, typed or raw."""
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     return [int(v) for v in np.asarray(data).ravel()]
 
 
 def evaluate(score: Score, tables: Table) -> np.ndarray:
-    """The scores [b] in float64, NaN where not finite; errors if they are not one number for each table."""
+    """Return the scores [b] in float64, NaN where not finite; ValueError unless each table has one."""
     values = np.asarray(score(tables))
     b = len(tables.t)
     if values.shape != (b,) or values.dtype.kind not in "fiu":
         raise ValueError(
-            f"score must return one number for each of the {b} stacked tables, got {values.dtype} of shape {values.shape}; "
+            f"score must return one number for each of the {b} stacked tables, "
+            f"got {values.dtype} of shape {values.shape}: "
             "js.search.each(f) makes a score of a function of one table"
         )
     values = values.astype(np.float64)
@@ -91,31 +110,31 @@ def evaluate(score: Score, tables: Table) -> np.ndarray:
 
 
 def keep(file: Path, archive: Archive, settings: dict, seconds: float) -> None:
-    """The archive as one safetensors file, its settings beside it in a card."""
+    """Save the archive as one safetensors file, with its settings in the card beside it."""
     checkpoint.save(file, archive, {"settings": settings, "seconds": round(seconds, 3)})
 
 
 def restore(file: Path, settings: dict, like: Archive) -> tuple[Archive, float]:
-    """The archive at `file` and the seconds it took; ValueError if it is of another search."""
+    """Return the archive in `file` and the seconds it took; ValueError if it belongs to another search."""
     card = checkpoint.read_card(file)
     old = card.get("settings", {})
     if old != settings:
         changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
         raise ValueError(
-            f"{file.parent} holds a search with another {', '.join(changed)}: use another folder or delete it."
+            f"{file.parent} holds a search with another {', '.join(changed)}: "
+            "use another folder or delete it."
         )
     arrays, names = checkpoint.read(file), checkpoint.named(like)
     if arrays.keys() != names.keys():
         raise ValueError(
             f"{file} is not the state of a search by this version: use another folder or delete it."
         )
-    return jax.tree_util.tree_map_with_path(lambda p, _: arrays[checkpoint.spell(p)], like), float(
-        card["seconds"]
-    )
+    archive = jax.tree_util.tree_map_with_path(lambda p, _: arrays[checkpoint.spell(p)], like)
+    return archive, float(card["seconds"])
 
 
 def fingerprint(space: Space, start: Schedule | None) -> dict[str, Any]:
-    """What must be the same for a search to go on: choices in their order, and digests of arrays."""
+    """Return what must not change when a search resumes: choices in their order, and digests of arrays."""
     choices = {
         f.name: getattr(space, f.name)
         for f in dataclasses.fields(space)
@@ -143,7 +162,7 @@ def run_search(
     score: Score,
     space: Space,
     *,
-    key: Any,
+    key: Key,
     budget: int,
     start: Schedule | None,
     settings: dict[str, Any],
@@ -152,14 +171,27 @@ def run_search(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Table, Report]:
-    """Propose, score and remember, generation by generation, until `budget` schedules are scored; the table of the best.
+    """Propose and score schedules, generation by generation; return the table of the best and a report.
 
-    propose: (archive, generator, number) -> schedules of a generation and what is predicted of them. settings: of the method. score: of
-    stacked tables, one number each (see `rmse`, `frechet`, `each`); a schedule whose score is not finite is dropped and counted.
-    final_score: scores the best `finalists` again, on other noise and more of it, and the best of these is returned. folder: the state is
-    written there after every generation, and a search found there goes on: killed and started again it ends with the same bits, and it
-    may go on with a larger budget.
-    Raises ValueError if every first score is NaN, the score has the wrong shape, or the folder holds another search.
+    Args:
+        propose: (archive, generator, number) -> the schedules of a generation and their predicted ranks.
+        score: one number per stacked table, lower is better (see `rmse`, `frechet`, `each`). A schedule whose
+            score is not finite is dropped and counted.
+        space: where the schedules live.
+        key: decides everything that is drawn.
+        budget: number of schedules to score.
+        start: the schedules that the method starts from, part of the fingerprint of the search.
+        settings: those of the method, kept with the state.
+        final_score: scores the best `finalists` again, on other and more noise; the best of these is
+            returned.
+        finalists: number of schedules that `final_score` scores.
+        folder: where the state is written after every generation. A search found there resumes: killed and
+            restarted, it ends with the same bits; it may resume with a larger budget.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: if every first score is NaN, the score has the wrong shape, or the folder holds another
+            search.
     """
     if budget < 1:
         raise ValueError(f"budget is the number of schedules to score, at least 1; got {budget}")
@@ -168,17 +200,15 @@ def run_search(
     none = np.zeros(0)
     archive = Archive(space.sample(np.random.default_rng(0), 1)[:0], none, none, np.zeros(0, np.int32))
     numbers, seconds = entropy(key), 0.0
-    settings = json.loads(
-        json.dumps({**fingerprint(space, start), **settings, "key": numbers})
-    )  # as they will be read back
+    settings = {**fingerprint(space, start), **settings, "key": numbers}
+    settings = json.loads(json.dumps(settings))  # as they will be read back
     file = None if folder is None else Path(folder) / "state.safetensors"
     if file is not None and file.exists():
         archive, seconds = restore(file, settings, archive)
         _same_score(score, space, archive, file)
     generation = int(archive.generation.max(initial=0))
-    with tqdm(
-        total=budget, initial=len(archive), disable=not progress, unit="schedule", mininterval=1
-    ) as bar:
+    shown = {"disable": not progress, "unit": "schedule", "mininterval": 1}
+    with tqdm(total=budget, initial=len(archive), **shown) as bar:
         while len(archive) < budget:
             began = time.monotonic()
             before = archive[archive.generation < generation]
@@ -186,7 +216,7 @@ def run_search(
             schedules, predicted = propose(before, rng, generation)
             done = len(archive) - len(
                 before
-            )  # a larger budget goes on within the generation that the last one cut
+            )  # a larger budget resumes within the generation that the last one cut
             part = np.arange(done, min(len(schedules), done + budget - len(archive)))
             if len(part):
                 values = evaluate(score, space.tables(schedules[part]))
@@ -213,7 +243,8 @@ def _same_score(score: Score, space: Space, archive: Archive, file: Path) -> Non
         evaluate(score, space.tables(first.schedules)), first.scores, rtol=1e-3
     ):
         raise ValueError(
-            f"{file.parent} holds a search by another score: its first schedule scored {first.scores[0]:.6g} there"
+            f"{file.parent} holds a search by another score: "
+            f"its first schedule scored {first.scores[0]:.6g}; use another folder or delete it"
         )
 
 

@@ -1,20 +1,19 @@
-"""The best of the library by hand at a number of network calls: the start of every search, and the baseline of every claim.
+"""The best hand-made samplers at a number of network calls: where every search starts, and what it must beat.
 
-Eleven deterministic solvers (`SOLVERS`: what is best at few calls) as tables of that many rows on six grids, with and without lower orders
-at the end, and with the last row used up or not for the step from the last noise level into sigma = 0. Scored together by one compiled
-function.
+Eleven deterministic solvers (`SOLVERS`, the best at few calls) become tables of that many rows on six grids,
+with and without lower orders at the end. The step from the last noise level into sigma = 0 may or may not use
+up the last row. One compiled function scores all of them.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from .. import solvers
-from ..numerics import on_host
+from ..numerics import Arr, on_host
 from ..paths import grids as library
 from ..paths.base import Path
 from ..paths.predictions import Denoiser
@@ -43,7 +42,7 @@ SOLVERS: dict[str, Step] = {
 
 @dataclasses.dataclass(frozen=True)
 class Handmade:
-    """A solver of the library on a grid; `score` is NaN until it is known."""
+    """A solver of the library on a grid; `score` is NaN before it is measured."""
 
     name: str
     solver: Step
@@ -56,9 +55,25 @@ class Handmade:
 def handmade(
     path: Path, rows: int, *, chosen: dict[str, Step] | None = None, grids: dict[str, Callable] | None = None
 ) -> list[Handmade]:
-    """All of them with tables of `rows` rows: `chosen` solvers (default `SOLVERS`) on `grids`, functions (path, n) -> n+1 times.
+    """Return all hand-made samplers whose tables have `rows` rows.
 
-    What a path does not allow (a noise-kind solver out of alpha = 0) is left out; ValueError if nothing is left.
+    A solver that the path does not allow is left out (for instance, a noise-kind solver that would start at
+    alpha = 0).
+
+    Args:
+        path: the path of the tables.
+        rows: network calls.
+        chosen: solvers by name, by default `SOLVERS`.
+        grids: functions (path, n) -> n+1 times by name, by default `GRIDS`.
+
+    Raises:
+        ValueError: if no sampler is left.
+
+    Example:
+        >>> two = {"dpmpp_2m": js.solvers.dpmpp_2m, "heun": js.solvers.heun}
+        >>> for made in js.search.handmade(js.EDM(), 3, chosen=two, grids={"karras": js.grids.karras}):
+        ...     print(made.name, made.table.nfe)
+        dpmpp_2m, karras 3
     """
     found: dict[bytes, Handmade] = {}
     for name, solver in (SOLVERS if chosen is None else chosen).items():
@@ -91,40 +106,57 @@ def handmade(
 def _of_rows(
     path: Path, rows: int, grid: Callable, step: Step, zero: bool
 ) -> tuple[np.ndarray, Table] | None:
-    """The grid on which `step` takes `rows` calls, and its table, if there is one."""
+    """Return the grid on which `step` takes `rows` calls and its table, None if there is none."""
     for n in range(rows, 0, -1):
         try:
             times = np.asarray(grid(path, n - zero)) if n > zero else np.array([path.t_max, 0.0])
             with on_host():
                 clean = bool(path.sigma(times[-1]) == 0)
             if zero and n > 1 and clean:
-                return None  # it ends there anyway
+                return None  # the grid ends there anyway
             table = tabulate(path, library.append_zero(times) if zero and not clean else times, step)
         except ValueError:
             return None
-        if table.nfe <= rows:
-            return (
-                (library.append_zero(times) if zero and not clean else times, table)
-                if table.nfe == rows
-                else None
-            )
+        if table.nfe == rows:
+            return library.append_zero(times) if zero and not clean else times, table
+        if table.nfe < rows:
+            return None
     return None
 
 
 def best(
     denoiser: Denoiser,
     path: Path,
-    x: Any,
-    reference: Any,
+    x: Float[Arr, "n ..."],
+    reference: Float[Arr, "n ..."],
     rows: int,
     *,
     batch: int = 256,
     chosen: Sequence[Handmade] | None = None,
 ) -> list[Handmade]:
-    """Hand-made samplers of `rows` rows with their RMSE from x_T = x [n, ...] to `reference` [n, ...], best first.
+    """Return hand-made samplers of `rows` rows with their RMSE from x_T = x to `reference`, best first.
 
-    The network gets `batch` samples at once; what does not fill a batch is left out. chosen: candidates of `handmade` other than all.
     A candidate whose samples are not finite comes last.
+
+    Args:
+        denoiser: the network.
+        path: its path.
+        x: x_T of each sample.
+        reference: where the samples should end.
+        rows: network calls.
+        batch: samples that go through the network at once; those that fill no batch are left out.
+        chosen: candidates, by default all of `handmade`.
+
+    Example:
+        >>> path = js.VP()
+        >>> denoiser = js.models.gaussian_mixture(np.array([[-1.0], [1.0]]), 0.2, path)
+        >>> x = jax.random.normal(jax.random.key(0), (64, 1))
+        >>> exact = js.run(denoiser, js.tabulate(path, js.grids.log_snr(path, 40), js.solvers.dpmpp_2m), x)
+        >>> two = {"dpmpp_2m": js.solvers.dpmpp_2m, "euler": js.solvers.euler}
+        >>> few = js.search.handmade(path, 4, chosen=two)
+        >>> first, *_, last = js.search.best(denoiser, path, x, exact, 4, batch=64, chosen=few)
+        >>> first.score < 0.3 * last.score
+        True
     """
     candidates = handmade(path, rows) if chosen is None else list(chosen)
     scores = rmse(denoiser, x, reference, batch=batch, chunk=min(32, len(candidates)))(

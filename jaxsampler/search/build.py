@@ -1,12 +1,14 @@
-r"""The tables of hundreds of schedules at once, by the very formulas of `solvers.usf` on arrays of schedules.
+r"""The tables of hundreds of schedules at once, by the formulas of `js.solvers.usf` on arrays of schedules.
 
-`tabulate` follows one solver row by row. Here all schedules advance together: every state is a combination of x_T and the data predictions,
+`tabulate` follows one solver row by row. Here all schedules advance together: every state is a combination of
+x_T and the data predictions,
 
     x_i = a_i x_T + sum_j b_ij m_j,
 
-held as an array [nfe + 1, schedules]; those that decide alike at interval i take the step in one call. These combinations are also the
-rows: register 0 keeps x_T, register j + 1 the output of row j, and A = 0, so all tables of one NFE have one shape. Rows ask for data
-predictions; a step in another kind combines them with the states that they were made at.
+held as an array [nfe + 1, schedules]; schedules that decide alike at interval i take the step in one call.
+These combinations are also the rows: register 0 keeps x_T, register j + 1 the output of row j, and A = 0, so
+all tables of one NFE have one shape. Rows ask for data predictions; a step in another kind combines them with
+the states that they were made at.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def build(space: "Space", schedules: "Schedule") -> Table:
-    """The stacked tables [b] of a stack of schedules."""
+    """Return the stacked tables [b] of a stack of schedules."""
     b, n = len(schedules), space.nfe
     columns = {
         "t": np.zeros((b, n)),
@@ -55,7 +57,7 @@ def build(space: "Space", schedules: "Schedule") -> Table:
 
 
 def _rows(space: "Space", s: "Schedule", assumed: bool) -> dict[str, np.ndarray]:
-    """Columns of tables that all assume their first output, or all call it."""
+    """Return the columns of tables that all assume their first output, or all call the network for it."""
     n, b = space.nfe + int(assumed), len(s)
     t = s.times[:, : n + 1].T
     path: Any = _Points(space.path, t)
@@ -87,7 +89,7 @@ def _rows(space: "Space", s: "Schedule", assumed: bool) -> dict[str, np.ndarray]
 
 
 class _Points:
-    """A path known at the grid points [points, schedules]: a time is their index, (point, schedules). Formulas only ever pass it on."""
+    """A path at the grid points [points, schedules]; a time is an index, which formulas pass on."""
 
     def __init__(self, path: Path, t: np.ndarray):
         self._path = path
@@ -96,12 +98,12 @@ class _Points:
         self.form = lambda kind, at: path.form(kind, t[at])
 
     @property
-    def __class__(self):  # isinstance sees the path, which it stands in for
+    def __class__(self):  # isinstance sees the path that this stands in for
         return type(self._path)
 
 
-def _correct(space: "Space", path: Any, s: "Schedule", i: int, states: list, outputs: dict) -> None:
-    """States at point i redone with the output there, from the corrected states before, where interval i - 1 says so."""
+def _correct(space: "Space", path: Path, s: "Schedule", i: int, states: list, outputs: dict) -> None:
+    """Redo the states at point i with the output there, where interval i - 1 has a corrector."""
     for columns, d in _alike(space, s, i - 1):
         if d.corrector is None:
             continue
@@ -113,7 +115,7 @@ def _correct(space: "Space", path: Any, s: "Schedule", i: int, states: list, out
 
 
 def _alike(space: "Space", s: "Schedule", i: int) -> list:
-    """(numbers of the schedules, their decision at interval i up to c) for each that occurs."""
+    """Return (indices of the schedules, their decision at interval i up to c) for each one that occurs."""
     choices = [s.order, s.kind, s.start, *np.moveaxis(s.nodes, -1, 0), s.relaxation, s.corrector]
     rows, inverse = np.unique(np.stack([a[:, i] for a in choices], 1), axis=0, return_inverse=True)
     out = []

@@ -1,6 +1,7 @@
-r"""Evolutionary search of solver schedules, as the released code of S^3 does it, and random search to compare it with.
+r"""Evolutionary search of solver schedules, as in the released code of S^3, and random search for comparison.
 
-The parents are the best schedules scored so far; a child is the mutation of one of them, after a crossover with another in some cases.
+The parents are the best schedules scored so far. A child is the mutation of one of them, in some cases after
+a crossover with another.
 
 Reference: Liu et al. 2023 (USF), released code.
 """
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..numerics import Key
 from ..tables.table import Table
 from .archive import Archive, Report, run_search
 from .known_schedules import known
@@ -18,7 +20,7 @@ from .space import Space
 
 
 def children(space: Space, parents: Schedule, rng: np.random.Generator, count: int) -> Schedule:
-    """`count` mutations of random parents, crossed with another before that with probability `space.crossing`."""
+    """Return `count` mutations of random parents, some crossed with another parent first."""
     made = parents[rng.integers(len(parents), size=count)]
     crossed = np.flatnonzero(rng.random(count) < space.crossing)
     if len(crossed):
@@ -30,13 +32,13 @@ def children(space: Space, parents: Schedule, rng: np.random.Generator, count: i
 
 
 def first(space: Space, start: Schedule, rng: np.random.Generator, count: int) -> Schedule:
-    """The first generation: `start`, and random schedules up to `count`."""
+    """Return the first generation: `start`, filled up to `count` with random schedules."""
     more = count - len(start)
     return join([start, space.sample(rng, more)]) if more > 0 else start
 
 
 def unpredicted(schedules: Schedule) -> np.ndarray:
-    """Nothing is predicted of them."""
+    """Return the predicted ranks of schedules without a prediction: NaN."""
     return np.full(len(schedules), np.nan)
 
 
@@ -44,29 +46,49 @@ def evolve(
     score: Score,
     space: Space,
     *,
-    key: Any,
+    key: Key,
     budget: int,
     start: Schedule | None = None,
     size: int = 128,
     parents: int = 15,
     **options: Any,
 ) -> tuple[Table, Report]:
-    """The schedule of `space` with the lowest score that an evolution finds, as a table [Liu et al. 2023, released code].
+    """Return the table of lowest score that evolution finds, and a report [Liu et al. 2023, released code].
 
-    budget: schedules to score. start: a stack of schedules to begin with (default: `known(space)`, the multistep solvers), filled up to
-    `size`, that of a generation, with random ones. options: `final_score`, `finalists`, `folder`, `progress`, see `run_search`, which also
-    says what a score is.
+    Args:
+        score: one number per stacked table, lower is better (see `rmse`, `frechet`, `each`). A schedule whose
+            score is not finite is dropped and counted.
+        space: where the schedules live.
+        key: decides everything that is drawn.
+        budget: number of schedules to score.
+        start: a stack of schedules to start from, by default `known(space)`, the multistep solvers; filled up
+            to a generation with random ones.
+        size: schedules in a generation.
+        parents: the best schedules so far that may have children.
+        options: `final_score`, which scores the best `finalists` again, on other and more noise; `folder`,
+            where the state is kept and a killed search resumes; `progress`.
+
+    Raises:
+        ValueError: if every first score is NaN, the score has the wrong shape, or the folder holds another
+            search.
+
+    Example:
+        >>> space = js.search.Space(js.VP(), 2, corrector=0.0, assumed=0.0)
+        >>> smallest = js.search.each(lambda table: abs(table.B).max())
+        >>> run = dict(key=jax.random.key(0), budget=24, size=8, progress=False)
+        >>> table, report = js.search.evolve(smallest, space, **run)
+        >>> table.nfe, report.score < smallest(space.tables(js.search.known(space))).min()
+        (2, True)
     """
     if size < 1 or parents < 1:
         raise ValueError(f"size and parents are at least 1; got {size} and {parents}")
     start = known(space) if start is None else start
 
     def propose(before: Archive, rng: np.random.Generator, generation: int) -> tuple[Schedule, np.ndarray]:
-        made = (
-            children(space, before.schedules[before.ranked(parents)], rng, size)
-            if generation
-            else first(space, start, rng, size)
-        )
+        if not generation:
+            made = first(space, start, rng, size)
+        else:
+            made = children(space, before.schedules[before.ranked(parents)], rng, size)
         return made, unpredicted(made)
 
     settings = {"method": "evolve", "size": size, "parents": parents}
@@ -79,12 +101,24 @@ def random_search(
     score: Score,
     space: Space,
     *,
-    key: Any,
+    key: Key,
     budget: int,
     size: int = 128,
     **options: Any,
 ) -> tuple[Table, Report]:
-    """The best of `budget` random schedules: what a search has to beat. Arguments as of `evolve`."""
+    """Return the table of the best of `budget` random schedules, and a report: what a search must beat.
+
+    The arguments are those of `evolve`.
+
+    Example:
+        >>> space = js.search.Space(js.VP(), 2)
+        >>> smallest = js.search.each(lambda table: abs(table.B).max())
+        >>> table, report = js.search.random_search(
+        ...     smallest, space, key=jax.random.key(0), budget=8, progress=False
+        ... )
+        >>> len(report.archive), bool(report.score == min(report.archive.scores))
+        (8, True)
+    """
     if size < 1:
         raise ValueError(f"size is at least 1; got {size}")
 

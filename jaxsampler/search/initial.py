@@ -2,24 +2,28 @@
 
 import numpy as np
 
-from ..numerics import on_host
+from ..numerics import Arr, on_host
 from ..tables.table import Table
 from .parametrisation import Learnable, amplitude_unit, replaced
 from .unrolled import unrolled
 
 
 def at_table(model: Learnable, table: Table) -> Learnable:
-    """The corrections of the weights that make `table` out of the parent on its grid; ValueError if none do.
+    """Return the corrections of the weights that turn the parent on its grid into `table`.
 
-    The table asks the network at the times that the parent does. A consistent model reaches consistent tables only, whose last row is the
-    parent's if it ends at sigma = 0.
+    The table must call the network at the times at which the parent does. A consistent model reaches only
+    consistent tables, whose last row is the parent's if it ends at sigma = 0.
+
+    Raises:
+        ValueError: if no corrections lead to the table.
     """
     if "weights" not in model.free or table.nfe != model.rows:
         raise ValueError(
-            f"a table of {table.nfe} rows is no start of a model of {model.rows} rows with free {sorted(model.free)}"
+            f"a table of {table.nfe} rows is no start of a model of {model.rows} rows "
+            f"with free {sorted(model.free)}: the rows must agree and the weights must be free"
         )
     with on_host():
-        free = {name: np.zeros(np.shape(a)) for name, a in model.free.items()}
+        free: dict[str, Arr] = {name: np.zeros(np.shape(a)) for name, a in model.free.items()}
         base, path = replaced(model, free).base(), model.path
         arrive = np.append(base.t[1:], model.ends[1])
         alpha, sigma = (np.asarray(f(arrive), np.float64) for f in (path.alpha, path.sigma))
@@ -37,7 +41,8 @@ def at_table(model: Learnable, table: Table) -> Learnable:
         ]
     if not all(np.allclose(a, b, rtol=1e-6, atol=1e-8) for a, b in pairs):
         raise ValueError(
-            f"no corrections lead from {model.parent.name} on its grid to this table: it must have the grid's times and, "
-            "unless consistent=False, the amplitudes and row sums of exact solvers; with `band` there is no start but the parent"
+            f"no corrections lead from {model.parent.name} on its grid to this table: "
+            "it must have the grid's times and, unless consistent=False, "
+            "the amplitudes and row sums of exact solvers; with `band` there is no start but the parent"
         )
     return made

@@ -1,21 +1,23 @@
 r"""Choosing n+1 grid times out of many: the candidates, and the cheapest way through them.
 
-If the cost of a grid is a sum over its steps, c_ij for the step from candidate i to candidate j, the best grid of n steps is the shortest
-path of n edges from the first candidate to the last. Dynamic programming finds it exactly, with V_k(i) the least cost of k steps from i:
+If the cost of a grid is a sum over its steps, c_ij for the step from candidate i to candidate j, the best
+grid of n steps is the shortest path of n edges from the first candidate to the last. Dynamic programming
+finds it exactly, with V_k(i) the least cost of k steps from i:
 
     V_1(i) = c_iK        V_k(i) = min_{j > i} c_ij + gamma V_{k-1}(j)
 
-gamma = 1 gives the least sum; gamma > 1 weighs a step the more, the later it comes [Chen et al. 2024: 1.15].
+gamma = 1 gives the least sum; with gamma > 1 a step counts the more, the later it comes [Chen et al. 2024:
+1.15].
 
 Reference: Chen et al. 2024 (GITS), sec. 4.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..numerics import Real, on_host
+from ..numerics import Grid, Real, on_host
 from ..paths import grids
 from ..paths.base import Path
 from ..paths.predictions import Denoiser
@@ -23,15 +25,16 @@ from ..solvers.model_statistics import finite_ends
 
 
 def candidates(
-    path: Path, among: Any, *, t_max: Real | None = None, t_min: Real | None = None
+    path: Path, among: Grid | int, *, t_max: Real | None = None, t_min: Real | None = None
 ) -> Float[np.ndarray, " points"]:
-    """Times to choose from: `among` itself, if it is a grid, else that many intervals, and the ends of the path's default grid.
+    """Return the times to choose from: `among` itself if it is a grid, else that many intervals.
 
-    The intervals are equal in (sigma/alpha)^(1/7), as Karras et al. 2022 have them, between ends of finite log-SNR.
+    The intervals are equal in (sigma/alpha)^(1/7) [Karras et al. 2022], between ends of finite log-SNR;
+    infinite ends of the path's default grid are added.
     """
-    if np.ndim(among):
+    if not isinstance(among, int | np.integer):
         if t_max is not None or t_min is not None:
-            raise ValueError("candidate times have their ends already: leave t_max and t_min out")
+            raise ValueError("candidate times have their ends already: leave out t_max and t_min")
         return grids.checked(path, among)
     with on_host():
         high, low = finite_ends(path, t_max, t_min)
@@ -43,16 +46,14 @@ def candidates(
 def levels(
     path: Path, times: Float[np.ndarray, " points"]
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """alpha and sigma at these times, in float64."""
+    """Return alpha and sigma at these times, in float64."""
+    exact = lambda f: np.broadcast_to(np.asarray(f(times), np.float64), times.shape)
     with on_host():
-        alpha, sigma = (
-            np.broadcast_to(np.asarray(f(times), np.float64), times.shape) for f in (path.alpha, path.sigma)
-        )
-    return alpha, sigma
+        return exact(path.alpha), exact(path.sigma)
 
 
-def path_of(denoiser: Any) -> Path:
-    """The path of a denoiser; TypeError if it is none, or of a system."""
+def path_of(denoiser: Denoiser | Callable) -> Path:
+    """Return the path of a denoiser; TypeError if it is something else, or the denoiser of a system."""
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}")
     if isinstance(denoiser.path, dict):
@@ -65,7 +66,10 @@ def path_of(denoiser: Any) -> Path:
 def cheapest(
     cost: Float[np.ndarray, "points points"], n: int, gamma: float = 1.0
 ) -> Int[np.ndarray, " nodes"]:
-    """The n+1 rising indices, first and last included, of least cost; cost[i, j] is that of a step from i to j > i (the rest is unused)."""
+    """Return n+1 increasing indices, first and last included, of least total cost.
+
+    cost[i, j] is that of a step from i to j > i; the other entries are not used.
+    """
     last = len(cost) - 1
     if not 1 <= n <= last:
         raise ValueError(

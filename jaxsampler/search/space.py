@@ -1,25 +1,29 @@
-r"""The search space of solver schedules: every choice of the unified sampling framework, as arrays to draw, mutate and cross.
+r"""The space of solver schedules: the choices of the unified sampling framework, to draw, mutate and cross.
 
-A `Schedule` has for every interval of its grid the choices of `solvers.usf.Decision` (order, kind, start, nodes, relaxation, corrector),
-its times, and whether the first output is assumed. A `Space` says which choices there are, with what probability they are drawn, and
-how they mutate; whatever it makes is valid and costs the same number of calls. Schedules are stacked and handled all at once.
+A `Schedule` has its times and, for every interval of its grid, the choices of `js.solvers.Decision` (order,
+kind, start, nodes, relaxation, corrector); the first output may be assumed. A `Space` says which choices
+there are, how likely they are drawn, and how they mutate; whatever it makes is valid and costs the same
+number of calls. Schedules are stacked and handled all at once.
 
-Defaults are the published configuration. Not in the space: average_x0, the first output that takes x0 for the mean of the data. It is
-"zero_x0" on data shifted to mean 0 (`solvers.shift_data`), so no property of a table. The kind of DPM-Solver-v3 needs `statistics`;
-without, the probabilities of the other kinds are renormalised.
+Defaults are the published configuration. The space leaves out average_x0, the first output that takes x0 for
+the mean of the data. It is "zero_x0" on data shifted to mean 0 (`js.solvers.shift_data`), and so not a
+property of a table. The kind of DPM-Solver-v3 needs `statistics`; without them, the probabilities of the
+other kinds are renormalised.
 
-Reference: Liu et al. 2023 (USF: a unified sampling framework for solver searching of diffusion probabilistic models), sec. 4 and 5.
+Reference: Liu et al. 2023 (USF: a unified sampling framework for solver searching of diffusion probabilistic
+models), sec. 4 and 5.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
-from ..numerics import on_host
+from ..numerics import Arr, Grid, Real, on_host
 from ..paths import grids
 from ..paths.base import Path
 from ..paths.gaussian import EDM, VE
@@ -31,10 +35,14 @@ from .build import build
 from .schedules import CHOICES, Schedule, delete, edited, insert, stack, unstack
 
 GAP = 1e-3  # each time is smaller than the one before by at least this share
+Whole = int | np.integer
 
 
 def default_grids(path: Path, n: int) -> list[np.ndarray]:
-    """The library's grids of n intervals on this path, its default first; on EDM and VE also down to t_min, where the default goes to 0."""
+    """Return the library's grids of n intervals on this path, its default first.
+
+    Those of EDM and VE, whose default ends at 0, include some that end at t_min.
+    """
     made = [grids.default(path, n)]
     with on_host():
         ends = np.asarray([path.lam(path.t_max), path.lam(path.t_min)])
@@ -49,24 +57,50 @@ def default_grids(path: Path, n: int) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Space:
-    """Schedules of `nfe` calls on `path`. Probabilities need not add up to 1; leave out what shall not be drawn.
+    """Schedules of `nfe` calls on `path`.
 
-    grids: arrays of times or functions (path, n) -> array, where schedules begin (default: the library's grids; the last time of a
-    schedule is never changed). orders: of p, lowered at the start of the grid. nodes: of m_1, at most the points there are. starts: of
-    the states back from the latest (1: the one before, which makes singlestep methods). kinds: "data", "noise", and "fitted" if
-    `statistics` (a `FittedKind`) is given. relaxations: "linear" (1 + c h) or the names in `solvers.usf.RELAXATIONS`; those of
-    probability 0 are not drawn, but `known` and `encode` may use them. corrector, assumed: probability of a pseudo-corrector (of order p
-    or p + 1, never into the last point) and of an assumed first output (for data of mean about 0).
+    Choices are mappings from values to probabilities, which need not add up to 1; leave out what must not be
+    drawn.
 
-    Mutation: all inner times by a relative Gaussian of std `shift`, c by one of std `bend`, every other choice drawn anew with probability
-    `redraw`; with probability `move` a point is taken out and another put in elsewhere. Crossover (`crossing`) before that.
-    All of these are multiplied by the strength of the mutation, log-uniform between `gentle` and 1. With 1, as published, few children
-    are near their parent: right for a rugged score (rare basin flips), 0.1 is better for a smooth one.
+    Args:
+        path: the path of the tables.
+        nfe: network calls.
+        grids: arrays of times or functions (path, n) -> array, where schedules begin; by default the
+            library's grids. The last time of a schedule never changes.
+        orders: choices of p, which is lowered at the start of the grid.
+        nodes: choices of m_1, which is at most the number of points there are.
+        starts: choices of the state that a step starts from, counted back from the latest; 1, the state
+            before, makes singlestep methods.
+        kinds: choices of "data", "noise" and, if `statistics` are given, "fitted".
+        relaxations: choices of "linear" (1 + c h) and the names of `js.solvers.usf`. One of probability 0 is
+            not drawn, but `known` and `encode` may use it.
+        corrector: probability of a pseudo-corrector, of order p or p + 1; there is none into the last point.
+        assumed: probability of an assumed first output, for data of mean about 0.
+        statistics: a `FittedKind`, for the kind of DPM-Solver-v3.
+        shift: std of the relative Gaussian by which a mutation moves all inner times.
+        bend: std of the Gaussian by which a mutation moves c.
+        redraw: probability that a mutation draws any other choice anew.
+        move: probability that a mutation takes out a point and puts in another elsewhere.
+        crossing: probability of a crossover before the mutation.
+        gentle: least strength of a mutation. The strength is log-uniform between this and 1 and multiplies
+            shift, bend, redraw and move. With 1, as published, few children are near their parent, which
+            suits a rugged score (rare basin flips); 0.1 suits a smooth one.
+
+    Raises:
+        ValueError: if the space is empty, or a grid does not fit the path.
+
+    Example:
+        >>> space = js.search.Space(js.VP(), 4, orders={1: 0.5, 2: 0.5}, assumed=0.0)
+        >>> schedules = space.sample(np.random.default_rng(0), 50)
+        >>> sorted(set(schedules.order.ravel().tolist())), set(schedules.order[:, 0].tolist())
+        ([1, 2], {1})
+        >>> space.tables(schedules).t.shape
+        (50, 4)
     """
 
     path: Path
     nfe: int
-    grids: Sequence[Any] | None = None
+    grids: Sequence[Grid | Callable] | None = None
     orders: Mapping[int, float] = dataclasses.field(default_factory=lambda: {1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1})
     nodes: Mapping[int, float] = dataclasses.field(default_factory=lambda: {1: 0.5, 2: 0.5})
     starts: Mapping[int, float] = dataclasses.field(default_factory=lambda: {0: 1.0})
@@ -109,7 +143,7 @@ class Space:
             raise ValueError(
                 f"shift and bend are standard deviations, at least 0; got {self.shift} and {self.bend}"
             )
-        _ = self.bases  # a grid that is wrong is found now
+        _ = self.bases  # find a wrong grid now
 
     def _check(self, choices: Mapping, what: str, valid: Sequence[str] | None, least: int = 0) -> None:
         for name, p in choices.items():
@@ -125,12 +159,9 @@ class Space:
 
     @property
     def lengths(self) -> list[int]:
-        """Numbers of intervals: one more than calls if the first output is assumed."""
-        return [
-            self.nfe + int(assumed)
-            for assumed, p in ((False, 1 - self.assumed), (True, self.assumed))
-            if p > 0
-        ]
+        """The numbers of intervals: one more than calls if the first output is assumed."""
+        probabilities = (False, 1 - self.assumed), (True, self.assumed)
+        return [self.nfe + int(assumed) for assumed, p in probabilities if p > 0]
 
     @functools.cached_property
     def bases(self) -> dict[int, list[np.ndarray]]:
@@ -139,12 +170,11 @@ class Space:
 
     @property
     def width(self) -> int:
-        """Intervals that a schedule has room for."""
+        """The number of intervals that a schedule has room for."""
         return max(self.lengths)
 
     @property
     def highest(self) -> int:
-        """The highest order."""
         return max(self.orders)
 
     def _bases(self, n: int) -> list[np.ndarray]:
@@ -158,29 +188,34 @@ class Space:
         if not made:
             also = f"; with assumed=0, {n} times will do" if n > self.nfe else ""
             raise ValueError(
-                f"the space is empty: {self.nfe} calls need grids of {n + 1} times, and none of `grids` has them{also}"
+                f"the space is empty: {self.nfe} calls need grids of {n + 1} times, "
+                f"and none of `grids` has them{also}"
             )
         for g in made:
             if np.any(g[1:] > (1 - GAP) * g[:-1]):
                 raise ValueError(
-                    f"a grid of {n + 1} times on which neighbours differ by less than {GAP:g} of their value leaves no room to search"
+                    f"a grid of {n + 1} times whose neighbours differ by less than {GAP:g} of their value "
+                    "leaves no room to search"
                 )
             with on_host():
                 if float(self.path.alpha(g[0])) == 0 and self.kinds.keys() <= {"noise", "fitted"}:
                     raise ValueError(
-                        "the grid starts at alpha = 0, where only the data kind can: give it a probability in kinds"
+                        "the grid starts at alpha = 0, where only the data kind can: "
+                        "give it a probability in kinds"
                     )
                 if float(self.path.alpha(g[0])) == 0 and "fitted" in self.kinds:
                     raise ValueError(
-                        "the grid starts at alpha = 0, which a FittedKind cannot use: leave `statistics` out or start later"
+                        "the grid starts at alpha = 0, which a FittedKind cannot use: "
+                        "leave out `statistics` or start later"
                     )
                 if float(self.path.sigma(g[-1])) == 0 and self.kinds.keys() <= {"fitted"}:
                     raise ValueError(
-                        "the grid ends at sigma = 0, where only the data and noise kinds can: give one a probability in kinds"
+                        "the grid ends at sigma = 0, where only the data and noise kinds can: "
+                        "give one a probability in kinds"
                     )
         return made
 
-    # drawing -------------------------------------------------------------------------------------------------------------------------
+    # drawing
 
     def sample(self, rng: np.random.Generator, b: int) -> Schedule:
         """`b` random schedules."""
@@ -216,8 +251,8 @@ class Space:
             assumed=np.zeros(b, bool),
         )
 
-    def _shifted(self, rng: np.random.Generator, times: np.ndarray, strength: Any = 1.0) -> np.ndarray:
-        """Inner times perturbed and sorted; as they were where that leaves the grid or a gap too small."""
+    def _shifted(self, rng: np.random.Generator, times: np.ndarray, strength: Real | Arr = 1.0) -> np.ndarray:
+        """Perturb and sort the inner times; keep them where that leaves the grid or makes a gap too small."""
         moved = times * (1 + strength * self.shift * rng.standard_normal(times.shape))
         last = np.sum(np.isfinite(times), 1) - 1
         rows = np.arange(len(times))
@@ -229,14 +264,13 @@ class Space:
         return np.where(good[:, None], moved, times)
 
     def mutate(self, rng: np.random.Generator, schedules: Schedule) -> Schedule:
-        """A mutation of each schedule of a stack."""
+        """Return a mutation of each schedule of a stack."""
         b, fresh = len(schedules), self._choices(rng, len(schedules))
         strength = self.gentle ** rng.random((b, 1))
         again = lambda: rng.random((b, self.width)) < strength * self.redraw
         if len(self.lengths) == 2:
-            schedules = self._with(
-                rng, schedules, schedules.assumed ^ (rng.random(b) < strength[:, 0] * self.redraw)
-            )
+            assumed = schedules.assumed ^ (rng.random(b) < strength[:, 0] * self.redraw)
+            schedules = self._with(rng, schedules, assumed)
         schedules = self._move(rng, schedules, rng.random(b) < strength[:, 0] * self.move)
 
         def mixed(name: str, which: np.ndarray) -> np.ndarray:
@@ -253,7 +287,10 @@ class Space:
         )
 
     def cross(self, rng: np.random.Generator, a: Schedule, b: Schedule) -> Schedule:
-        """The first intervals of schedules `a` and, counted from the data end, the last ones of `b`; times of a where those clash."""
+        """Join the first intervals of `a` to the last ones of `b`, counted from the data end.
+
+        Where the times do not fit together, those of `a` stay.
+        """
         out = []
         for s, other in zip(unstack(a), unstack(b), strict=True):
             n, later = self.nfe + int(s.assumed), int(other.assumed) - int(s.assumed)
@@ -269,22 +306,19 @@ class Space:
         return self.valid(stack(out))
 
     def _move(self, rng: np.random.Generator, schedules: Schedule, which: np.ndarray) -> Schedule:
-        """One point less here, one more there."""
+        """Take out a point here and put in one there."""
 
         def edit(s: Schedule) -> Schedule:
             n = self.nfe + int(s.assumed)
-            return (
-                s
-                if n == 1
-                else insert(
-                    delete(s, int(rng.integers(1, n))), int(rng.integers(n - 1)), rng.uniform(0.2, 0.8)
-                )
-            )
+            if n == 1:
+                return s
+            fewer = delete(s, int(rng.integers(1, n)))
+            return insert(fewer, int(rng.integers(n - 1)), rng.uniform(0.2, 0.8))
 
         return edited(schedules, which, edit)
 
     def _with(self, rng: np.random.Generator, schedules: Schedule, assumed: np.ndarray) -> Schedule:
-        """The first output assumed or not: one point more or less, for as many calls."""
+        """Let the first output be assumed or not, for as many calls: with one point more or less."""
 
         def edit(s: Schedule) -> Schedule:
             if s.assumed:
@@ -293,10 +327,13 @@ class Space:
 
         return dataclasses.replace(edited(schedules, assumed != schedules.assumed, edit), assumed=assumed)
 
-    # what is valid -------------------------------------------------------------------------------------------------------------------
+    # validity
 
     def valid(self, s: Schedule) -> Schedule:
-        """The nearest valid schedules: no more points than there are, nothing that the ends of the path forbid, unused choices 0."""
+        """Return the nearest valid schedules, with unused choices at 0.
+
+        They use no more points than there are, and nothing that the ends of the path forbid.
+        """
         i = np.arange(self.width, dtype=np.int32)[None]
         count = (self.nfe + s.assumed.astype(np.int32))[:, None]
         used, last = i < count, i == count - 1
@@ -304,7 +341,7 @@ class Space:
         with on_host():
             pure = np.asarray(self.path.alpha(s.times[:, 0])) == 0
             ends = np.asarray(self.path.sigma(np.nanmin(s.times, axis=1))) == 0
-        leaves = pure[:, None] & (start == i)  # from alpha = 0: an infinite step, of order 1 and in data
+        leaves = pure[:, None] & (start == i)  # from alpha = 0, an infinite step: of order 1 and in data
         order = np.where(used & ~leaves, np.minimum(s.order, i + 1), 1)
         k = np.arange(1, s.nodes.shape[-1] + 1)[None, None]
         nodes = np.clip(s.nodes, k, np.maximum(i[..., None], k)) * (k < order[..., None])
@@ -318,57 +355,51 @@ class Space:
         relaxation = np.where(names[kind] == "fitted", max(linear, 0), s.relaxation)
         relaxation = np.where(order > 1, relaxation, 0)
         c = np.where((order > 1) & (relaxation == linear), s.c, 0.0)
-        foreign = pure[:, None] & (
-            kind != np.concatenate([kind[:, 1:], kind[:, -1:]], 1)
-        )  # another kind cannot tell what it was at alpha = 0
+        # another kind does not know its value at alpha = 0
+        foreign = pure[:, None] & (kind != np.concatenate([kind[:, 1:], kind[:, -1:]], 1))
         corrector = np.where(used & ~last & ~foreign & (s.corrector > 0), np.clip(s.corrector, 2, i + 2), 0)
-        ints = {
-            "order": order,
-            "kind": np.where(used, kind, 0),
-            "start": start,
-            "nodes": nodes,
-            "relaxation": relaxation,
-        }
-        ints |= {"corrector": corrector}
-        return Schedule(
-            times=s.times, c=c, assumed=s.assumed, **{name: v.astype(np.int32) for name, v in ints.items()}
-        )
+        ints = {"order": order, "kind": np.where(used, kind, 0), "start": start}
+        ints |= {"nodes": nodes, "relaxation": relaxation, "corrector": corrector}
+        whole = {name: values.astype(np.int32) for name, values in ints.items()}
+        return Schedule(times=s.times, c=c, assumed=s.assumed, **whole)
 
-    # what schedules stand for --------------------------------------------------------------------------------------------------------
+    # decisions and tables
 
     def decisions(self, s: Schedule) -> list[Decision]:
-        """The choices of one schedule for `solvers.usf`, on the grid `space.grid(s)` and with first="zero_x0" if `s.assumed`."""
-        return [
-            self.decision(*(getattr(s, name)[i] for name in CHOICES))
-            for i in range(self.nfe + int(s.assumed))
-        ]
+        """Return the choices of one schedule for `js.solvers.usf`, on the grid `space.grid(s)`.
+
+        If `s.assumed`, the solver takes first="zero_x0".
+        """
+        n = self.nfe + int(s.assumed)
+        return [self.decision(*(getattr(s, name)[i] for name in CHOICES)) for i in range(n)]
 
     def decision(
-        self, order: Any, kind: Any, start: Any, nodes: Any, relaxation: Any, c: Any, corrector: Any
+        self,
+        order: Whole,
+        kind: Whole,
+        start: Whole,
+        nodes: Int[np.ndarray, " derivatives"] | Sequence[Whole],
+        relaxation: Whole,
+        c: Real | np.floating | Float[np.ndarray, "..."],
+        corrector: Whole,
     ) -> Decision:
-        """One decision from the entries of a schedule; `c` may be an array."""
+        """Return one decision from the entries of a schedule."""
         name, relaxed = list(self.kinds)[int(kind)], list(self.relaxations)[int(relaxation)]
         what: Any = self.statistics if name == "fitted" else name
         how: Any = ("linear", c) if relaxed == "linear" else relaxed
         if order == 1 or (relaxed != "linear" and name == "fitted"):
             how = None
-        return Decision(
-            int(order),
-            what,
-            -1 - int(start),
-            tuple(int(m) for m in nodes[: int(order) - 1]),
-            how,
-            int(corrector) or None,
-        )
+        counts = tuple(int(m) for m in nodes[: int(order) - 1])
+        return Decision(int(order), what, -1 - int(start), counts, how, int(corrector) or None)
 
     def grid(self, s: Schedule) -> np.ndarray:
-        """The times of one schedule."""
+        """Return the times of one schedule."""
         return s.times[np.isfinite(s.times)]
 
     def tables(self, schedules: Schedule) -> Table:
-        """The tables of a stack of schedules, stacked: all of one shape, [nfe] rows and nfe + 1 registers."""
+        """Return the stacked tables of a stack of schedules: all have nfe rows and nfe + 1 registers."""
         return build(self, schedules)
 
     def table(self, schedule: Schedule) -> Table:
-        """The table of one schedule."""
+        """Return the table of one schedule."""
         return jax.tree.map(lambda a: a[0], self.tables(stack([schedule])))

@@ -1,15 +1,16 @@
 """Where samples should end: what a learned table is taught, once for each noise."""
 
+from collections.abc import Callable
 from pathlib import Path as FilePath
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from .. import checkpoint
-from ..numerics import on_host
+from ..numerics import Arr, Grid, Key, on_host
 from ..paths import grids
 from ..paths.base import Path
 from ..paths.predictions import Denoiser
@@ -18,9 +19,15 @@ from ..tables.table import Table
 from ..tables.tabulation import tabulate
 from .error_measures import endpoints, in_chunks
 
+# a table, a function x_T -> x_0, or the work itself: (x_T, x_0)
+Teacher = Table | Callable | tuple[Arr, Arr]
 
-def fine_table(path: Path, grid: Any, rows: int = 200) -> Table:
-    """The default teacher: DPM-Solver++(3M) from grid[0] to grid[-1], not below path.t_min; equal steps in lam, in t if alpha = 0 there."""
+
+def fine_table(path: Path, grid: Grid, rows: int = 200) -> Table:
+    """Return the default teacher: DPM-Solver++(3M) from grid[0] to grid[-1], but not below path.t_min.
+
+    Its steps are equal in lam, or in t if alpha = 0 at grid[0].
+    """
     with on_host():
         pure = bool(path.alpha(grid[0]) == 0)
     ends = {"t_max": float(grid[0]), "t_min": max(float(grid[-1]), path.t_min)}
@@ -28,57 +35,68 @@ def fine_table(path: Path, grid: Any, rows: int = 200) -> Table:
 
 
 def pairs(
-    denoiser: Denoiser, teacher: Any, x: Any, *, chunk: int, progress: bool = False, finite: bool = True
-) -> Any:
-    """Where `teacher`, a table or a callable x_T -> x_0, leads from x_T = x [n, ...], `chunk` samples at a time."""
+    denoiser: Denoiser,
+    teacher: Table | Callable,
+    x: Float[Arr, "n ..."],
+    *,
+    chunk: int,
+    progress: bool = False,
+    finite: bool = True,
+) -> np.ndarray:
+    """Return where a teacher leads from x_T = x, `chunk` samples at a time.
+
+    `finite`: ValueError if some sample is not."""
     if isinstance(teacher, Table):
         if teacher.draws:
             raise ValueError(
-                "the teacher draws noise: its sample is no function of x_T; take a deterministic table"
+                "the teacher draws noise, so x_T does not decide its sample: take a deterministic table"
             )
         teacher = eqx.Partial(endpoints, denoiser, jax.tree.map(jnp.asarray, teacher))
     out = in_chunks(teacher, x, chunk, label="teacher" if progress else None)
     if out.shape != np.shape(x) or (finite and not np.all(np.isfinite(out))):
         raise ValueError(
-            f"the teacher must return finite samples of shape {np.shape(x)}; got {out.shape}, finite: {np.isfinite(out).all()}"
+            f"the teacher must return finite samples of shape {np.shape(x)}; "
+            f"got {out.shape}, finite: {np.isfinite(out).all()}"
         )
     return out
 
 
-def source_of(path: Path, grid: Any, teacher: Any) -> Any:
-    """The teacher as a table, a callable, or the arrays (x_T, x_0)."""
+def source_of(path: Path, grid: Grid, teacher: Teacher | int | None) -> Teacher:
+    """Return the teacher as a table, a callable, or the arrays (x_T, x_0)."""
     if teacher is None or isinstance(teacher, int):
         return fine_table(path, grid, *([] if teacher is None else [teacher]))
     if not (isinstance(teacher, Table | tuple) or callable(teacher)):
         raise TypeError(
-            f"teacher must be a table, a callable, a number of rows or arrays (x_T, x_0), got {type(teacher).__name__}"
+            "teacher must be a table, a callable, a number of rows or arrays (x_T, x_0), "
+            f"got {type(teacher).__name__}"
         )
     return teacher
 
 
 def taught(
     denoiser: Denoiser,
-    teacher: Any,
-    key: Any,
-    like: Any,
+    teacher: Teacher,
+    key: Key,
+    like: Arr | jax.ShapeDtypeStruct | None,
     n: int,
     batch: int,
     folder: FilePath | None,
     progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x_T and where the teacher leads from it, n of each; kept in the folder, if there is one."""
+    """Return x_T and where the teacher leads from it, n of each; keep them in the folder, if there is one."""
     if isinstance(teacher, tuple):
         x, reference = (np.asarray(a) for a in teacher)
         if x.shape != reference.shape or len(x) < n:
             raise ValueError(
-                f"teacher=(x_T, x_0) needs {n} samples or more of one shape, whole batches; got {x.shape} and {reference.shape}"
+                f"teacher=(x_T, x_0) needs {n} samples or more of one shape, in whole batches; "
+                f"got {x.shape} and {reference.shape}"
             )
         if not (np.isfinite(x[:n]).all() and np.isfinite(reference[:n]).all()):
-            raise ValueError("teacher=(x_T, x_0) holds NaN or infinite numbers: leave those samples out")
+            raise ValueError("teacher=(x_T, x_0) holds NaN or infinite numbers: leave out those samples")
         return x[:n], reference[:n]
     if like is None:
         raise ValueError(
-            "give like=, the shape of one sample: an array, or jax.ShapeDtypeStruct(shape, dtype)"
+            "give like=, the shape of one sample: an array or jax.ShapeDtypeStruct(shape, dtype)"
         )
     x = denoiser.prior(jax.random.fold_in(key, 1), jax.ShapeDtypeStruct((n, *like.shape), like.dtype))
     file = None if folder is None else folder / "noises.safetensors"
@@ -88,11 +106,9 @@ def taught(
     known = blank if file is None else checkpoint.resume(file, blank, card)
     if known is not blank:
         reference = np.asarray(known["reference"])
-        again = (
-            reference[:batch]
-            if isinstance(teacher, Table)
-            else pairs(denoiser, teacher, x[:batch], chunk=batch)
-        )
+        again = reference[:batch]
+        if not isinstance(teacher, Table):
+            again = pairs(denoiser, teacher, x[:batch], chunk=batch)
         if not np.allclose(again, reference[:batch], rtol=1e-3, atol=1e-3):
             raise ValueError(f"{folder} holds a run with another teacher: use another folder or delete it.")
         return np.asarray(x), reference
@@ -102,6 +118,6 @@ def taught(
     return np.asarray(x), reference
 
 
-def called(what: Any) -> str:
-    """What a function is called: the same in the next process, unlike its address."""
+def called(what: str | Callable) -> str:
+    """Return the name of a function, which is the same in the next process, unlike its address."""
     return what if isinstance(what, str) else getattr(what, "__qualname__", type(what).__name__)

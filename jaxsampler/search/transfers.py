@@ -1,24 +1,28 @@
 r"""A table found on one path, used on another.
 
-In y = x/alpha and rho = sigma/alpha all paths are one: x = alpha x_0 + sigma eps is y = x_0 + rho eps. A row that calls the source's
-network with (x, t) asks about y = x/alpha(t) at rho(t), so the target's network is called at the time t' of the same rho with
+In y = x/alpha and rho = sigma/alpha all paths are one: x = alpha x_0 + sigma eps is y = x_0 + rho eps. A row
+that calls the source's network with (x, t) asks about y = x/alpha(t) at rho(t), so the target's network is
+called at the time t' of the same rho with
 
     x' = s x,      s = alpha'(t')/alpha(t) = sigma'(t')/sigma(t),
 
-and (x_0, eps), hence every prediction a x_0 + b eps that a row may want, is the very same. What is left is a change of units from row to
-row: A_n <- A_n s_{n+1}/s_n, outputs in B_n and the noise C_n by s_{n+1}, kept states in B_n by s_{n+1}/s of the row that kept them. After
-the last row t is the time at which the table ends. So for any data distribution the samples are those of the source, from the same z of
-x_T = prior_std z, to rounding.
+and (x_0, eps), hence every prediction a x_0 + b eps that a row may want, is the same. What remains is a
+change of units from row to row: A_n <- A_n s_{n+1}/s_n, outputs in B_n and the noise C_n by s_{n+1}, kept
+states in B_n by s_{n+1}/s of the row that kept them. After the last row t is the time at which the table
+ends. So for any data distribution the samples are those of the source, from the same z of x_T = prior_std z,
+up to rounding.
 
-Beyond the ends. Where rho is above all of the target's (alpha = 0 at t = 1 of CondOT, EDM ends at 80) its network is asked at t_max, with
-eps kept: s = sigma'/sigma; the predicted x_0 is the mean of the data to about std^2/rho. Where it is below (VE stops at sigma_min), at
-t = 0, with y kept: s = alpha'/alpha. From the same z flows of different highest rho are apart themselves, by about mean std/rho.
+Beyond the ends. Where rho is above all of the target's (alpha = 0 at t = 1 of CondOT, EDM ends at 80) its
+network is called at t_max, with eps kept: s = sigma'/sigma; the predicted x_0 is the mean of the data up to
+about std^2/rho. Where rho is below all of the target's (VE stops at sigma_min) it is called at t = 0, with y
+kept: s = alpha'/alpha. From the same z, flows of different highest rho differ themselves, by about mean
+std/rho.
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ..numerics import is_traced, on_host
 from ..paths.base import Path
@@ -26,26 +30,44 @@ from ..tables.table import Table
 
 
 def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[str, Path]) -> Table:
-    """The sampler of `table`, made for networks on `source`, as a table for networks on `target`: the same calls, registers and draws.
+    """Return `table`, made for networks on `source`, as a table for networks on `target`.
 
-    Deterministic or not. Paths that revert to a mean count as centred, as tables know no mean. States at grid points in between are in the
-    units of the next call: those of the grid point, unless the table's network times are its own.
+    It has the same calls, registers and draws; the table may be stochastic. Paths that revert to a mean count
+    as centred, because tables know no mean. States at grid points in between are in the units of the next
+    call: those of the grid point, unless the table has network times of its own.
 
-    Raises TypeError for the dict of paths of a system, ValueError if the table is traced, a stack, or says nowhere at which time it ends.
+    Raises:
+        TypeError: if a path is the dict of paths of a system.
+        ValueError: if the table is traced, is a stack, or does not say at which time it ends.
+
+    Example:
+        >>> vp, edm = js.VP(), js.EDM()
+        >>> source, target = (js.models.gaussian_mixture(np.ones((1, 2)), 0.5, path) for path in (vp, edm))
+        >>> table = js.tabulate(vp, [1.0, 0.5, 0.1], js.solvers.dpmpp_2m)
+        >>> moved = js.search.transfer(table, vp, edm)
+        >>> np.allclose(moved.t, vp.rho(table.t))  # t of EDM is rho
+        True
+        >>> x = jnp.array([0.3, -0.4]) / vp.alpha(0.1)  # EDM's state is the VP's over alpha
+        >>> z = jnp.array([0.3, -0.4])
+        >>> ours, theirs = js.run(target, moved, z * edm.prior_std), js.run(source, table, z * vp.prior_std)
+        >>> bool(jnp.allclose(ours, theirs / vp.alpha(0.1), atol=1e-4))
+        True
     """
     if isinstance(source, dict) or isinstance(target, dict):
         raise TypeError(
-            "a table is transferred from one path to another: of a system, transfer the table of each part by itself"
+            "a table is transferred from one path to another: of a system, "
+            "transfer the table of each part by itself"
         )
     if is_traced(table):
-        raise ValueError("a traced table cannot be transferred: do so outside jit")
+        raise ValueError("a traced table cannot be transferred: transfer it outside jit")
     if table.t.ndim != 1:
         raise ValueError("transfer tables before stacking them")
     t, end = np.asarray(table.t, np.float64), np.asarray(table.end, np.float64)
     known = ~np.isnan(end)
     if not known.any():
         raise ValueError(
-            "the table does not say at which time it ends (all of `end` is NaN), which sets the units of its samples"
+            "the table does not say at which time it ends (all of `end` is NaN), "
+            "which sets the units of its samples"
         )
     at = np.append(t, end[known][-1])
     to, scale = _same_level(source, target, at)
@@ -67,17 +89,17 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
 
 
 def _same_level(source: Path, target: Path, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The target's times of the same rho, as far as it has them, and the scales of the state there."""
+    """Return the target's times of the same rho, where there are any, and the scales of the state there."""
     with on_host():
         lam, noisiest, cleanest = source.lam(t), target.lam(target.t_max), target.lam(0.0)
         to = np.where(lam <= noisiest, target.t_max, np.where(lam >= cleanest, 0.0, target.time(lam)))
-        # beyond the ends what counts is kept, eps or y; of two equal ratios in between the one that is not 0/0
+        # Beyond the ends eps or y is kept. In between the two ratios are equal: take the one that is not 0/0.
         by_sigma = (lam <= noisiest) | ((lam < 0) & (lam < cleanest))
         return to, np.where(by_sigma, target.sigma(to) / source.sigma(t), target.alpha(to) / source.alpha(t))
 
 
-def _units(table: Table, scale: np.ndarray) -> Any:
-    """[nfe, regs]: the scale of what each register holds when a row reads it, that of its row for a kept state, 1 for an output."""
+def _units(table: Table, scale: np.ndarray) -> Float[np.ndarray, "nfe regs"]:
+    """Return the scale of what each register holds: that of its row for a kept state, 1 for an output."""
     units = np.ones((table.nfe, table.regs))
     for n, (keep, slot) in enumerate(zip(table.keep, table.slot, strict=True)):
         units[n:, keep] = scale[n]

@@ -1,25 +1,30 @@
-r"""Deterministic tables in unrolled form: every state as a combination of x_0 and the network's outputs so far.
+r"""Deterministic tables in unrolled form: each state as a combination of x_0 and the outputs so far.
 
     x_n = A_n x_0 + sum_{j<n} B_nj m_j,        m_j = D(x_j, t_j) the data prediction of row j,  A_0 = 1
 
-Whatever prediction, past states, registers or correctors the rows of a table use, this is what they come to; A [N+1] and B [N+1, N] are
-its coordinates in `learnable` and `distill`. x_0 is x_T after the table's `start`, without the mean of a path that has one.
+Any prediction, past states, registers or correctors of a table's rows come to these numbers; A [N+1] and B
+[N+1, N] are the table's coordinates in `learnable` and `distill`. x_0 is x_T after the table's `start`,
+without the mean of a path that has one.
 """
 
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from ..numerics import is_traced, namespace
+from ..numerics import Arr, is_traced, namespace
 from ..paths.base import Path
 from ..paths.predictions import weights
 from ..tables.table import Table
 
 
-def unrolled(table: Table, path: Path) -> tuple[Any, Any]:
-    """(A [N+1], B [N+1, N]) of x_n = A_n x_0 + sum_j B_nj m_j in data predictions m_j, for a deterministic table; x_0 is after `start`."""
+def unrolled(table: Table, path: Path) -> tuple[Float[Arr, " states"], Float[Arr, "states n"]]:
+    """Return A [N+1] and B [N+1, N] of a deterministic table; ValueError if it draws noise."""
     if not is_traced(table) and table.draws:
-        raise ValueError("a table that draws noise has no unrolled form in the network's outputs alone")
+        raise ValueError(
+            "a table that draws noise has no unrolled form in the network's outputs alone: "
+            "take a deterministic table"
+        )
     xp, n = namespace(table.t), table.nfe
     units = np.eye(n + 1, dtype=table.t.dtype)
     u, w = weights(path, table.t, (1.0, 0.0), (table.form[:, 0], table.form[:, 1]))
@@ -33,10 +38,12 @@ def unrolled(table: Table, path: Path) -> tuple[Any, Any]:
     return states[:, 0], states[:, 1:]
 
 
-def from_unrolled(base: Table, t: Any, A: Any, B: Any) -> Table:
-    """The table with network times t, each output in a register of its own; intervals end as in `base`.
+def from_unrolled(
+    base: Table, t: Float[Arr, " n"], A: Float[Arr, " states"], B: Float[Arr, "states n"]
+) -> Table:
+    """Return the table with network times t and a register per output; intervals end as in `base`.
 
-    A counts from x_T after the start of `base`; the first call sees A_0 of it.
+    A counts from x_T after the start of `base`; the first call sees A_0 times that.
     """
     xp, ratio, index = namespace(t, A, B), A[1:] / A[:-1], np.arange(len(t), dtype=np.int32)
     return Table(
@@ -53,8 +60,10 @@ def from_unrolled(base: Table, t: Any, A: Any, B: Any) -> Table:
     )
 
 
-def interpolation(t: Any, q: Any) -> Any:
-    """L [N, N]: row j has the weights of outputs j, j-1, j-2 in the value of their Lagrange polynomial at t_{j-1} + q_j (t_j - t_{j-1})."""
+def interpolation(t: Float[Arr, " n"], q: Float[Arr, " n"]) -> Float[Arr, "n n"]:
+    """Return L: row j evaluates the Lagrange polynomial of outputs j, j-1, j-2.
+
+    It does so at t_{j-1} + q_j (t_j - t_{j-1})."""
     xp, n = namespace(t), len(t)
     rows = [xp.asarray(np.eye(n)[0], t.dtype)]
     for j in range(1, n):

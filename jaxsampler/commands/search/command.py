@@ -1,14 +1,22 @@
-r"""`jaxsampler search CONFIG`: better tables for one problem, method by method, judged on noise that no search has seen.
+r"""`jaxsampler search CONFIG`: better tables for one problem, by several methods, judged on noise of its own.
 
-For every number of calls the best hand-made sampler of the library is found first (`handmade`): the start of the searches, and what they
-are measured against. Three sets of noises: those that tables are fitted to, those that choose (among hand-made samplers, starts, schedules,
-iterations), and those that judge, once. A method is "random", "evolve", "s3" (schedules), or what a learned table leaves free, "grid",
-"relaxation", "table", "table+scale", in stages joined by " then "; "distilled", alone or before these, is the work of `distill` on each
-kind of grid; ", inconsistent" at the end frees A and the sums of B as well. "transferred from NAME" searches nothing: it is the table
-found for another problem with as many calls (by a study with the same --out, else the shipped one), carried to this problem's path
-(`transfer`).
+For every number of calls the best hand-made sampler of the library comes first (`handmade`): learned tables
+start there, and all results are measured against it. There are three sets of noises: tables are fitted to
+one, one chooses (among hand-made samplers, starts, schedules, iterations), and one judges, once. The methods
+are
 
-Each result is kept when it is there, with its table and card; a study that was stopped goes on with the first missing one, and within it.
+    "random", "evolve", "s3"                           a search of schedules
+    "grid", "relaxation", "table", "table+scale", ..   a learned table and what it leaves free;
+                                                       " then " joins stages
+    "distilled", alone or before such stages           the work of `distill` on each kind of grid
+    "transferred from NAME"                            the table found for another problem with as many calls,
+                                                       carried to this problem's path (`transfer`)
+
+", inconsistent" at the end of a learned or distilled method frees A and the sums of B as well. The table to
+transfer is that of a search with the same --out, else the shipped one.
+
+Each result is kept, with its table and card. A search that was stopped resumes at the first missing result,
+and within it.
 """
 
 import dataclasses
@@ -30,70 +38,60 @@ from .settings import HANDMADE, HANDMADE_FRECHET, Search
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A sampler found: `what` it is, its RMSE on the noises that chose it and on those that judge, and the ratio to the best hand-made one.
-
-    low, high: bootstrap 95% interval of the ratio; trimmed: the ratio without the worst hundredth of each. frechet: distance of the
-    samples' features to real ones, with its interval, if measured. numbers: free ones. dropped: schedules without a score. mark: of all
-    else that the result depends on.
-    """
+    """A sampler found, judged."""
 
     problem: str
     calls: int
     method: str
-    what: str
-    held_out: float
-    rmse: float
-    ratio: float
-    low: float
+    what: str  # the sampler in words
+    held_out: float  # RMSE on the noises that chose it
+    rmse: float  # RMSE on the noises that judge
+    ratio: float  # of this RMSE to that of the best hand-made sampler
+    low: float  # of the ratio's bootstrap 95% interval
     high: float
-    trimmed: float
-    frechet: float | None
-    frechet_low: float | None
+    trimmed: float  # the ratio without the worst hundredth of the errors of each
+    frechet: float | None  # distance between features of samples and of real data, if measured
+    frechet_low: float | None  # of its 95% interval
     frechet_high: float | None
-    numbers: int
-    dropped: int
-    seconds: float
-    file: str
-    mark: str
+    numbers: int  # free ones
+    dropped: int  # schedules without a score
+    seconds: float  # of the search alone
+    file: str  # of the table
+    mark: str  # of everything else that the result depends on
 
 
-def study(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Result]:
-    """All results of `c` on its problem `p`; tables, cards and results.json lie in `folder`."""
+def search(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[Result]:
+    """Return all results of `c` on its problem `p`; tables, cards and results.json lie in `folder`."""
     file = folder / "results.json"
     task = Task(c, p, folder, progress)
-    wanted = list(
-        itertools.product(c.calls, (HANDMADE, *([HANDMADE_FRECHET] if c.samples else []), *c.methods))
-    )
+    by_hand = (HANDMADE, HANDMADE_FRECHET) if c.samples else (HANDMADE,)
+    wanted = list(itertools.product(c.calls, (*by_hand, *c.methods)))
     marks = {
         which: task.mark_of(*which) for which in wanted
-    }  # a table that is not there to be transferred is missed before any work
+    }  # finds a missing table to transfer before any work
     before = read(file)
     known = {(r.calls, r.method): r for r in before if r.mark == marks.get((r.calls, r.method))}
     others = [
         r for r in before if r not in known.values()
-    ]  # of another config, or of methods that this one has not
+    ]  # of another config, or of methods not in this one
     for calls, method in wanted:
         if (calls, method) not in known:
-            if (
-                method == HANDMADE
-            ):  # nothing compiled for fewer calls is used again, and each program holds memory
-                jax.clear_caches()
+            if method == HANDMADE:
+                jax.clear_caches()  # programs for fewer calls are not used again, and each holds memory
             if progress:
                 print(f"{c.problem}, {calls} calls: {method}", flush=True)
             known[calls, method] = judged(task, calls, method)
-            write(
-                file,
-                json.dumps([dataclasses.asdict(r) for r in (*others, *known.values())], indent=1).encode(),
-            )
+            kept = [dataclasses.asdict(r) for r in (*others, *known.values())]
+            write(file, json.dumps(kept, indent=1).encode())
     return [known[which] for which in wanted]
 
 
 def judged(task: Task, calls: int, method: str) -> Result:
-    """Search, then judge; the table with its card is saved in the folder."""
+    """Find a sampler by a method, judge it, and save its table and card in the folder."""
     c, p, file = task.c, task.p, task.file(calls, method)
-    name, _ = task.by_hand(calls)  # not of the time that the search takes
+    name, _ = task.by_hand(calls)  # before the clock starts
     began = time.monotonic()
-    found = task.search(calls, method)
+    found = task.find(calls, method)
     seconds = time.monotonic() - began
     samples = p.run(found.table, task.judge[0])
     errors = off(samples, task.judge[1])
@@ -101,10 +99,8 @@ def judged(task: Task, calls: int, method: str) -> Result:
     distance, low, high = None, None, None
     if c.samples:
         features = p.features(samples[: c.samples])
-        distance, (low, high) = (
-            metrics.frechet(features, task.real),
-            metrics.interval(task.distance, features),
-        )
+        distance = metrics.frechet(features, task.real)
+        low, high = metrics.interval(task.distance, features)
     made = Result(
         problem=p.name,
         calls=calls,
@@ -122,17 +118,13 @@ def judged(task: Task, calls: int, method: str) -> Result:
         file=file.name,
         mark=task.mark_of(calls, method),
     )
-    card = dataclasses.asdict(made) | {
-        "path": repr(p.path),
-        "baseline": name,
-        "config": dataclasses.asdict(c),
-    }
-    found.table.save(file, **card)
+    config = {"path": repr(p.path), "baseline": name, "config": dataclasses.asdict(c)}
+    found.table.save(file, **dataclasses.asdict(made) | config)
     return made
 
 
 def read(file: Path) -> list[Result]:
-    """The results of a study so far; ValueError if the file is something else."""
+    """Return the results of a search so far; ValueError if the file is something else."""
     if not file.exists():
         return []
     try:

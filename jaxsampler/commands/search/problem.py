@@ -1,4 +1,4 @@
-"""The searches of a study on one problem: the noises, the hand-made samplers to beat, and what each method finds."""
+"""The searches on one problem: the noises, the hand-made samplers to beat, and what each method finds."""
 
 import contextlib
 import dataclasses
@@ -42,16 +42,16 @@ class Found:
 
 
 def off(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Mean squared errors [n], in float64."""
+    """Return the mean squared errors [n], in float64."""
     return squared(samples.astype(np.float64), reference.astype(np.float64))
 
 
 class Task:
-    """One problem's searches; what they share (noises, converged samples, hand-made samplers) is made when first needed."""
+    """The searches on one problem, with the noises, converged samples and hand-made samplers they share."""
 
     def __init__(self, c: Search, p: Problem, folder: Path, progress: bool):
         self.c, self.p, self.folder, self.progress = c, p, folder, progress
-        self.batch = p.chunk if p.bound else c.batch  # in which samples are scored
+        self.batch = p.chunk if p.bound else c.batch  # samples that are scored at once
         self.small = p.sized(c.batch)
         self.key = jax.random.key(c.seed)
         self._screened: dict[int, list[Handmade]] = {}
@@ -60,7 +60,7 @@ class Task:
         self._baselines: dict[int, np.ndarray] = {}
 
     def noises(self, what: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """x_T of one of the three sets and the converged samples, whole batches, kept in the folder."""
+        """Return x_T of one of the three sets and the converged samples, which are kept in the folder."""
         seed = 3 * self.c.seed + ("fit", "choose", "judge").index(what)
         whole = math.lcm(self.batch, self.c.batch)
         x = self.p.start(-(-n // whole) * whole, seed)
@@ -68,9 +68,8 @@ class Task:
         if not file.exists():
             buffer, exact = io.BytesIO(), self.p.converged(x)
             if not np.isfinite(exact).all():
-                raise ValueError(
-                    f"{np.sum(~np.isfinite(off(exact, x)))} of {len(x)} converged samples of {self.p.name} are not finite"
-                )
+                bad = np.sum(~np.isfinite(off(exact, x)))
+                raise ValueError(f"{bad} of {len(x)} converged samples of {self.p.name} are not finite")
             np.save(buffer, exact)
             write(file, buffer.getvalue())
         return x, np.load(file)
@@ -92,11 +91,11 @@ class Task:
         return metrics.gaussian(self.p.features(self.p.real("test", self.c.real)))
 
     def distance(self, features: np.ndarray) -> float:
-        """Frechet distance to real samples."""
+        """Return the Frechet distance to real samples."""
         return metrics.frechet(features, self.real)
 
     def screened(self, calls: int) -> list[Handmade]:
-        """All hand-made samplers, best first, by the first of the held-out noises."""
+        """Return all hand-made samplers, best first on the first of the held-out noises."""
         if calls not in self._screened:
             n = -(-self.c.screen // self.batch) * self.batch
             x, exact = (a[:n] for a in self.choose)
@@ -104,20 +103,18 @@ class Task:
         return self._screened[calls]
 
     def rivals(self, calls: int) -> list[Handmade]:
-        """The best hand-made samplers, by the held-out noises."""
+        """Return the best hand-made samplers, best first on all held-out noises."""
         if calls not in self._rivals:
-            chosen = self.screened(calls)[: self.c.rivals]
-            self._rivals[calls] = best(
-                self.p.denoiser, self.p.path, *self.choose, calls, batch=self.batch, chosen=chosen
-            )
+            options = {"batch": self.batch, "chosen": self.screened(calls)[: self.c.rivals]}
+            self._rivals[calls] = best(self.p.denoiser, self.p.path, *self.choose, calls, **options)
         return self._rivals[calls]
 
     def file(self, calls: int, method: str) -> Path:
-        """Where the table of a result lies."""
+        """Return where the table of a result lies."""
         return self.folder / f"{self.p.name}_{calls}_{slug(method)}_{self.mark_of(calls, method)}.safetensors"
 
     def by_hand(self, calls: int) -> tuple[str, Table]:
-        """The best hand-made sampler and its name: the one saved, if the study has come so far."""
+        """Return the name and table of the best hand-made sampler: the one saved, if there is one."""
         file = self.file(calls, HANDMADE)
         if file.exists():
             return Table.about(file)["what"], Table.load(file)
@@ -125,23 +122,22 @@ class Task:
         return top.name, top.table
 
     def baseline(self, calls: int) -> np.ndarray:
-        """Errors of the best hand-made sampler on the noises that judge."""
+        """Return the errors of the best hand-made sampler on the noises that judge."""
         if calls not in self._baselines:
             x, reference = self.judge
             self._baselines[calls] = off(self.p.run(self.by_hand(calls)[1], x), reference)
         return self._baselines[calls]
 
     def mark_of(self, calls: int, method: str) -> str:
-        """Of all that a result depends on besides its calls and method."""
+        """Return a mark of everything that a result depends on besides its calls and method."""
         mark = self.p.fingerprint(*sorted(self.c.matters(method).items()))
         if not method.startswith(TRANSFERRED):
             return mark
-        return mark + self.p.fingerprint(
-            *(a.tobytes() for a in jax.tree.leaves(self.elsewhere(calls, method)[0]))
-        )
+        table, _ = self.elsewhere(calls, method)
+        return mark + self.p.fingerprint(*(a.tobytes() for a in jax.tree.leaves(table)))
 
     def elsewhere(self, calls: int, method: str) -> tuple[Table, dict[str, Any]]:
-        """The table found for the problem that the method names, and its card."""
+        """Return the table found for the problem that the method names, and its card."""
         name = method.removeprefix(TRANSFERRED)
         file = self.folder.parent / f"{name}_{calls}.safetensors"
         if file.exists():
@@ -152,18 +148,15 @@ class Task:
             raise ValueError(f"nothing to transfer: there is no {file}, and of those shipped {e}") from None
 
     def transferred(self, calls: int, method: str) -> Found:
-        """What was found for another problem, on this one's path."""
+        """Carry what was found for another problem to this one's path."""
         (table, card), (x, exact) = self.elsewhere(calls, method), self.choose
         name = method.removeprefix(TRANSFERRED)
         moved = transfer(table, PATHS[name], self.p.path)
-        return Found(
-            moved,
-            f"{card.get('method', 'found')} on {name}",
-            float(np.sqrt(off(self.p.run(moved, x), exact).mean())),
-        )
+        score = float(np.sqrt(off(self.p.run(moved, x), exact).mean()))
+        return Found(moved, f"{card.get('method', 'found')} on {name}", score)
 
-    def search(self, calls: int, method: str) -> Found:
-        """What the method finds."""
+    def find(self, calls: int, method: str) -> Found:
+        """Return what the method finds."""
         if method.startswith(TRANSFERRED):
             return self.transferred(calls, method)
         if method == HANDMADE:
@@ -171,9 +164,8 @@ class Task:
             return Found(top.table, top.name, top.score)
         if method == HANDMADE_FRECHET:
             x = self.choose[0][: self.c.samples]
-            top = min(
-                self.rivals(calls), key=lambda h: self.distance(self.p.features(self.p.run(h.table, x)))
-            )
+            distance = lambda h: self.distance(self.p.features(self.p.run(h.table, x)))
+            top = min(self.rivals(calls), key=distance)
             return Found(top.table, top.name, top.score)
         folder = self.folder / f"{calls}_{slug(method)}_{self.mark_of(calls, method)}"
         if method in SEARCHES:
@@ -184,28 +176,19 @@ class Task:
         return self.learned(calls, stages, consistent, folder, distilled)
 
     def schedule(self, calls: int, find: Callable, folder: Path) -> Found:
-        """A schedule of solvers."""
+        """Search a schedule of solvers."""
         space = Space(self.p.path, calls)
         batch = self.batch if self.p.bound else min(self.batch, self.c.scored)
-        few = tuple(a[: -(-self.c.scored // batch) * batch] for a in self.choose)
-        score, final = (
-            rmse(self.p.denoiser, *a, batch=b) for a, b in ((few, batch), (self.choose, self.batch))
-        )
-        table, report = find(
-            score,
-            space,
-            key=self.key,
-            budget=self.c.budget,
-            final_score=final,
-            folder=folder,
-            progress=self.progress,
-        )
-        return Found(
-            table, f"{report.evaluated} schedules scored", float(report.final), dropped=report.dropped
-        )
+        x, exact = (a[: -(-self.c.scored // batch) * batch] for a in self.choose)
+        score = rmse(self.p.denoiser, x, exact, batch=batch)
+        final = rmse(self.p.denoiser, *self.choose, batch=self.batch)
+        options = {"key": self.key, "budget": self.c.budget, "progress": self.progress}
+        table, report = find(score, space, final_score=final, folder=folder, **options)
+        what = f"{report.evaluated} schedules scored"
+        return Found(table, what, float(report.final), dropped=report.dropped)
 
     def distilled(self, calls: int, consistent: bool) -> list[tuple[Handmade, Found]]:
-        """A table distilled on each kind of grid, as the best solver by hand on it has it, with that solver; best first."""
+        """Distil a table on the best hand-made sampler's grid of each kind; best first, with that sampler."""
         if (calls, consistent) not in self._distilled:
             firsts: dict[str, Handmade] = {}
             for made in self.screened(calls):
@@ -214,28 +197,20 @@ class Task:
             ways = partial(waypoints, self.p.denoiser, self.p.path, batch=self.batch, progress=self.progress)
             (x, _), (chosen, exact), found = self.fit, self.choose, []
             for made in firsts.values():
-                teacher = x, ways(made.grid, x)
-                given: dict = {
-                    "consistent": consistent,
-                    "noises": len(x),
-                    "held_out": 0,
-                    "batch": self.batch,
-                    "teacher": teacher,
-                }
+                given: dict[str, Any] = {"noises": len(x), "held_out": 0, "teacher": (x, ways(made.grid, x))}
+                given |= {"consistent": consistent, "batch": self.batch}
                 table, _ = distill(self.p.denoiser, self.p.path, made.grid, **given)
                 score = float(np.sqrt(off(self.p.run(table, chosen), exact).mean()))
-                rows = calls - bool(
-                    consistent and self.p.path.sigma(made.grid[-1]) == 0
-                )  # the last one is the last output then
+                # into sigma = 0, a consistent table's last row is the last output
+                rows = calls - bool(consistent and self.p.path.sigma(made.grid[-1]) == 0)
                 numbers = rows * (rows - 1) // 2 if consistent else rows * (rows + 3) // 2
                 found.append((made, Found(table, f"on {made.family}", score, numbers)))
-            self._distilled[calls, consistent] = sorted(
-                found, key=lambda pair: np.nan_to_num(pair[1].held_out, nan=np.inf)
-            )
+            order = lambda pair: np.nan_to_num(pair[1].held_out, nan=np.inf)
+            self._distilled[calls, consistent] = sorted(found, key=order)
         return self._distilled[calls, consistent]
 
     def starts(self, calls: int, free: str, consistent: bool) -> list[Handmade]:
-        """The best hand-made sampler of each solver that can be varied so, then the best of the others."""
+        """Return the best hand-made sampler of each solver that can be varied, then the next best."""
         firsts, others = {}, []
         for rival in self.rivals(calls):
             with contextlib.suppress(ValueError):  # not every solver has derivative estimates to relax
@@ -244,26 +219,23 @@ class Task:
                     others.append(rival)
         if not firsts:
             raise ValueError(
-                f"none of the {self.c.rivals} best hand-made samplers of {calls} calls can be varied by {free}: raise `rivals`"
+                f"none of the {self.c.rivals} best hand-made samplers of {calls} calls "
+                f"can be varied by {free}: raise `rivals`"
             )
         return [*firsts.values(), *others][: self.c.starts]
 
     def learned(
         self, calls: int, stages: tuple[str, ...], consistent: bool, folder: Path, distilled: bool
     ) -> Found:
-        """A learned table, from the best starts."""
+        """Learn a table from the best starts."""
         if distilled:
             chosen = self.distilled(calls, consistent)[: self.c.starts]
             names = [f"distilled on {made.family}" for made, _ in chosen]
-            starts = [
-                (dpmpp_2m, made.grid, found.table) for made, found in chosen
-            ]  # corrections of it reach any table
+            # the corrections of this solver reach any table
+            starts = [(dpmpp_2m, made.grid, found.table) for made, found in chosen]
         else:
-            made = self.starts(
-                calls,
-                "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage))),
-                consistent,
-            )
+            free = "+".join(dict.fromkeys(leaf for stage in stages for leaf in leaves_of(stage)))
+            made = self.starts(calls, free, consistent)
             names, starts = [m.name for m in made], [(m.solver, m.grid) for m in made]
         teacher = tuple(np.concatenate([a, b]) for a, b in zip(self.fit, self.choose, strict=True))
         table, reports = learn_best(

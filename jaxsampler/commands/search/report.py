@@ -1,4 +1,4 @@
-"""A study of searches as a table, a figure and files: the end of `jaxsampler search`."""
+"""The report of a search, the end of `jaxsampler search`: Markdown, a figure, and the tables found."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,21 +8,22 @@ from ... import config
 from ...files import write
 from ..bench.problems import problem
 from ..bench.report import png
-from .command import Result, study
+from .command import Result, search
 from .settings import HANDMADE, HANDMADE_FRECHET, TRANSFERRED, Search
 
 
 def main(file: str | Path, out: Path, data: Path | None = None, progress: bool = True) -> str:
-    """Run the study of a config; `out` gets PROBLEM_CALLS.safetensors, the best table found for each number of calls, and PROBLEM.md, .png.
+    """Run the search of a config and return its report as Markdown.
 
-    Everything else (all tables, results, the state of searches) lies in the folder out/PROBLEM. Returns the Markdown.
+    `out` gets PROBLEM_CALLS.safetensors, the best table found for each number of calls, PROBLEM.md and
+    PROBLEM.png. All tables, results and states lie in the folder out/PROBLEM.
     """
     c = config.load(file, Search)
     folder = out / c.problem
     folder.mkdir(
         parents=True, exist_ok=True
-    )  # a place that cannot be written to is found before minutes of work
-    results = study(c, problem(c.problem, data=data), folder, progress)
+    )  # fail now, not after minutes of work, if it cannot be written to
+    results = search(c, problem(c.problem, data=data), folder, progress)
     for best in winners(results):
         write(out / f"{c.problem}_{best.calls}.safetensors", (folder / best.file).read_bytes())
     text = "\n".join(form(results) for form in (summary, ratios, markdown))
@@ -32,7 +33,10 @@ def main(file: str | Path, out: Path, data: Path | None = None, progress: bool =
 
 
 def winners(results: Sequence[Result]) -> list[Result]:
-    """The table of each number of calls that is best on the noises that choose, of those found for this problem, not by hand."""
+    """Return the result of each number of calls that is best on the noises that choose.
+
+    Only tables found for this problem count, not hand-made or transferred ones.
+    """
     made = [r for r in results if not r.method.startswith((HANDMADE, TRANSFERRED))]
     return [
         min((r for r in made if r.calls == k), key=lambda r: r.held_out)
@@ -41,7 +45,7 @@ def winners(results: Sequence[Result]) -> list[Result]:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """One row for each number of calls and method."""
+    """Return a table with one row per number of calls and method."""
     frechet = any(r.frechet is not None for r in results)
     head = ["calls", "method", "sampler", "RMSE", "ratio to the best by hand (95%)", "without the worst 1%"]
     rows = []
@@ -52,37 +56,26 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """One row for each number of calls: the best by hand, by RMSE and by Frechet distance, and the best found; calls in order."""
+    """Return a table with one row per number of calls: the best by hand and the best found."""
     known = {(r.calls, r.method): r for r in results}
     frechet = any(r.frechet is not None for r in results)
-    head, rows = (
-        ["calls", "best by hand", "RMSE", "found, from", "RMSE", "ratio (95%)", "without the worst 1%"],
-        [],
-    )
+    head = ["calls", "best by hand", "RMSE", "found, from", "RMSE", "ratio (95%)", "without the worst 1%"]
+    rows = []
     for r in sorted(winners(results), key=lambda r: r.calls):
         hand = known[r.calls, HANDMADE]
-        row = [
-            str(r.calls),
-            hand.what,
-            f"{hand.rmse:.3f}",
-            r.what.removeprefix("from "),
-            f"{r.rmse:.3f}",
-            _ratio(r),
-            f"{r.trimmed:.2f}",
-        ]
+        row = [str(r.calls), hand.what, f"{hand.rmse:.3f}", r.what.removeprefix("from "), f"{r.rmse:.3f}"]
+        row += [_ratio(r), f"{r.trimmed:.2f}"]
         rows.append([*row, *(map(_distance, (hand, known[r.calls, HANDMADE_FRECHET], r)) if frechet else ())])
     return _table([*head, *["Frechet distance: best by hand", "best by hand in it", "found"] * frechet], rows)
 
 
 def ratios(results: Sequence[Result]) -> str:
-    """One row for each method, one column for each number of calls: the ratio of RMSE to the best by hand."""
+    """Return a table of RMSE ratios to the best by hand: a row per method, a column per number of calls."""
     known, calls = {(r.method, r.calls): r for r in results}, sorted({r.calls for r in results})
     methods = dict.fromkeys(r.method for r in results if not r.method.startswith(HANDMADE))
     cell = lambda r: "" if r is None else _ratio(r)
-    return _table(
-        ["found by", *(f"{k} calls" for k in calls)],
-        [[m, *(cell(known.get((m, k))) for k in calls)] for m in methods],
-    )
+    rows = [[m, *(cell(known.get((m, k))) for k in calls)] for m in methods]
+    return _table(["found by", *(f"{k} calls" for k in calls)], rows)
 
 
 def _ratio(r: Result) -> str:
@@ -99,7 +92,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(results: Sequence[Result]) -> Any:
-    """RMSE against calls, a line for each method."""
+    """Return the figure of RMSE against calls, one line per method."""
     import matplotlib.pyplot as plt
 
     fig, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
@@ -108,12 +101,8 @@ def figure(results: Sequence[Result]) -> Any:
         style = {"color": "black", "lw": 2} if method == HANDMADE else {"lw": 1.2}
         axis.semilogy([r.calls for r in line], [r.rmse for r in line], "o-", ms=4, label=method, **style)
     calls = sorted({r.calls for r in results})
-    axis.set(
-        xlabel="network calls",
-        ylabel="RMSE to the converged solution",
-        title=results[0].problem,
-        xticks=calls,
-    )
+    axis.set(xlabel="network calls", ylabel="RMSE to the converged solution")
+    axis.set(title=results[0].problem, xticks=calls)
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     return fig

@@ -1,4 +1,4 @@
-"""What a study of searches is told: the keys of a config of `jaxsampler search`, and the names of methods (see `study`)."""
+"""The settings of a search: the keys of a config of `jaxsampler search`, and the names of its methods."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,63 +13,54 @@ from ..bench.problems import PROBLEMS
 SEARCHES: dict[str, Callable] = {"random": random_search, "evolve": evolve, "s3": s3}
 HANDMADE, HANDMADE_FRECHET = "handmade", "handmade, by Frechet distance"
 TRANSFERRED, DISTILLED, INCONSISTENT = "transferred from ", "distilled", ", inconsistent"
-COMPARED = (
-    "problem",
-    "seed",
-    "held_out",
-    "test",
-    "screen",
-    "rivals",
-    "batch",
-    "samples",
-    "real",
-)  # what every result depends on
-SCORED = ("budget", "scored")  # and schedules
-LEARNED = ("noises", "starts", "seeds", "finalists", "iterations", "rate", "split")  # and learned tables
+# what every result depends on; schedules and learned tables depend on more
+COMPARED = ("problem", "seed", "held_out", "test", "screen", "rivals", "batch", "samples", "real")
+SCORED = ("budget", "scored")
+LEARNED = ("noises", "starts", "seeds", "finalists", "iterations", "rate", "split")
+COUNTS = ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch")
 
 
 def slug(method: str) -> str:
-    """A method's name in the names of files."""
+    """Return a method's name as file names have it."""
     return "_".join(method.replace(",", "").lower().split())
 
 
 def parsed(method: str) -> tuple[bool, tuple[str, ...], bool]:
-    """Of a learned table: whether distilled ones are its start, what its stages free, and whether it is consistent."""
+    """Return whether a table starts from distilled ones, what its stages free, and if it is consistent."""
     first, *others = method.removesuffix(INCONSISTENT).split(" then ")
-    return (
-        first == DISTILLED,
-        tuple(others if first == DISTILLED else (first, *others)),
-        not method.endswith(INCONSISTENT),
-    )
+    stages = tuple(others if first == DISTILLED else (first, *others))
+    return first == DISTILLED, stages, not method.endswith(INCONSISTENT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What is searched, and on how much noise. Noises are rounded up to whole batches of the problem."""
+    """What is searched, and on how much noise, rounded up to whole batches of the problem."""
 
     problem: str
-    calls: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)
+    calls: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)  # a search for each number of network calls
     methods: tuple[str, ...] = ("relaxation then table",)
     seed: int = 0
-    noises: int = 1024  # that tables are fitted to
-    held_out: int = 2048  # that choose
-    test: int = 4096  # that judge
-    screen: int = 256  # on which all hand-made samplers are compared; the `rivals` best of them then on the held-out noises
-    rivals: int = 8
-    starts: int = 4  # hand-made samplers that a learned table starts from, of other solvers as far as the rivals have them
+    noises: int = 1024  # noises that tables are fitted to
+    held_out: int = 2048  # noises that choose
+    test: int = 4096  # noises that judge
+    screen: int = 256  # held-out noises on which all hand-made samplers are compared
+    rivals: int = 8  # the best of them, which are compared on all held-out noises
+    starts: int = 4  # rivals that a learned table starts from, of different solvers first
     seeds: int = 1  # learned tables from each start
-    finalists: int = 0  # so many of them go on after the first third of the iterations; 0: all
-    iterations: int = 1500
-    batch: int = 256  # noises of an iteration
-    rate: float = 0.0  # of the table's weights; 0: as measured for long runs (`fit.default_rates`), short ones want more
+    finalists: int = 0  # learned tables that continue after the first third of the iterations; 0: all
+    iterations: int = 1500  # of Adam for a learned table
+    batch: int = 256  # noises in an iteration
+    rate: float = (
+        0.0  # learning rate of the table's weights; 0: as measured for long runs, short ones need more
+    )
     split: tuple[float, ...] = ()  # shares of the stages in the iterations; empty: those of `learn`
     budget: int = 2000  # schedules that a search scores
-    scored: int = 64  # noises that a schedule is scored on
-    samples: int = 2000  # of the test noises for the Frechet distance; 0: not measured
-    real: int = 10_000  # real samples that they are compared with
+    scored: int = 64  # held-out noises that a schedule is scored on
+    samples: int = 2000  # test noises for the Frechet distance; 0: do not measure it
+    real: int = 10_000  # real samples for the Frechet distance
 
     def matters(self, method: str) -> dict[str, Any]:
-        """The keys that a result of the method depends on; the table that is transferred comes to them."""
+        """Return the keys that a result of the method depends on, besides a table that is transferred."""
         names = COMPARED
         if method in SEARCHES:
             names += SCORED
@@ -82,42 +73,29 @@ class Search:
             raise ValueError(f"unknown problem {self.problem!r}; {nearest(self.problem, PROBLEMS)}")
         for method in self.methods:
             self._known(method)
-        for name in (
-            "noises",
-            "held_out",
-            "test",
-            "screen",
-            "rivals",
-            "starts",
-            "seeds",
-            "iterations",
-            "batch",
-            "budget",
-            "scored",
-        ):
+        for name in (*COUNTS, *SCORED):
             if getattr(self, name) < 1:
                 raise ValueError(f"key {name!r} must be at least 1; got {getattr(self, name)}")
         for name in ("rate", "finalists", "samples"):
             if getattr(self, name) < 0:
                 raise ValueError(f"key {name!r} must not be negative; got {getattr(self, name)}")
-        learned = [
-            m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED) and parsed(m)[1]
-        ]
-        if self.split and (
-            min(self.split) <= 0 or any(len(parsed(m)[1]) != len(self.split) for m in learned)
-        ):
+        others = [m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED)]
+        learned = [m for m in others if parsed(m)[1]]
+        stages = {len(parsed(m)[1]) for m in learned}
+        if self.split and (min(self.split) <= 0 or stages - {len(self.split)}):
             raise ValueError(
-                f"key 'split' has a positive share for each stage of every method; got {list(self.split)} for {learned}"
+                "key 'split' needs a positive share for each stage of every method; "
+                f"got {list(self.split)} for {learned}"
             )
         if self.samples > self.test:
             raise ValueError(
-                f"key 'samples' is how many of the {self.test} test noises the Frechet distance is of; got {self.samples}"
+                f"key 'samples' must be at most {self.test}, the number of test noises; got {self.samples}"
             )
         if not self.calls or min(self.calls) < 2:
-            raise ValueError(f"calls are numbers of network calls, at least 2; got {self.calls}")
+            raise ValueError(f"key 'calls' needs numbers of network calls, at least 2; got {self.calls}")
 
     def _known(self, method: str) -> None:
-        """ValueError if there is no such method, or it could find nothing."""
+        """Raise ValueError if there is no such method, or it has nothing to find."""
         name = method.removeprefix(TRANSFERRED)
         if name != method:
             if name not in PROBLEMS:
@@ -139,9 +117,10 @@ class Search:
             raise ValueError(f"unknown method {method!r}; {nearest(method, known)}") from None
         if distilled and stages and "weights" not in free:
             raise ValueError(
-                f"the method {method!r} begins at distilled tables but frees no weights: end it with 'then table'"
+                f"the method {method!r} starts from distilled tables but frees no weights: "
+                "end it with 'then table'"
             )
         if consistent and free == {"amplitude"}:
             raise ValueError(
-                f"the method {method!r} leaves nothing free: amplitudes are for tables with '{INCONSISTENT.strip(', ')}'"
+                f"the method {method!r} leaves nothing free: amplitudes need {INCONSISTENT!r} at its end"
             )

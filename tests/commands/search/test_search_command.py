@@ -1,4 +1,6 @@
-"""A study of searches: what it finds is kept, judged on noise of its own, and saved as tables that other commands read."""
+"""A search: what it finds is kept, judged on noise of its own, and saved as tables that other commands
+read.
+"""
 
 import dataclasses
 import json
@@ -12,8 +14,8 @@ import jaxsampler as js
 from jaxsampler import config, metrics
 from jaxsampler.commands import cli
 from jaxsampler.commands.bench.problems import PATHS, problem
-from jaxsampler.commands.search import report as study_report
-from jaxsampler.commands.search.command import Result, read, study
+from jaxsampler.commands.search import report
+from jaxsampler.commands.search.command import Result, read, search
 from jaxsampler.commands.search.problem import Task
 from jaxsampler.commands.search.settings import HANDMADE, HANDMADE_FRECHET, Search
 
@@ -43,12 +45,14 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def done(mixture, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    return study(SMALL, mixture, folder, progress=False), folder
+    folder = tmp_path_factory.mktemp("search")
+    return search(SMALL, mixture, folder, progress=False), folder
 
 
 def test_results(done, mixture):
-    """Each result is what its saved table does on the noises that judge, and those are not the ones it was chosen by."""
+    """Each result is what its saved table does on the noises that judge, and those are not the ones it was
+    chosen by.
+    """
     results, folder = done
     assert [r.method for r in results] == [HANDMADE, HANDMADE_FRECHET, "random", "grid"]
     sets = {what: mixture.start(64, i) for i, what in enumerate(("fit", "choose", "judge"))}
@@ -82,15 +86,15 @@ def test_kept(done, mixture, monkeypatch):
     """What is there is not searched again; a missing result is, and gives the same numbers."""
     results, folder = done
     searched = []
-    search = Task.search
+    find = Task.find
     monkeypatch.setattr(
-        Task, "search", lambda self, calls, method: searched.append(method) or search(self, calls, method)
+        Task, "find", lambda self, calls, method: searched.append(method) or find(self, calls, method)
     )
-    assert study(SMALL, mixture, folder, progress=False) == results and not searched
+    assert search(SMALL, mixture, folder, progress=False) == results and not searched
     kept = [r for r in read(folder / "results.json") if r.method != "random"]
     foreign = dataclasses.replace(results[0], mark="of another config")
     (folder / "results.json").write_text(json.dumps([dataclasses.asdict(r) for r in (foreign, *kept)]))
-    again = study(SMALL, mixture, folder, progress=False)
+    again = search(SMALL, mixture, folder, progress=False)
     assert searched == ["random"]
     same = lambda r: dataclasses.replace(r, seconds=0.0)
     assert list(map(same, again)) == list(map(same, results)) and foreign in read(folder / "results.json")
@@ -117,11 +121,11 @@ def test_what_results_depend_on(mixture, tmp_path, change, methods):
 
 
 def test_command(tmp_path, capsys, monkeypatch, done):
-    """The best table of each number of calls, the Markdown and the figure; the table runs in `sample`'s place of a solver."""
+    """The best table of each number of calls, the Markdown and the figure; the table runs in `sample`'s place
+    of a solver.
+    """
     results, _ = done
-    monkeypatch.setattr(
-        study_report, "study", lambda c, p, folder, progress: [write(r, folder) for r in results]
-    )
+    monkeypatch.setattr(report, "search", lambda c, p, folder, progress: [write(r, folder) for r in results])
 
     def write(r: Result, folder):
         js.Table.load(done[1] / r.file).save(folder / r.file, problem=r.problem)
@@ -140,20 +144,20 @@ def test_command(tmp_path, capsys, monkeypatch, done):
 
 
 def test_transferred(done, mixture, tmp_path):
-    """The table of another problem, on this path: judged like any other, anew when it is another table, never a winner."""
+    """The table of another problem, on this path: judged like any other, anew when it is another table, never
+    a winner.
+    """
     (handmade, by_frechet, other, own), folder = done
     shutil.copytree(folder, tmp_path / "mixture")
     carry = lambda r: js.search.transfer(js.Table.load(folder / r.file), js.VP(), js.CondOT())
     carry(own).save(tmp_path / "fashion_flow_3.safetensors", method="grid")
     c = dataclasses.replace(SMALL, methods=("grid", "transferred from fashion_flow"))
-    *before, carried = study(c, mixture, tmp_path / "mixture", progress=False)
+    *before, carried = search(c, mixture, tmp_path / "mixture", progress=False)
     assert before == [handmade, by_frechet, own] and carried.what == "grid on fashion_flow"
     assert carried.rmse == pytest.approx(own.rmse, rel=1e-4) and carried.held_out == pytest.approx(
         own.held_out, rel=1e-4
     )
-    assert (
-        study_report.winners([handmade, dataclasses.replace(own, held_out=1.0), carried])[0].method == "grid"
-    )
+    assert report.winners([handmade, dataclasses.replace(own, held_out=1.0), carried])[0].method == "grid"
     task = Task(c, mixture, tmp_path / "mixture", False)
     assert task.mark_of(3, carried.method) == carried.mark
     carry(other).save(tmp_path / "fashion_flow_3.safetensors", method="random")
@@ -164,7 +168,7 @@ def test_distilled(done, mixture, tmp_path):
     """On each kind of grid, the best by the noises that choose; what is learned from it is no worse there."""
     shutil.copytree(done[1], tmp_path / "mixture")
     c = dataclasses.replace(SMALL, methods=("distilled, inconsistent", "distilled then table, inconsistent"))
-    handmade, _, plain, learned = study(c, mixture, tmp_path / "mixture", progress=False)
+    handmade, _, plain, learned = search(c, mixture, tmp_path / "mixture", progress=False)
     assert plain.what.startswith("on ") and learned.what.startswith("from distilled on ")
     assert plain.held_out < 0.8 * handmade.held_out and plain.rmse < 0.8 * handmade.rmse
     assert learned.held_out <= plain.held_out and (plain.numbers, learned.numbers) == (9, 14)
@@ -172,11 +176,11 @@ def test_distilled(done, mixture, tmp_path):
 
 def test_nothing_to_transfer(mixture, tmp_path, monkeypatch):
     """Said before the first search."""
-    monkeypatch.setattr(Task, "search", None)
+    monkeypatch.setattr(Task, "find", None)
     with pytest.raises(
         ValueError, match=r"nothing to transfer: there is no .*smoothed_2.safetensors, and of those shipped"
     ):
-        study(
+        search(
             dataclasses.replace(SMALL, calls=(2,), methods=("transferred from smoothed",)),
             mixture,
             tmp_path / "mixture",
@@ -204,7 +208,7 @@ def test_paths_of_problems(name):
         ({"budget": 0}, "'budget' must be at least 1"),
         ({"rate": -1.0}, "'rate' must not be negative"),
         ({"split": (1.0, 2.0)}, "a positive share for each stage"),
-        ({"samples": 257}, "256 test noises"),
+        ({"samples": 257}, "at most 256, the number of test noises"),
     ],
 )
 def test_bad_configs(change, message):
@@ -215,7 +219,7 @@ def test_bad_configs(change, message):
 def test_a_file_that_is_something_else(tmp_path, mixture):
     (tmp_path / "results.json").write_text('[{"rmse": 1}]')
     with pytest.raises(ValueError, match="not the results of a search"):
-        study(SMALL, mixture, tmp_path, progress=False)
+        search(SMALL, mixture, tmp_path, progress=False)
 
 
 def test_the_configs_in_the_repository_are_valid():
@@ -229,7 +233,9 @@ def test_the_configs_in_the_repository_are_valid():
 @pytest.mark.bench
 @pytest.mark.parametrize("name", ["mixture", "empirical", "fashion_edm", "fashion_flow"])
 def test_distance_of_converged_samples(name):
-    """The floor of a study's Frechet distances, that of the samples which all samplers approximate, is what its page says (minutes)."""
+    """The floor of a search's Frechet distances, that of the samples which all samplers approximate, is what
+    its page says (minutes).
+    """
     c, p = config.load(ROOT / f"configs/search/{name}.toml", Search), problem(name)
     real, features = (
         metrics.gaussian(p.features(p.real("test", c.real))),
