@@ -13,8 +13,8 @@ MEASURED = sorted((ROOT / "configs").rglob("*.md"))
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     """(first line number, text) of each fenced block."""
     text = page.read_text()
-    pattern = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    return [(text[: m.start(1)].count("\n"), m[1]) for m in pattern.finditer(text)]
+    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: m.start(2)].count("\n"), m[2]) for m in fences if m[1] == language]
 
 
 def execute(page: Path, **names: object) -> dict:

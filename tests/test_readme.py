@@ -62,7 +62,7 @@ def test_a_solver_is_one_file_and_one_line(names, monkeypatch, x64):
     added = next(code for _, code in blocks(README, "") if "import midpoint" in code)
     assert added == "from .midpoint_rule import midpoint as midpoint\n"
     monkeypatch.setattr(solvers, "midpoint", midpoint, raising=False)
-    assert catalogue()["midpoint"] is midpoint and by_name("midpoint") is midpoint
+    assert catalogue()["midpoint"] is midpoint and by_name("midpoint") == midpoint
     assert "| `midpoint` | 2 | 2 | velocity |  |  |  | Runge 1895 |" in markdown()
 
     example = doctest.DocTestParser().get_doctest(midpoint.__doc__, {"js": js}, "midpoint", None, None)
