@@ -69,9 +69,8 @@ class Report:
     Example:
         >>> space = js.search.Space(js.VP(), 2)
         >>> smallest = js.search.each(lambda table: abs(table.B).max())
-        >>> table, report = js.search.evolve(
-        ...     smallest, space, key=jax.random.key(0), budget=20, size=10, progress=False
-        ... )
+        >>> run = dict(key=jax.random.key(0), budget=20, size=10, progress=False)
+        >>> table, report = js.search.random_search(smallest, space, **run)
         >>> report.evaluated, report.dropped, report.history[:, 0].tolist()
         (20, 0, [10.0, 20.0])
         >>> bool(report.score == smallest(js.stack([table]))[0])

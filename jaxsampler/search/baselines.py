@@ -72,8 +72,11 @@ def handmade(
     Example:
         >>> two = {"dpmpp_2m": js.solvers.dpmpp_2m, "heun": js.solvers.heun}
         >>> for made in js.search.handmade(js.EDM(), 3, chosen=two, grids={"karras": js.grids.karras}):
-        ...     print(made.name, made.table.nfe)
-        dpmpp_2m, karras 3
+        ...     print(made.name, len(made.grid) - 1, made.table.nfe)
+        dpmpp_2m, karras 3 3
+        dpmpp_2m, karras, lower orders last 3 3
+        dpmpp_2m, karras, to 0 3 3
+        heun, karras, to 0 2 3
     """
     found: dict[bytes, Handmade] = {}
     for name, solver in (SOLVERS if chosen is None else chosen).items():

@@ -106,14 +106,14 @@ def distill(
         x, states = (np.asarray(a) for a in teacher)
         if len(x) < n or states.shape != (len(x), rows, *x.shape[1:]):
             raise ValueError(
-                f"teacher=(x_T, states at grid[1:]) needs at least {n} samples and {rows} states of each; "
+                f"teacher=(x_T, states at grid[1:]) needs {n} samples or more and {rows} states of each; "
                 f"got {x.shape}, {states.shape}"
             )
         x, states = x[:n], states[:n]
     elif key is None or like is None:
         raise ValueError(
-            "missing key= or like=: give a key, which draws the noises, and the shape of one sample "
-            "as an array or a jax.ShapeDtypeStruct"
+            "give key=, which draws the noises, and like=, the shape of one sample: "
+            "an array or a jax.ShapeDtypeStruct"
         )
     else:
         x = np.asarray(denoiser.prior(key, jax.ShapeDtypeStruct((n, *like.shape), like.dtype)))

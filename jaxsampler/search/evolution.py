@@ -75,9 +75,10 @@ def evolve(
     Example:
         >>> space = js.search.Space(js.VP(), 2, corrector=0.0, assumed=0.0)
         >>> smallest = js.search.each(lambda table: abs(table.B).max())
-        >>> run = dict(key=jax.random.key(0), budget=24, size=8, progress=False)
+        >>> start = space.sample(np.random.default_rng(0), 8)
+        >>> run = dict(key=jax.random.key(0), budget=24, start=start, size=8, progress=False)
         >>> table, report = js.search.evolve(smallest, space, **run)
-        >>> table.nfe, report.score < smallest(space.tables(js.search.known(space))).min()
+        >>> table.nfe, report.score < smallest(space.tables(start)).min()
         (2, True)
     """
     if size < 1 or parents < 1:

@@ -191,7 +191,8 @@ def s3(
     Example:
         >>> space = js.search.Space(js.VP(), 2, corrector=0.0, assumed=0.0)
         >>> smallest = js.search.each(lambda table: abs(table.B).max())
-        >>> run = dict(key=jax.random.key(0), budget=12, size=6, candidates=12, updates=5, progress=False)
+        >>> few = dict(start=space.sample(np.random.default_rng(0), 6), size=6, candidates=12, updates=5)
+        >>> run = dict(key=jax.random.key(0), budget=12, progress=False) | few
         >>> table, report = js.search.s3(smallest, space, **run)
         >>> np.isnan(report.archive.predicted).tolist() == 6 * [True] + 6 * [False]  # none in the first stage
         True

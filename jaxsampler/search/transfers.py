@@ -43,14 +43,14 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
     Example:
         >>> vp, edm = js.VP(), js.EDM()
         >>> source, target = (js.models.gaussian_mixture(np.ones((1, 2)), 0.5, path) for path in (vp, edm))
-        >>> table = js.tabulate(vp, [1.0, 0.5, 0.1], js.solvers.dpmpp_2m)
+        >>> table = js.tabulate(vp, [0.8, 0.5, 0.1], js.solvers.dpmpp_2m)
         >>> moved = js.search.transfer(table, vp, edm)
         >>> np.allclose(moved.t, vp.rho(table.t))  # t of EDM is rho
         True
-        >>> x = jnp.array([0.3, -0.4]) / vp.alpha(0.1)  # EDM's state is the VP's over alpha
         >>> z = jnp.array([0.3, -0.4])
-        >>> ours, theirs = js.run(target, moved, z * edm.prior_std), js.run(source, table, z * vp.prior_std)
-        >>> bool(jnp.allclose(ours, theirs / vp.alpha(0.1), atol=1e-4))
+        >>> ours = js.run(target, moved, z * float(edm.prior_std))
+        >>> theirs = js.run(source, table, z * float(vp.prior_std)) / float(vp.alpha(0.1))
+        >>> bool(jnp.allclose(ours, theirs, atol=1e-4))
         True
     """
     if isinstance(source, dict) or isinstance(target, dict):
