@@ -7,6 +7,7 @@ import tempfile
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -16,7 +17,7 @@ _cache = os.environ.get(
     "JAXSAMPLER_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "jaxsampler-test-cache")
 )
 jax.config.update("jax_compilation_cache_dir", _cache)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_collection_modifyitems(items):
@@ -29,6 +30,17 @@ def x64():
     """Double precision for the duration of a test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def unchecked():
+    """Annotations are not checked: half the time of files that tabulate thousands of intervals.
+
+    The other files check them, tests/tables for every solver on every kind of path.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", autouse=True)
