@@ -1,4 +1,6 @@
-"""Problems with closed-form answers, written from the mathematics and independent of the library's formulas."""
+"""Problems with closed-form answers, written from the mathematics and independent of the library's
+formulas.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,9 @@ import jaxsampler as js
 
 
 def gaussian(path, mean=0.7, std=0.4):
-    """Denoiser of x0 ~ N(mean, std^2) and its exact probability flow x(t) = c_t + sqrt(V_t/V_s) (x_s - c_s)."""
+    """Denoiser of x0 ~ N(mean, std^2) and its exact probability flow x(t) = c_t + sqrt(V_t/V_s) (x_s -
+    c_s).
+    """
     mu = 0.0 if path.centre is None else path.centre
 
     def moments(t):
@@ -28,7 +32,9 @@ def gaussian(path, mean=0.7, std=0.4):
 
 
 def mixture(path, means=(-0.8, 0.5, 1.1), stds=(0.3, 0.2, 0.4), weights=(0.3, 0.5, 0.2)):
-    """Elementwise mixture of Gaussians: the denoiser, and its flow by an independent 8th-order ODE solver in lam."""
+    """Elementwise mixture of Gaussians: the denoiser, and its flow by an independent 8th-order ODE solver in
+    lam.
+    """
     means, stds, weights = map(np.asarray, (means, stds, weights))
     mu = 0.0 if path.centre is None else path.centre
 
@@ -84,3 +90,25 @@ def random_net(seed=0, width=3):
         return 0.5 * jnp.tanh(hidden) @ w2.astype(x.dtype)
 
     return net
+
+
+def recurrence(net, path, table, x, noise=None):
+    """A table row by row in float64 numpy: the states [nfe + 1, ..] and the data predictions [nfe, ..].
+
+    `net(x, t)` predicts the data, in numpy; `noise` holds the draws in order, zeros if there is none.
+    """
+    mu = 0.0 if path.centre is None else np.asarray(path.centre)
+    x = np.asarray(x, np.float64) - mu
+    memory = np.zeros((table.regs, *x.shape))
+    draws = np.zeros((table.nfe + 1, *x.shape)) if noise is None else np.asarray(noise)
+    x = table.start[0] * x + table.start[1] * draws[0]
+    states, predictions = [x + mu], []
+    for n in range(table.nfe):
+        alpha, sigma, (a, b) = path.alpha(table.t[n]), path.sigma(table.t[n]), table.form[n]
+        x0 = np.asarray(net(x + mu, table.t[n])) - mu
+        memory[table.keep[n]] = x
+        memory[table.slot[n]] = a * x0 + b * (x - alpha * x0) / sigma
+        x = table.A[n] * x + np.tensordot(table.B[n], memory, 1) + table.C[n] * draws[table.draw[n]]
+        states.append(x + mu)
+        predictions.append(x0 + mu)
+    return np.stack(states), np.stack(predictions)

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from ..numerics import Scalar, Time, namespace
-from ..paths.base import Path
-from ..paths.gaussian import EDM
+from ..paths import EDM, Path
 from ..spelling import nearest
-from ..tables.steps import Step, variants
+from ..tables import Step
+from ..tables.steps import variants
 from .exponential import Value, dpm_1, dpmpp_1
 
 HIGHEST = 8  # order up to which the conditions are checked: 200 trees
@@ -221,6 +221,7 @@ def churn(
         rule=None if n is not None else lambda intervals, _: [churn(solver, *options, intervals)] * intervals,
         make=None,
         given=(*solver.given, *zip(names, options, strict=True)),
+        origin=(churn, (solver, *options, n)),
     )
 
 

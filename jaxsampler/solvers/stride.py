@@ -7,7 +7,7 @@ next grid point; this wrapper reproduces the published scheduler.
 """
 
 from ..numerics import Real, namespace
-from ..tables.steps import Step
+from ..tables import Step
 
 
 def strided(solver: Step, stride: Real, end: Real = 0.0) -> Step:
@@ -36,5 +36,8 @@ def strided(solver: Step, stride: Real, end: Real = 0.0) -> Step:
         return solver.formula(path, xp.append(ts[:-1], target), *args)
 
     return solver.replace(
-        formula=formula, make=None, start=tuple(strided(lower, stride, end) for lower in solver.start)
+        formula=formula,
+        make=None,
+        start=tuple(strided(lower, stride, end) for lower in solver.start),
+        origin=(strided, (solver, stride, end)),
     )

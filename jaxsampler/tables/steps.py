@@ -46,8 +46,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import is_traced
-from ..paths.base import KINDS
-from ..paths.gaussian import VP
+from ..paths import KINDS, VP
 from ..spelling import nearest
 from .identity import identity
 from .units import count_calls
@@ -215,8 +214,8 @@ class Step:
     def __reduce__(self) -> tuple:
         """By name and options; PicklingError for a step that cannot be imported."""
         try:
-            same = _again(self.origin) == self
-        except (ImportError, AttributeError, TypeError):
+            same = _again(self.origin) == self and bool(pickle.dumps(self.origin))
+        except (ImportError, AttributeError, TypeError, pickle.PicklingError):
             same = False
         if not same:
             raise pickle.PicklingError(

@@ -51,27 +51,33 @@ def basis_size(step: Any) -> int:
 
 def unit_run(step: Any, path: Any, ts: Any, basis: list) -> UnitRun:
     """Run a step on `basis` = [x, past.., states.., inputs.., z.., outputs..], in place of arrays."""
-    inputs: list = []
-    times: list = []
     cuts = np.cumsum([1, step.past, step.states, step.inputs, step.noises])
     past = Past(*(basis[a:b] for a, b in itertools.pairwise(cuts[:4])))
-    zs, outputs = tuple(basis[cuts[3] : cuts[4]]), basis[cuts[4] :]
-
-    def model(x: Any, t: Time) -> Any:
-        if step.assumed is not None:
-            return step.assumed(path, t, step.kind) * x
-        if len(inputs) == MAX_CALLS:
-            raise ValueError(
-                f"{step.name} calls the model more than {MAX_CALLS} times in one step; split it into several "
-                "steps"
-            )
-        inputs.append(x)
-        times.append(t)
-        return outputs[len(inputs) - 1]
-
+    zs, model = tuple(basis[cuts[3] : cuts[4]]), _Model(step, path, basis[cuts[4] :])
     result = step.formula(path, ts, basis[0], past, model, one_or_all(zs))
     result, corrected = result if isinstance(result, tuple) else (result, basis[0])
-    return UnitRun(inputs, times, result, corrected)
+    return UnitRun(model.inputs, model.times, result, corrected)
+
+
+class _Model:
+    """Stands in for the network: notes its calls and answers with one unit vector after the other."""
+
+    def __init__(self, step: Any, path: Any, outputs: list):
+        self.step, self.path, self.outputs = step, path, outputs
+        self.inputs: list = []
+        self.times: list = []
+
+    def __call__(self, x: Any, t: Time) -> Any:
+        if self.step.assumed is not None:
+            return self.step.assumed(self.path, t, self.step.kind) * x
+        if len(self.inputs) == MAX_CALLS:
+            raise ValueError(
+                f"{self.step.name} calls the model more than {MAX_CALLS} times in one step; split it into "
+                "several steps"
+            )
+        self.inputs.append(x)
+        self.times.append(t)
+        return self.outputs[len(self.inputs) - 1]
 
 
 def one_or_all(zs: tuple) -> Any:

@@ -1,10 +1,13 @@
-"""Every case of the released MR Sampler code (tests/golden/mr_sampler.npz), in float64 to 1e-9 and in float32 to 1e-4.
+"""Every case of the released MR Sampler code (tests/golden/mr_sampler.npz), in float64 to 1e-9 and in float32
+to 1e-4.
 
-A grid on which the code's three separately interpolated tables agree is a path: those cases run as tables of `mr_ode` and `mr_sde`
-(`published=True`) and through `mr_published`. The others are no path and run through `mr_published` alone. The network is the
-closed-form mixture that the vectors were made with; where a case has a noise or v network, it runs as a data network too.
+A grid on which the code's three separately interpolated tables agree is a path: those cases run as tables of
+`mr_ode` and `mr_sde` (`published=True`) and through `mr_published`. The others are no path and run through
+`mr_published` alone. The network is the closed-form mixture that the vectors were made with; where a case has
+a noise or v network, it runs as a data network too.
 """
 
+import dataclasses
 import json
 
 import equinox as eqx
@@ -15,7 +18,10 @@ import pytest
 from places import GOLDEN_FOLDER
 
 import jaxsampler as js
+from jaxsampler.scan.driver import drive
+from jaxsampler.scan.protocol import Watch
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 GOLDEN = np.load(GOLDEN_FOLDER / "mr_sampler.npz")
 INDEX = json.loads(str(GOLDEN["index_json"]))
 CASES = {c["id"]: c for c in INDEX["cases"]}
@@ -42,7 +48,9 @@ def mean_reverting(case):
 
 
 class Mixture(eqx.Module):
-    """The closed-form mixture of the golden file's description, at the alpha, sigma stored for each grid time."""
+    """The closed-form mixture of the golden file's description, at the alpha, sigma stored for each grid
+    time.
+    """
 
     w: jax.Array
     m: list
@@ -107,8 +115,20 @@ def trajectory(case, kind):
 
 
 @eqx.filter_jit
-def run_published(net, solver, t, x):
-    return js.sample(net, x, key=None, solver=solver, grid=np.array(t), x=x, save="all", adjoint=js.Direct())
+def drive_rows(net, solver, rows, x):
+    return drive(solver, rows, net, x, watch=Watch(js.Direct(), save=range(1, 21)))
+
+
+def run_published(net, solver, rows, x):
+    """The order and the last denoising step are in the rows: few compilations, for tables of 20 rows."""
+    fill = {"Cx": 1.0, "Cmu": 0.0, "w": 0.0, "S": 0.0, "end": np.nan}  # rows that change nothing
+
+    def longer(name, column):
+        tail = np.broadcast_to(fill.get(name, column[-1]), (20 - len(column), *column.shape[1:]))
+        return jnp.asarray(np.concatenate([column, tail.astype(column.dtype)]))
+
+    rows = type(rows)(**{name: longer(name, column) for name, column in rows._asdict().items()})
+    return drive_rows(net, dataclasses.replace(solver, order=2, denoise_last=False), rows, x)
 
 
 def close(got, want, tolerance):
@@ -129,30 +149,45 @@ def test_as_table(case):
         close(trajectory(c, "data").x, GOLDEN[f"{case}.x"], tolerance)
 
 
+def published(case):
+    o = case["opts"]
+    return js.solvers.mr_published(
+        sde=case["solver"] == "sde",
+        order=case["order"],
+        kind=case["param"],
+        denoise_last=o.get("denoise_last", False),
+        threshold=(o["threshold_ratio"], o["threshold_max"]) if o.get("thresholding") else None,
+        noise=jnp.asarray(GOLDEN["noise"]),
+    )
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_as_published(case):
     """Separately interpolated tables included; the rows' alpha and sigma are held against the stored ones."""
     c = MR[case]
     path, t, net, x = setting(c)
-    o = c["opts"]
-    solver = js.solvers.mr_published(
-        sde=c["solver"] == "sde",
-        order=c["order"],
-        kind=c["param"],
-        denoise_last=o.get("denoise_last", False),
-        threshold=(o["threshold_ratio"], o["threshold_max"]) if o.get("thresholding") else None,
-        noise=jnp.asarray(GOLDEN["noise"]),
-    )
+    solver = published(c)
     rows = solver.rows(path, t)
     precision = 1e-6 if c["f32"] else 1e-12
     np.testing.assert_allclose(rows.alpha, GOLDEN[f"grid.{c['grid_id']}.alphas"][:-1], atol=precision)
     np.testing.assert_allclose(rows.sigma, GOLDEN[f"grid.{c['grid_id']}.sigmas"][:-1], atol=precision)
-    got = run_published(net, solver, tuple(t.tolist()), x)
+    got = run_published(net, solver, rows, x)
     tolerance = 1e-4 if c["f32"] else 1e-9
     close(got.x, GOLDEN[f"{case}.x"], tolerance)
+    close(got.xs[: len(GOLDEN[f"{case}.traj"])], GOLDEN[f"{case}.traj"], tolerance)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("option", ["denoise_last", "thresholding"])
+def test_through_the_front_door(option):
+    """js.sample gives what the shared compilations above give."""
+    case, c = next((case, c) for case, c in PUBLISHED.items() if c["opts"].get(option))
+    _, t, net, x = setting(c)
+    got = js.sample(net, x, key=None, solver=published(c), grid=t, x=x, save="all", adjoint=js.Direct())
+    close(got.x, GOLDEN[f"{case}.x"], 1e-9)
     n = len(GOLDEN[f"{case}.traj"])
-    close(got.xs[1 : n + 1], GOLDEN[f"{case}.traj"], tolerance)
+    close(got.xs[1 : n + 1], GOLDEN[f"{case}.traj"], 1e-9)
 
 
 @pytest.mark.usefixtures("x64")
@@ -169,8 +204,8 @@ def test_unrescaled_baselines(case):
     }[c["alg"]]
     grid = np.append(np.asarray(c["model_times"], float), 0.0)
     x = path.mu + path.std * jnp.asarray(GOLDEN["zT"])
-    got = js.run(net, js.tabulate(path, grid, solver(published=True)), x, noise=jnp.asarray(GOLDEN["noise"]))
-    close(got, GOLDEN[f"{case}.x"], 1e-9)
+    table = js.pad(js.tabulate(path, grid, solver(published=True)), nfe=20, regs=3)
+    close(run_table(net, table, x, jnp.asarray(GOLDEN["noise"])).x, GOLDEN[f"{case}.x"], 1e-9)
 
 
 def test_no_case_is_left_out():

@@ -1,4 +1,8 @@
-"""Solvers that are the same thing in other words agree to rounding; MR Sampler is the DPM-Solver family on y = (x - mu)/std."""
+"""Solvers that are the same thing in other words agree to rounding; MR Sampler is the DPM-Solver family on
+y = (x - mu)/std.
+"""
+
+import functools
 
 import equinox as eqx
 import jax
@@ -12,6 +16,12 @@ import jaxsampler as js
 pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 KEY = jax.random.key(11)
+
+
+def runner(denoiser):
+    """(table, x) -> the sample, with one compilation for all tables of up to 20 rows."""
+    run = jax.jit(lambda table, x: js.run(denoiser, table, x, key=KEY, adjoint=js.Direct()))
+    return lambda table, x: run(js.pad(table, nfe=20, regs=8), x)
 
 
 class Centred(js.Path):
@@ -42,25 +52,33 @@ PAIRS = {
 }
 
 
+@functools.cache
+def shifted_and_centred():
+    """MR Sampler's path with a mu, the path of y = (x - mu)/std without, and a run of one network on each."""
+    mu, std = jnp.asarray([0.2, 0.5, 0.9]), 0.3
+    path, centred = js.MeanReverting(mu, std=std), Centred(js.MeanReverting(0.0, std=std))
+    net = random_net(2)
+    in_y = lambda y, t: net(jnp.broadcast_to(mu, y.shape) + std * y, t)
+    runs = (runner(js.Denoiser(net, path, "noise")), runner(js.Denoiser(in_y, centred, "noise")))
+    return mu, std, (path, centred), runs
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_mr_sampler_is_the_dpm_family_in_shifted_coordinates(name):
     """Run MR Sampler on x with its mu, and the DPM solver on y with no mu, and compare."""
     mr, dpm = PAIRS[name]
-    mu, std = jnp.asarray([0.2, 0.5, 0.9]), 0.3
-    path = js.MeanReverting(mu, std=std)
-    centred = Centred(js.MeanReverting(0.0, std=std))
-    net = random_net(2)
-    grid = np.linspace(100, 0, 8)
-    x = jax.random.normal(KEY, (5, 3))
-    denoiser = js.Denoiser(net, path, "noise")
-    in_y = js.Denoiser(lambda y, t: net(jnp.broadcast_to(mu, y.shape) + std * y, t), centred, "noise")
-    got = js.run(denoiser, js.tabulate(path, grid, mr), jnp.broadcast_to(mu, x.shape) + std * x, key=KEY)
-    want = js.run(in_y, js.tabulate(centred, grid, dpm), x, key=KEY)
-    np.testing.assert_allclose((got - jnp.broadcast_to(mu, x.shape)) / std, want, rtol=1e-11, atol=1e-11)
+    mu, std, (path, centred), (in_x, in_y) = shifted_and_centred()
+    grid, x = np.linspace(100, 0, 8), jax.random.normal(KEY, (5, 3))
+    mu = jnp.broadcast_to(mu, x.shape)
+    got = in_x(js.tabulate(path, grid, mr), mu + std * x)
+    want = in_y(js.tabulate(centred, grid, dpm), x)
+    np.testing.assert_allclose((got - mu) / std, want, rtol=1e-11, atol=1e-11)
 
 
 def test_published_update_term_by_term():
-    """One row of the table against the published coefficients of the second-order data ODE step, mu included."""
+    """One row of the table against the published coefficients of the second-order data ODE step, mu
+    included.
+    """
     path = js.MeanReverting(jnp.asarray(0.4), std=0.2)
     grid = np.array([90.0, 60.0, 25.0])
     table = js.tabulate(path, grid, S.mr_ode(order=2))
@@ -119,16 +137,28 @@ EQUAL = {
 }
 
 
+@functools.cache
+def on_random_net(path):
+    return runner(js.Denoiser(random_net(4), path, "data"))
+
+
 @pytest.mark.parametrize("name", EQUAL)
 @pytest.mark.parametrize(
     "path", [js.VP(), js.EDM(0.01, 20.0), js.MeanReverting(0.3)], ids=["vp", "edm", "mr"]
 )
 def test_two_names_for_one_sampler(name, path):
-    net = js.Denoiser(random_net(4), path, "data")
     x = jax.random.normal(KEY, (4, 3))
     grid = js.grids.log_snr(path, 6)
-    a, b = (js.run(net, js.tabulate(path, grid, s), x, key=KEY) for s in EQUAL[name])
+    a, b = (on_random_net(path)(js.tabulate(path, grid, s), x) for s in EQUAL[name])
     np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@functools.cache
+def on_vp_and_edm():
+    """Runs of one function of (x/alpha, rho), seen from both paths."""
+    vp, edm, net = js.VP(), js.EDM(1e-3, 200.0), random_net(5)
+    on_vp = js.Denoiser(lambda x, t: net(x / vp.alpha(t).astype(x.dtype), vp.rho(t)), vp, "data")
+    return vp, edm, runner(on_vp), runner(js.Denoiser(net, edm, "data"))
 
 
 @pytest.mark.parametrize(
@@ -148,20 +178,19 @@ def test_two_names_for_one_sampler(name, path):
 )
 def test_methods_in_lam_do_not_see_the_schedule(solver):
     """VP and EDM solutions coincide after x = alpha y."""
-    vp, edm = js.VP(), js.EDM(1e-3, 200.0)
+    vp, edm, run_vp, run_edm = on_vp_and_edm()
     lam = np.linspace(vp.lam(0.95), vp.lam(0.05), 7)
     t_vp, t_edm = vp.time(lam), edm.time(lam)
-    base = random_net(5)
-
-    def in_rho(x, t):  # one function of (x/alpha, rho), seen from both paths
-        return base(x, t)
-
-    on_vp = js.Denoiser(lambda x, t: in_rho(x / vp.alpha(t).astype(x.dtype), vp.rho(t)), vp, "data")
-    on_edm = js.Denoiser(lambda y, t: in_rho(y, t), edm, "data")
     y = 3 * jax.random.normal(KEY, (4, 3))
-    got = js.run(on_vp, js.tabulate(vp, t_vp, solver), vp.alpha(t_vp[0]) * y, key=KEY) / vp.alpha(t_vp[-1])
-    want = js.run(on_edm, js.tabulate(edm, t_edm, solver), y, key=KEY)
+    got = run_vp(js.tabulate(vp, t_vp, solver), vp.alpha(t_vp[0]) * y) / vp.alpha(t_vp[-1])
+    want = run_edm(js.tabulate(edm, t_edm, solver), y)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+@functools.cache
+def constant(kind):
+    """A run of a network that answers (0.3, -1.0) everywhere."""
+    return runner(js.Denoiser(lambda x, t: jnp.asarray([0.3, -1.0]), js.VP(), kind))
 
 
 DATA_KIND = [s for s in S.catalogue().values() if s.kind == "data"]
@@ -170,10 +199,9 @@ DATA_KIND = [s for s in S.catalogue().values() if s.kind == "data"]
 @pytest.mark.parametrize("solver", [s for s in DATA_KIND if not s.stochastic], ids=lambda s: s.name)
 def test_data_solvers_are_exact_on_one_point(solver):
     """If x0 is known, x_t = alpha x0 + sigma (x_T - alpha_T x0)/sigma_T whatever the grid."""
-    path, point = js.VP(), jnp.asarray([0.3, -1.0])
-    grid = np.array([0.97, 0.5, 0.41, 0.1])
-    x = jnp.asarray([1.5, 0.2])
-    got = js.run(js.Denoiser(lambda x, t: point, path, "data"), js.tabulate(path, grid, solver), x)
+    path, point = js.VP(), np.array([0.3, -1.0])
+    x = np.array([1.5, 0.2])
+    got = constant("data")(js.tabulate(path, [0.97, 0.5, 0.41, 0.1], solver), x)
     eps = (x - path.alpha(0.97) * point) / path.sigma(0.97)
     np.testing.assert_allclose(got, path.alpha(0.1) * point + path.sigma(0.1) * eps, rtol=1e-12)
 
@@ -182,13 +210,16 @@ def test_data_solvers_are_exact_on_one_point(solver):
     "solver", [s for s in DATA_KIND if s.stochastic and s.name != "ddim"], ids=lambda s: s.name
 )
 def test_stochastic_data_solvers_are_exact_on_one_point(solver):
-    """Mean and variance of x_s given x_T for a known x0: the noise decays by sigma_s/sigma_t e^{-h} and is refilled to sigma_s."""
+    """Mean and variance of x_s given x_T for a known x0: the noise decays by sigma_s/sigma_t e^{-h} and is
+    refilled
+    to sigma_s.
+    """
     path = js.VP()
     grid = np.array([0.97, 0.5, 0.41, 0.1])
     table = js.tabulate(path, grid, solver)
     by = np.zeros(
         (1 + table.regs, 2 + table.draw.max())
-    )  # x and the registers as combinations of x_T and the draws, where x0 = 0
+    )  # x, registers as combinations of x_T, draws, at x0 = 0
     by[0, 0] = 1.0
     for n in range(table.nfe):
         by[1 + table.keep[n]] = by[0]
@@ -202,12 +233,14 @@ def test_stochastic_data_solvers_are_exact_on_one_point(solver):
 
 
 def test_noise_solvers_are_exact_for_constant_noise():
-    path, eps = js.VP(), jnp.asarray([0.3, -1.0])
-    grid, x = np.array([0.97, 0.5, 0.41, 0.1]), jnp.asarray([1.5, 0.2])
+    path, eps = js.VP(), np.array([0.3, -1.0])
+    grid, x = np.array([0.97, 0.5, 0.41, 0.1]), np.array([1.5, 0.2])
     x0 = (x - path.sigma(0.97) * eps) / path.alpha(0.97)
     for solver in (S.dpm_1, S.dpm_2m, S.dpm_3m, S.dpm_2, S.dpm_3, S.deis, S.lms, S.ipndm, S.pndm, S.plms):
-        got = js.run(js.Denoiser(lambda x, t: eps, path, "noise"), js.tabulate(path, grid, solver), x)
-        np.testing.assert_allclose(got, path.alpha(0.1) * x0 + path.sigma(0.1) * eps, rtol=1e-11)
+        got = constant("noise")(js.tabulate(path, grid, solver), x)
+        np.testing.assert_allclose(
+            got, path.alpha(0.1) * x0 + path.sigma(0.1) * eps, rtol=1e-11, err_msg=solver.name
+        )
 
 
 def test_equivariance_under_shift_and_scale():
@@ -217,8 +250,7 @@ def test_equivariance_under_shift_and_scale():
     one = js.MeanReverting(jnp.asarray(0.2), std=0.25)
     two = js.MeanReverting(jnp.asarray(c * 0.2 + b), std=c * 0.25)
     x = jax.random.normal(KEY, (4, 3))
-    a = js.run(js.Denoiser(net, one, "data"), js.tabulate(one, grid, S.mr_sde), x, key=KEY)
+    a = runner(js.Denoiser(net, one, "data"))(js.tabulate(one, grid, S.mr_sde), x)
     moved = js.Denoiser(lambda u, t: c * net((u - b) / c, t) + b, two, "data")
-    np.testing.assert_allclose(
-        js.run(moved, js.tabulate(two, grid, S.mr_sde), c * x + b, key=KEY), c * a + b, rtol=1e-11
-    )
+    got = runner(moved)(js.tabulate(two, grid, S.mr_sde), c * x + b)
+    np.testing.assert_allclose(got, c * a + b, rtol=1e-11)
