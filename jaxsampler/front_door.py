@@ -9,18 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .numerics import Grid, Key, Like, State
-from .paths import grids
-from .paths.predictions import Denoiser
+from .paths import Denoiser, grids
+from .scan import Adjoint, Sampler, Solver, StepEnd
 from .scan.driver import drive
-from .scan.protocol import Adjoint, Sampler, Save, Solver, StepEnd, Watch
+from .scan.protocol import Save, Watch
 from .scan.run_table import run_watched
-from .solvers.exponential import dpmpp_2m
-from .tables.table import Table
-from .tables.tabulation import tabulate
+from .solvers import dpmpp_2m
+from .tables import Table, tabulate
 
 
 def sample(
-    denoiser: Denoiser,
+    denoiser: Callable,
     like: Like,
     *,
     key: Key | None,
@@ -73,11 +72,12 @@ def sample(
     for leaf in jax.tree.leaves(like):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"samples are floating point: `like` has dtype {leaf.dtype}; use jnp.float32")
-    prior_key, noise_key = (None, None) if key is None else jax.random.split(key)
+    keys = None if key is None else jax.random.split(key)
+    noise_key = None if keys is None else keys[1]
     if x is None:
-        if key is None:
+        if keys is None:
             raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
-        x = denoiser.prior(prior_key, like)
+        x = denoiser.prior(keys[0], like)
     if jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, like):
         raise ValueError(
             f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be "

@@ -14,7 +14,8 @@ import equinox as eqx
 import jax
 
 from ..numerics import Scalar, State, Time, cast, is_traced
-from ..paths.predictions import Denoiser, match
+from ..paths import Denoiser
+from ..paths.predictions import match
 
 
 class _Guided(eqx.Module):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ..numerics import Scalar, State, Time, wide
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser
 
 
 class _Thresholded(eqx.Module):

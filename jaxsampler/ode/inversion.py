@@ -24,15 +24,13 @@ from jaxtyping import PyTree
 
 from ..front_door import sample
 from ..numerics import Arr, Grid, Key, Real, State
-from ..paths import grids
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser, Path, grids
+from ..scan import Adjoint, Solver, run
 from ..scan.driver import drive, with_entry
-from ..scan.protocol import Adjoint, Solver, Watch
-from ..scan.run_table import run
-from ..solvers.ancestral import ddim
+from ..scan.protocol import Watch
+from ..solvers import ddim
 from ..solvers.reversible import ddim_rows, linear, noise
-from ..tables.steps import Step
+from ..tables import Step
 from .adjoint_dpm import rising_table
 
 Entries = PyTree[Arr | Real] | None  # of `per_step`
@@ -110,6 +108,7 @@ def invert(
     grid = np.asarray(grids.checked(path, grids.default(path, steps) if grid is None else grid))
     flipped = jax.tree.map(lambda a: jnp.asarray(a)[::-1], per_step)
     options: dict = dict(adjoint=adjoint, progress=progress, per_step=flipped)
+    reversible: Any = solver
     if hasattr(solver, "reverse"):
         if refine:
             raise ValueError("a reversible solver inverts exactly: leave refine out")
@@ -117,7 +116,7 @@ def invert(
         back, options["per_step"] = (jax.tree.map(lambda a: a[::-1], tree) for tree in (rows, entries))
         last = denoiser if entries is None else with_entry(denoiser, jax.tree.map(lambda a: a[-1], entries))
         state = drive(
-            _From(solver, solver.arrive(last, x, rows), True), back, denoiser, x, watch=Watch(**options)
+            _From(solver, reversible.arrive(last, x, rows), True), back, denoiser, x, watch=Watch(**options)
         )
         return Inverted(state[0], state, solver, grid)
     if not isinstance(solver, Step):

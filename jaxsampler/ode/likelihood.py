@@ -35,13 +35,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ..numerics import Arr, Grid, Key, Real, Scalar, State, cast, on_host, wide
-from ..paths import grids
-from ..paths.gaussian import EDM
-from ..paths.predictions import Denoiser
-from ..scan.protocol import Adjoint
-from ..scan.run_table import run
-from ..solvers.edm_heun import rk_rho
-from ..tables.steps import Step, schedule
+from ..paths import EDM, Denoiser, grids
+from ..scan import run
+from ..solvers import rk_rho
+from ..tables import Step
+from ..tables.steps import schedule
 from ..tables.tabulation import assemble
 from .probability_flow import Flow, Times, begin, lenient
 
@@ -134,7 +132,7 @@ def log_prob(
     t_min: Times | None = None,
     solver: "Step | diffrax.AbstractSolver | None" = None,
     controller: "diffrax.AbstractStepSizeController | None" = None,
-    adjoint: "Adjoint | diffrax.AbstractAdjoint | None" = None,
+    adjoint: Any = None,
     prior: str | Callable[[State], Scalar] = "path",
 ) -> Float[Array, ""]:
     """log p(x) in nats of one sample x, a pytree of D numbers, at t_min [Song et al. 2021b]; vmap a batch.
@@ -195,7 +193,7 @@ def log_prob(
         y, volume = _adaptive(field, y, (bottom, top), solver, controller, adjoint)
     x_T = flow.leave(y, high)
     return (
-        (prior_log_prob(denoiser, x_T) if isinstance(prior, str) else prior(x_T))
+        (prior_log_prob(flow.denoiser, x_T) if isinstance(prior, str) else prior(x_T))
         + _stretch(flow, x, high, low)
         + volume
     )

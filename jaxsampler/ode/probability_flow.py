@@ -32,17 +32,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from ..numerics import Key, Like, Scalar, State, Time, cast, namespace, on_host
-from ..paths import grids
-from ..paths.base import Path
-from ..paths.predictions import Denoiser, convert, match, weights
+from ..numerics import Key, Like, Real, Scalar, State, Time, cast, namespace, on_host
+from ..paths import Denoiser, Path, convert, grids
+from ..paths.predictions import match, weights
 
 if TYPE_CHECKING:
     import diffrax
 
 VARIABLES = ("t", "rho", "lam")
-Times = Time | dict[str, Time]  # of a system: one for each part
+Times = PyTree[Scalar]  # one time, or a dict with one for each part of a system
 
 
 def level(path: Path, t: Time, variable: str) -> Any:
@@ -185,10 +185,8 @@ class Ends(NamedTuple):
 
 
 def _ends(path: Path, t_max: Time | None, t_min: Time | None, kind: str, variable: str, eta: float) -> Ends:
-    times = grids.checked(
-        path, [path.t_max if t_max is None else t_max, path.t_min if t_min is None else t_min]
-    )
-    start, end = (float(t) for t in times)
+    asked = [path.t_max if t_max is None else t_max, path.t_min if t_min is None else t_min]
+    start, end = (float(t) for t in grids.checked(path, [float(t) for t in asked]))
     with on_host():
         form = functools.partial(_slope, variable=variable, eta=eta)
         if variable != "t" and path.alpha(start) == 0:
@@ -217,21 +215,27 @@ def begin(
     The times are by default the path's; of a system each may be a dict. At sigma = 0, where data networks do
     not determine eps, a solver stops at the path's t_min, or at a hundredth of the way.
     """
-    if not isinstance(denoiser, Denoiser) or not isinstance(denoiser.path, dict):
+    paths = getattr(denoiser, "path", None)
+    if not isinstance(denoiser, Denoiser) or not isinstance(paths, dict):
         flow = Flow(denoiser, variable, eta)
         return flow, _ends(flow.denoiser.path, t_max, t_min, flow.denoiser.kind, variable, flow.eta)
-    each = lambda a: a if isinstance(a, dict) else dict.fromkeys(denoiser.path, a)
+    each = lambda a: a if isinstance(a, dict) else dict.fromkeys(paths, a)
     ends = denoiser.each(
         lambda path, high, low: _ends(path, high, low, denoiser.kind, variable, eta), each(t_max), each(t_min)
     )
     with on_host():
-        at = lambda name, t: float(level(denoiser.path[name], t, variable))
+        at = lambda name, t: float(level(paths[name], t, variable))
         spans = tuple((name, at(name, ends[name].stop), at(name, ends[name].start)) for name in sorted(ends))
     return Flow(denoiser, variable, eta, spans), ends
 
 
 def brownian_tree(
-    solver: "diffrax.AbstractSolver", key: Key, like: Like, s0: Scalar, s1: Scalar, tol: Scalar
+    solver: "diffrax.AbstractSolver",
+    key: Key,
+    like: Like,
+    s0: Real | jax.Array,
+    s1: Real | jax.Array,
+    tol: Real | jax.Array,
 ) -> "diffrax.VirtualBrownianTree":
     """A tree shaped like `like` over solver times [s0, s1], with the Levy area that `solver` needs."""
     import diffrax

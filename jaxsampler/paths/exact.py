@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ..numerics import Arr, Real, Scalar, Time, cast
+from ..numerics import Arr, Scalar, Time, cast
 from .base import Path
 from .predictions import Denoiser
 
@@ -35,7 +36,7 @@ class _Mixture(eqx.Module):
 
 
 def gaussian_mixture(
-    means: Arr | Sequence, stds: Scalar | Sequence, path: Path, weights: Arr | Sequence[Real] | None = None
+    means: Arr | Sequence, stds: Scalar | Sequence, path: Path, weights: Scalar | Sequence | None = None
 ) -> Denoiser:
     """Return the exact denoiser of a mixture of Gaussians; states are vectors [d] or batches [..., d].
 
@@ -53,9 +54,9 @@ def gaussian_mixture(
     means = jnp.atleast_2d(jnp.asarray(means, float))
     k = means.shape[0]
     for name, value, shapes in (("stds", stds, ((), (k,), means.shape)), ("weights", weights, ((k,),))):
-        if value is not None and jnp.shape(value) not in shapes:
+        if value is not None and np.shape(value) not in shapes:
             raise ValueError(
-                f"{name} must have one entry for each of the {k} means; got shape {jnp.shape(value)}"
+                f"{name} must have one entry for each of the {k} means; got shape {np.shape(value)}"
             )
     stds = jnp.asarray(stds, means.dtype)
     stds = stds if stds.ndim == 2 else jnp.broadcast_to(stds, (k,))[:, None]

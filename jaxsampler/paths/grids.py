@@ -8,14 +8,14 @@ References: DPM-Solver (log_snr, quadratic) [Lu et al. 2022]; Karras et al. 2022
 optimised grids (`optimise`) see `jaxsampler.search`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..numerics import Arr, Grid, Key, Like, Real, is_traced, on_host
+from ..numerics import Arr, Grid, Key, Like, Real, Scalar, is_traced, on_host
 from ..spelling import nearest
 from .base import Path
 from .discrete_vp import DiscreteVP
@@ -366,7 +366,7 @@ def optimise(
     return (search.ays if objective == "ays" else search.gits)(n=n, **chosen, t_max=t_max, t_min=t_min)
 
 
-def checked(path: Path, grid: Grid) -> Any:
+def checked(path: Path, grid: Scalar | Sequence) -> Arr:
     """Return the grid as numpy float64; a traced grid as it is.
 
     Raises:

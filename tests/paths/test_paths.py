@@ -709,7 +709,7 @@ class Tabulated(js.Path):
         (js.DiscreteVP.linear(), "DiscreteVP(1000 levels, alpha^2 0.9999 -> 0.077797 -> 4.0358e-05)"),
         (
             js.DiscreteVP.scaled_linear().zero_terminal_snr(),
-            "DiscreteVP(1000 levels, alpha^2 0.99915 -> 0.2404 -> 0)",
+            "DiscreteVP(1000 levels, alpha^2 0.99915 -> 0.24102 -> 0)",
         ),
         (
             js.MeanReverting(jnp.ones((64, 64, 3)), std=0.5, T=50),

@@ -465,7 +465,7 @@ def test_a_denoiser_prints_as_one_short_line():
     for model, path, said in [
         (net, js.VP(), "net=net, path=VP()"),
         (partial, js.VP(), "net=net, path=VP()"),
-        (jax.tree_util.Partial(partial), js.VP(), "net=net, path=VP()"),
+        (jax.tree_util.Partial(net, weights=jnp.ones((3, 3))), js.VP(), "net=net, path=VP()"),
         (js.models.gaussian_mixture([[0.0]], 1.0, js.VP()), js.VP(), "net=Denoiser, path=VP()"),
         (net, {"a": js.CondOT(), "b": js.VP(0.2)}, "net=net, path={'a': CondOT(), 'b': VP(beta_min=0.2)}"),
         (net, many, "net=net, path=<20 paths>"),

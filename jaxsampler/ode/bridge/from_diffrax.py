@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...numerics import Arr, Grid, Key, Scalar, State, is_traced, namespace, on_host, wide
-from ...paths.base import Path
-from ...paths.predictions import Denoiser
+from ...numerics import Arr, Grid, Key, State, is_traced, namespace, on_host, wide
+from ...paths import Denoiser, Path
 from ..probability_flow import VARIABLES, Flow, brownian_tree, determined, lenient, level
 
 
@@ -29,8 +28,8 @@ class Rows(eqx.Module):
         zero: the grid's last time, if sigma = 0 there.
     """
 
-    t: Arr
-    end: Arr
+    t: Any
+    end: Any
     s: Arr
     next: Arr
     last: Arr
@@ -131,7 +130,7 @@ class FromDiffrax(eqx.Module):
             return x, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(shape))
 
     def _terms(
-        self, drift: Callable, noise: Callable, key: Key | None, y: State, s0: Scalar, s1: Scalar
+        self, drift: Callable, noise: Callable, key: Key | None, y: State, s0: jax.Array, s1: jax.Array
     ) -> Any:
         import diffrax
 

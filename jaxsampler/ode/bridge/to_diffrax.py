@@ -20,9 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...numerics import Grid, Key, Real, Scalar, State, is_traced, on_host, wide
-from ...paths import grids
-from ...paths.base import Path
+from ...numerics import Grid, Key, Real, State, is_traced, on_host, wide
+from ...paths import Path, grids
 from ..probability_flow import Ends, Flow, Times, begin, brownian_tree, lenient
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def sde_terms(
     return _terms(Flow(denoiser, variable, eta), tree)
 
 
-def _terms(flow: Flow, tree: "diffrax.AbstractBrownianPath | None") -> Any:
+def _terms(flow: Flow, tree: Any) -> Any:
     import diffrax
 
     drift = diffrax.ODETerm(flow)
@@ -129,7 +128,7 @@ def solve(
     save: str | Grid | dict[str, Grid] | None = None,
     dense: bool = False,
     event: "diffrax.Event | None" = None,
-    dt0: Scalar | None = None,
+    dt0: Real | jax.Array | None = None,
     max_steps: int | None = 4096,
     throw: bool = True,
 ) -> Solution:
@@ -181,7 +180,7 @@ def solve(
         t_max, t_min = float(grid[0]), float(grid[-1])
     flow, ends = begin(denoiser, variable, 0.0 if key is None else float(eta), t_max, t_min)
     if grid is not None and ends.stop != ends.end:  # the last interval is the data prediction
-        ends, grid = Ends(t_max, float(grid[-2]), t_min), grid[:-1]
+        ends, grid = Ends(*(float(grid[i]) for i in (0, -2, -1))), grid[:-1]
     start, stop = (_of(ends, name) for name in ("start", "stop"))
     with on_host():
         s0, s1 = (float(flow.s(t)) for t in (start, stop))
