@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import Arr, Grid, Key, Real, Scalar, is_traced, on_host, wide
-from ..paths.base import Path
+from ..paths import Path
 from .factories import factory
 from .model_statistics import Statistics
 
@@ -239,7 +239,7 @@ class DPMv3(eqx.Module):
             )
         return _Grid(t, lam, alpha, sigma, first, last)
 
-    def _interval(self, g: _Grid, i: int, keep: np.ndarray, t_max: Real) -> tuple[Scalar, _Linear, _Linear]:
+    def _interval(self, g: _Grid, i: int, keep: Scalar, t_max: Real) -> tuple[Scalar, _Linear, _Linear]:
         """A and the update of x <- A x + update over interval i, and the correction that follows."""
         n = len(g.t) - 1
         if i == g.last:  # sigma = 0: x = alpha D

@@ -31,9 +31,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..numerics import Grid, Key, Scalar, State, cast, is_traced, namespace, normal, on_host
-from ..paths.base import Path
-from ..paths.gaussian import VE, VP, SubVP
-from ..paths.predictions import Denoiser
+from ..paths import VE, VP, Denoiser, Path, SubVP
 from ..spelling import nearest
 from .ancestral import variance
 from .factories import factory
