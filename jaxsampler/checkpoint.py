@@ -22,7 +22,7 @@ from safetensors.numpy import save as serialise
 from .files import write
 
 T = TypeVar("T")
-ARRAY = (jax.Array, jax.ShapeDtypeStruct)
+ARRAY = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 Card: TypeAlias = dict[str, Any]  # what JSON can hold
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..paths.mean_reverting import MeanReverting
+from ..paths import MeanReverting
 
 
 class Conv(eqx.Module):

@@ -27,15 +27,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..numerics import State, cast, is_traced, on_host, wide
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
-from ..scan.adjoints import Direct, as_arrays, explicit, floats
+from ..paths import Denoiser, Path
+from ..scan import Direct
+from ..scan.adjoints import as_arrays, explicit, floats
 from ..scan.driver import drive
 from ..scan.protocol import Body, Carry, Scanned, Watch
 from ..scan.table_solver import Rows, TableSolver
-from ..solvers.edm_heun import rk_rho
-from ..tables.steps import Step, schedule, step
-from ..tables.table import Table
+from ..solvers import rk_rho
+from ..tables import Step, Table, step
+from ..tables.steps import schedule
 from ..tables.tabulation import assemble
 
 

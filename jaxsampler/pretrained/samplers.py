@@ -16,9 +16,9 @@ import numpy as np
 
 from ..checkpoint import Card
 from ..numerics import on_host
-from ..paths.base import Path
+from ..paths import Path
 from ..spelling import nearest
-from ..tables.table import Table
+from ..tables import Table
 
 FOLDER = FilePath(__file__).with_name("tables")
 LEARNED = "learned"  # what `--solver` calls a shipped table

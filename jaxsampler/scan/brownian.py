@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..numerics import Arr, is_traced, namespace, on_host
-from ..paths.base import Path
-from ..tables.table import Table
+from ..paths import Path
+from ..tables import Table
 
 RESOLUTION = 2.0**-22  # of the angle: a fortieth of the last step of 10,000 steps uniform in lam on VP
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..numerics import Arr, Key, State, is_traced, namespace
-from ..paths.predictions import Denoiser, match
+from ..paths import Denoiser
+from ..paths.predictions import match
 from .adjoints import RecursiveCheckpoint
 from .progress import Bar, begin, tick
 from .protocol import Carry, Save, Scanned, StepEnd, Trajectory, Watch, hook_time

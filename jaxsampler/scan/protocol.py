@@ -15,10 +15,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..numerics import Arr, Grid, Key, State, Time
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
-from ..tables.steps import Step
-from ..tables.table import Table
+from ..paths import Denoiser, Path
+from ..tables import Step, Table
 
 Save = str | Sequence[int] | Int[Arr, " k"] | None  # "all", indices of grid points, or nothing
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..numerics import Key, State, Time, cast, is_traced, on_host, wide
-from ..paths.base import Path
-from ..paths.predictions import Denoiser, convert, match, weights
-from ..tables.table import Table
+from ..paths import Denoiser, Path, convert
+from ..paths.predictions import match, weights
+from ..tables import Table
 from .brownian import Brownian
 from .brownian import spans as brownian_spans
 from .driver import drive

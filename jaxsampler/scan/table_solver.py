@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ..numerics import Arr, Key, Scalar, State, axpy, cast, normal
-from ..tables.table import Table
+from ..tables import Table
 
 
 class Rows(eqx.Module):

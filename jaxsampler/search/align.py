@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..numerics import Arr, Grid, Key, Real
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser
 from ..solvers.model_statistics import draw_data
 from .nodes import candidates, cheapest, levels, path_of
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .. import checkpoint
 from ..numerics import Arr, Key, on_host
-from ..tables.table import Table
+from ..tables import Table
 from .schedules import Schedule
 from .score import Score
 from .space import Space

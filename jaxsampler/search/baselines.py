@@ -14,12 +14,9 @@ from jaxtyping import Float
 
 from .. import solvers
 from ..numerics import Arr, on_host
+from ..paths import Denoiser, Path
 from ..paths import grids as library
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
-from ..tables.steps import Step
-from ..tables.table import Table, stack
-from ..tables.tabulation import tabulate
+from ..tables import Step, Table, stack, tabulate
 from .score import rmse
 
 GRIDS: dict[str, Callable] = {

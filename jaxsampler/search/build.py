@@ -11,21 +11,35 @@ all tables of one NFE have one shape. Rows ask for data predictions; a step in a
 the states that they were made at.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..numerics import on_host
-from ..paths.base import Path
+from ..paths import Path
 from ..paths.predictions import weights
 from ..solvers.unified_framework import advance, predict
-from ..tables.table import Table
-
-if TYPE_CHECKING:
-    from .space import Schedule, Space
+from ..tables import Table
+from .schedules import Schedule
 
 
-def build(space: "Space", schedules: "Schedule") -> Table:
+class Choices(Protocol):
+    """What is read of a `Space`."""
+
+    @property
+    def nfe(self) -> int: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def kinds(self) -> Mapping: ...
+    @property
+    def statistics(self) -> Any: ...
+    @property
+    def decision(self) -> Callable: ...
+
+
+def build(space: Choices, schedules: Schedule) -> Table:
     """Return the stacked tables [b] of a stack of schedules."""
     b, n = len(schedules), space.nfe
     columns = {
@@ -56,7 +70,7 @@ def build(space: "Space", schedules: "Schedule") -> Table:
     )
 
 
-def _rows(space: "Space", s: "Schedule", assumed: bool) -> dict[str, np.ndarray]:
+def _rows(space: Choices, s: Schedule, assumed: bool) -> dict[str, np.ndarray]:
     """Return the columns of tables that all assume their first output, or all call the network for it."""
     n, b = space.nfe + int(assumed), len(s)
     t = s.times[:, : n + 1].T
@@ -102,7 +116,7 @@ class _Points:
         return type(self._path)
 
 
-def _correct(space: "Space", path: Path, s: "Schedule", i: int, states: list, outputs: dict) -> None:
+def _correct(space: Choices, path: Path, s: Schedule, i: int, states: list, outputs: dict) -> None:
     """Redo the states at point i with the output there, where interval i - 1 has a corrector."""
     for columns, d in _alike(space, s, i - 1):
         if d.corrector is None:
@@ -114,7 +128,7 @@ def _correct(space: "Space", path: Path, s: "Schedule", i: int, states: list, ou
         states[i][:, columns] = advance(path, (i, columns), states[i - 1][:, columns], points, counts, d.kind)
 
 
-def _alike(space: "Space", s: "Schedule", i: int) -> list:
+def _alike(space: Choices, s: Schedule, i: int) -> list:
     """Return (indices of the schedules, their decision at interval i up to c) for each one that occurs."""
     choices = [s.order, s.kind, s.start, *np.moveaxis(s.nodes, -1, 0), s.relaxation, s.corrector]
     rows, inverse = np.unique(np.stack([a[:, i] for a in choices], 1), axis=0, return_inverse=True)

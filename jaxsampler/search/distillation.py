@@ -30,13 +30,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..numerics import Arr, Grid, Key, Time, is_traced, on_host, wide
-from ..paths.base import Path
+from ..paths import Denoiser, Path
 from ..paths.grids import checked
-from ..paths.predictions import Denoiser
-from ..scan.run_table import run
-from ..solvers.exponential import dpmpp_1, dpmpp_3m
-from ..tables.table import Table
-from ..tables.tabulation import tabulate
+from ..scan import run
+from ..solvers import dpmpp_1, dpmpp_3m
+from ..tables import Table, tabulate
 from .error_measures import in_chunks
 from .nodes import levels
 from .unrolled import from_unrolled, unrolled
@@ -206,7 +204,7 @@ def _concrete(path: Path, grid: Grid) -> Float[np.ndarray, " points"]:
     grid = checked(path, grid)
     if is_traced(grid):
         raise ValueError("the grid of a distillation must not be traced: distill outside jit")
-    return grid
+    return np.asarray(grid)
 
 
 def _increments(

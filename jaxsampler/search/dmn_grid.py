@@ -32,13 +32,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ..numerics import Arr, Real, Scalar, namespace, on_host
-from ..paths import grids
-from ..paths.base import Path
-from ..solvers.exponential import mr_ode
+from ..paths import Path, grids
+from ..solvers import mr_ode
 from ..solvers.model_statistics import finite_ends
-from ..tables.steps import Step
-from ..tables.table import Table
-from ..tables.tabulation import tabulate
+from ..tables import Step, Table, tabulate
 
 LAGRANGE = mr_ode(order=3, kind="data", lower_order_final=True)  # the integrator of the publication
 APART = 3  # the weights of this many first rows do not cancel with those of others

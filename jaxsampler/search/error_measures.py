@@ -17,10 +17,9 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from ..numerics import Arr
-from ..paths.predictions import Denoiser
-from ..scan.adjoints import Direct
-from ..scan.run_table import run
-from ..tables.table import Table
+from ..paths import Denoiser
+from ..scan import Direct, run
+from ..tables import Table
 
 
 @eqx.filter_jit

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics import Key
-from ..tables.table import Table
+from ..tables import Table
 from .archive import Archive, Report, run_search
 from .known_schedules import known
 from .schedules import Schedule, join

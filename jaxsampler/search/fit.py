@@ -24,11 +24,9 @@ from tqdm import tqdm
 
 from .. import checkpoint
 from ..numerics import Arr, Key, Real
-from ..paths.predictions import Denoiser
-from ..scan.adjoints import Direct
-from ..scan.protocol import Adjoint
-from ..scan.run_table import run
-from ..tables.table import Table
+from ..paths import Denoiser
+from ..scan import Adjoint, Direct, run
+from ..tables import Table
 from .error_measures import squared
 from .parametrisation import Learnable, replaced
 

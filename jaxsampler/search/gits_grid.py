@@ -26,12 +26,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..numerics import Arr, Grid, Key, Real
-from ..paths.predictions import Denoiser
-from ..scan.run_table import run
-from ..solvers.exponential import dpmpp_2m
+from ..paths import Denoiser
+from ..scan import run
+from ..solvers import dpmpp_2m
 from ..spelling import nearest
-from ..tables.table import Table
-from ..tables.tabulation import tabulate
+from ..tables import Table, tabulate
 from .nodes import candidates, cheapest, levels, path_of
 
 COSTS = ("deviation", "l1", "l2")

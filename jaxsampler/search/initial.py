@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..numerics import Arr, on_host
-from ..tables.table import Table
+from ..tables import Table
 from .parametrisation import Learnable, amplitude_unit, replaced
 from .unrolled import unrolled
 

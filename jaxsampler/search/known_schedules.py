@@ -10,8 +10,7 @@ import numpy as np
 
 from ..numerics import Grid
 from ..paths import grids
-from ..solvers.fitted_kind import FittedKind
-from ..solvers.unified_framework import Decision
+from ..solvers import Decision, FittedKind
 from .schedules import Schedule, stack
 from .space import Space
 

@@ -31,13 +31,10 @@ from jaxtyping import Float
 
 from .. import checkpoint
 from ..numerics import Arr, Grid, Key, Real
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
-from ..scan.adjoints import Direct
-from ..scan.protocol import Adjoint
+from ..paths import Denoiser, Path
+from ..scan import Adjoint, Direct
 from ..spelling import nearest
-from ..tables.steps import Step
-from ..tables.table import Table
+from ..tables import Step, Table
 from .error_measures import squared
 from .fit import BLOCKS, RATES, Corrections, Fit, Objective, Plan
 from .initial import at_table

@@ -18,9 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..numerics import Grid, Real, on_host
-from ..paths import grids
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser, Path, grids
 from ..solvers.model_statistics import finite_ends
 
 
@@ -35,7 +33,7 @@ def candidates(
     if not isinstance(among, int | np.integer):
         if t_max is not None or t_min is not None:
             raise ValueError("candidate times have their ends already: leave out t_max and t_min")
-        return grids.checked(path, among)
+        return np.asarray(grids.checked(path, among))
     with on_host():
         high, low = finite_ends(path, t_max, t_min)
     times, end = grids.karras(path, among, t_max=high, t_min=low), grids.default(path, 1)[-1]

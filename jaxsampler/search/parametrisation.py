@@ -41,13 +41,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ..numerics import Arr, Grid, is_traced, namespace, on_host
-from ..paths.base import Path
+from ..paths import Path
 from ..paths.grids import checked
-from ..scan.protocol import Solver
-from ..solvers.relaxation import relax
-from ..tables.steps import Step, schedule
-from ..tables.table import Table
-from ..tables.tabulation import tabulate, tabulate_points
+from ..scan import Solver
+from ..solvers import relax
+from ..tables import Step, Table, tabulate
+from ..tables.steps import schedule
+from ..tables.tabulation import tabulate_points
 from .unrolled import from_unrolled, interpolation, unrolled
 from .vary import leaves_of
 

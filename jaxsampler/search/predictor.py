@@ -23,7 +23,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from ..numerics import Key, on_host
-from ..tables.table import Table
+from ..tables import Table
 from .archive import Archive, Report, entropy, run_search
 from .evolution import children, first, unpredicted
 from .known_schedules import known

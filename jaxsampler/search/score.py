@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..numerics import Arr, Real
-from ..paths.predictions import Denoiser
-from ..scan.adjoints import Direct
-from ..scan.run_table import run
-from ..tables.table import Table
+from ..paths import Denoiser
+from ..scan import Direct, run
+from ..tables import Table
 
 Score = Callable[[Table], Float[np.ndarray, " b"]]
 

@@ -24,13 +24,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..numerics import Arr, Grid, Real, on_host
-from ..paths import grids
-from ..paths.base import Path
-from ..paths.gaussian import EDM, VE
-from ..solvers.fitted_kind import FittedKind
-from ..solvers.unified_framework import RELAXATIONS, Decision
+from ..paths import EDM, VE, Path, grids
+from ..solvers import Decision, FittedKind
+from ..solvers.unified_framework import RELAXATIONS
 from ..spelling import nearest
-from ..tables.table import Table
+from ..tables import Table
 from .build import build
 from .schedules import CHOICES, Schedule, delete, edited, insert, stack, unstack
 
@@ -213,7 +211,7 @@ class Space:
                         "the grid ends at sigma = 0, where only the data and noise kinds can: "
                         "give one a probability in kinds"
                     )
-        return made
+        return [np.asarray(g) for g in made]
 
     # drawing
 

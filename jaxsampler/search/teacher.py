@@ -11,12 +11,9 @@ from jaxtyping import Float
 
 from .. import checkpoint
 from ..numerics import Arr, Grid, Key, on_host
-from ..paths import grids
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
-from ..solvers.exponential import dpmpp_3m
-from ..tables.table import Table
-from ..tables.tabulation import tabulate
+from ..paths import Denoiser, Path, grids
+from ..solvers import dpmpp_3m
+from ..tables import Table, tabulate
 from .error_measures import endpoints, in_chunks
 
 # a table, a function x_T -> x_0, or the work itself: (x_T, x_0)

@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..numerics import is_traced, on_host
-from ..paths.base import Path
-from ..tables.table import Table
+from ..paths import Path
+from ..tables import Table
 
 
 def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[str, Path]) -> Table:

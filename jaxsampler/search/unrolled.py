@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..numerics import Arr, is_traced, namespace
-from ..paths.base import Path
+from ..paths import Path
 from ..paths.predictions import weights
-from ..tables.table import Table
+from ..tables import Table
 
 
 def unrolled(table: Table, path: Path) -> tuple[Float[Arr, " states"], Float[Arr, "states n"]]:

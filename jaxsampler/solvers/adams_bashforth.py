@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from ..numerics import Arr, Time, namespace
-from ..paths.base import Path
-from ..tables.steps import Step, ramp, variants
+from ..paths import Path
+from ..tables import Step
+from ..tables.steps import ramp, variants
 from .exponential import Times, Value, dpm_1, taylor
 
 RECTANGLES = 10_000

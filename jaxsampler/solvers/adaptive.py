@@ -30,8 +30,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from ..numerics import Grid, Key, Scalar, State, is_traced, on_host, wide
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser, Path
 from .exponential import checked_form, dpm_1, dpmpp_1
 from .factories import factory
 from .single_step import dpm_2, dpm_3, dpmpp_2s, dpmpp_3s

@@ -11,8 +11,9 @@ posterior sampling).
 """
 
 from ..numerics import Scalar, Time, namespace
-from ..paths.base import Path
-from ..tables.steps import Step, step, variants
+from ..paths import Path
+from ..tables import Step, step
+from ..tables.steps import variants
 from .exponential import Times
 
 

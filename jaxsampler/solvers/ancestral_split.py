@@ -17,8 +17,8 @@ References: Song et al. 2021a, eq. 16 (eta); Crowson 2022, k-diffusion (the samp
 """
 
 from ..numerics import Scalar, Time, namespace
-from ..paths.base import Path
-from ..tables.steps import step
+from ..paths import Path
+from ..tables import step
 from .exponential import Value, dpm_1, dpmpp_1
 
 

@@ -1,6 +1,7 @@
 """The publications behind the solvers, as BibTeX: `jaxsampler solvers --bibtex`.
 
-`references.bib` beside this file has one entry for each publication that a docstring cites. Its key follows from the
+`references.bib` beside this file has one entry for each publication that a docstring cites. Its key follows
+from the
 citation: [Lu et al. 2022a, alg. 1] is lu2022a.
 """
 

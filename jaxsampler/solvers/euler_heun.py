@@ -10,7 +10,7 @@ References: Song et al. 2021b, eq. 6, 13 (reverse SDE, probability flow); Maruya
 """
 
 from ..numerics import Scalar, namespace
-from ..tables.steps import step
+from ..tables import step
 from .ancestral import unrescaled
 
 

@@ -18,8 +18,9 @@ References: Lu et al. 2022a (DPM-Solver), 2022b (DPM-Solver++); Li et al. 2025 (
 from collections.abc import Callable, Sequence
 
 from ..numerics import Arr, Scalar, Time, namespace, phi
-from ..paths.base import Path
-from ..tables.steps import Step, step, variants
+from ..paths import Path
+from ..tables import Step, step
+from ..tables.steps import variants
 
 Times = Arr | Sequence[Scalar]  # the grid as a formula sees it: ts[-2] is now, ts[-1] is next
 Value = Scalar  # a state, an output or a coefficient inside a formula: a number or an array

@@ -16,8 +16,9 @@ References: Lu et al. 2022b (SDE-DPM-Solver++); Li et al. 2025 (MR Sampler).
 """
 
 from ..numerics import Scalar, namespace, phi
-from ..paths.base import Path
-from ..tables.steps import Step, step, variants
+from ..paths import Path
+from ..tables import Step, step
+from ..tables.steps import variants
 from .exponential import Times, Value, checked_form, dpm_1, pick, published_mr_steps, third
 
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..numerics import Arr, Scalar, Time, namespace
-from ..paths.base import Path
+from ..paths import Path
 from .exponential import Value
 
 NODES, WEIGHTS = (v / 2 for v in np.polynomial.legendre.leggauss(5))  # on an interval of length 1 about 0

@@ -5,9 +5,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ..scan.protocol import Solver
+from ..scan import Solver
 from ..spelling import nearest
-from ..tables.steps import Step, reference
+from ..tables import Step
+from ..tables.steps import reference
 
 
 def catalogue() -> dict[str, Step]:

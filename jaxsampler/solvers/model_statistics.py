@@ -31,8 +31,7 @@ from jaxtyping import Array, Float
 
 from ..files import write
 from ..numerics import Arr, Grid, Key, Real, on_host, wide
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser, Path
 from ..scan.progress import Bar, begin, tick
 
 Values = Arr | Sequence  # l, s or b as given, along lam

@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..numerics import Arr, Grid, Key, Scalar, cast, normal
-from ..paths.base import Path
-from ..paths.mean_reverting import MeanReverting, mean_reverting_table
-from ..paths.predictions import Denoiser, match
+from ..paths import Denoiser, MeanReverting, Path
+from ..paths.mean_reverting import mean_reverting_table
+from ..paths.predictions import match
 from .exponential import published_mr_rule
 from .factories import factory
 

@@ -19,12 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..paths import grids
-from ..paths.base import Path
-from ..paths.gaussian import VP
-from ..tables.steps import Step
-from ..tables.table import Table
-from ..tables.tabulation import tabulate
+from ..paths import VP, Path, grids
+from ..tables import Step, Table, tabulate
 
 MEANS, STDS, SHARES = np.array([-0.8, 0.5, 1.1]), np.array([0.3, 0.2, 0.4]), np.array([0.3, 0.5, 0.2])
 X_T = np.array([0.9, -0.3, 0.2])

@@ -22,8 +22,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..numerics import Scalar, Time, namespace, phi
-from ..paths.base import Path
-from ..tables.steps import Step, variants
+from ..paths import Path
+from ..tables import Step
+from ..tables.steps import variants
 from .exponential import Value, scaled, taylor
 
 Node = tuple[Scalar, Value]  # lam and the output there

@@ -18,9 +18,9 @@ References: Liu et al. 2022 (PNDM), eq. 9-13 and app. A; von Platen et al. 2022 
 from collections.abc import Callable
 
 from ..numerics import Time, namespace
-from ..paths.base import Path
-from ..paths.discrete_vp import DiscreteVP
-from ..tables.steps import Step, step, variants
+from ..paths import DiscreteVP, Path
+from ..tables import Step, step
+from ..tables.steps import variants
 from .exponential import Value, dpm_1, taylor
 from .improved_pndm import ipndm
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tables.steps import Step, schedule
+from ..tables import Step
+from ..tables.steps import schedule
 
 RELAXED = "dpm_2m, dpm_3m, dpmpp_2m, dpmpp_3m, mr_ode, unipc"
 

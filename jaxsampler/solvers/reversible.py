@@ -23,9 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import Grid, Key, Scalar, State, axpy, cast, is_traced, on_host, wide
-from ..paths.base import Path
+from ..paths import Denoiser, Path
 from ..paths.grids import checked
-from ..paths.predictions import Denoiser
 from .factories import factory
 
 

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import Grid, Key, Scalar, State
-from ..paths.base import Path
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser, Path
 from .factories import factory
 from .reversible import Rows, levels, linear, noise
 

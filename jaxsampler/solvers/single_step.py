@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ..numerics import Scalar, on_host
-from ..paths.base import Path
+from ..paths import Path
 from ..paths.grids import Grid, log_snr
-from ..tables.steps import Step, step
+from ..tables import Step, step
 from .exponential import Times, Value, checked_form, dpm_1, dpmpp_1, taylor
 
 

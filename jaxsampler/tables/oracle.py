@@ -13,9 +13,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from ..numerics import normal, on_host
-from ..paths import grids
-from ..paths.base import Path
-from ..paths.predictions import Denoiser, match, weights
+from ..paths import Denoiser, Path, grids
+from ..paths.predictions import match, weights
 from .steps import schedule
 from .units import Past, one_or_all
 

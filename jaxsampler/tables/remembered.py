@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..numerics import is_traced, on_host
-from ..paths.base import Path
+from ..paths import Path
 
 
 class Remembered:

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import Arr, Grid, is_traced, namespace, on_host
-from ..paths import grids
-from ..paths.base import Path
+from ..paths import Path, grids
 from ..paths.predictions import linear_form
 from .remembered import Points, Remembered
 from .rows import Row, Rows, Value

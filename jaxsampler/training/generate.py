@@ -21,8 +21,7 @@ from ..checkpoint import Card
 from ..data import fashion, folder
 from ..nn.small_images import ClassUNet, EDMNet, FlowNet
 from ..numerics import Key
-from ..paths.gaussian import EDM, CondOT
-from ..paths.predictions import Denoiser
+from ..paths import EDM, CondOT, Denoiser
 from ..spelling import nearest
 from . import losses, times
 from .fitting import power

@@ -13,8 +13,7 @@ from .. import data, solvers
 from ..front_door import sample
 from ..nn.unet import RestorationNet
 from ..numerics import Key
-from ..paths import grids
-from ..paths.predictions import Denoiser
+from ..paths import Denoiser, grids
 
 Crops = Float[np.ndarray, "n h w 3"]
 

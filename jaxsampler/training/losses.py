@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..paths.base import Path
+from ..paths import Path
 from . import times as time
 from . import weights
 from .times import Times

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..paths.base import Path
+from ..paths import Path
 
 U = Float[Array, " n"]
 Times = Callable[[Path, U], U]

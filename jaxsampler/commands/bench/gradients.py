@@ -18,10 +18,9 @@ import numpy as np
 from ... import solvers
 from ...front_door import sample
 from ...ode.adjoint_dpm import AdjointDPM
+from ...paths import VP, grids
 from ...paths import exact as models
-from ...paths import grids
-from ...paths.gaussian import VP
-from ...scan.adjoints import Direct, LastK, RecursiveCheckpoint, Reversible
+from ...scan import Direct, LastK, RecursiveCheckpoint, Reversible
 from .timing import device, fastest
 
 STEPS = (16, 64, 256)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from ... import solvers
 from ...ode import inversion
+from ...paths import VP, CondOT
 from ...paths import exact as models
-from ...paths.gaussian import VP, CondOT
 from ...paths.grids import log_snr, uniform
 from .timing import device
 

@@ -34,9 +34,7 @@ import numpy as np
 from ... import pretrained
 from ...data import fashion
 from ...ode.likelihood import bits_per_dim, log_prob
-from ...paths import grids
-from ...paths.gaussian import EDM
-from ...paths.predictions import Denoiser
+from ...paths import EDM, Denoiser, grids
 from .timing import device
 
 STEPS = 64  # of RK4, four calls each

@@ -11,14 +11,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ...paths import grids
-from ...paths.base import Path
-from ...scan.protocol import Solver
+from ...paths import Path, grids
+from ...scan import Solver
 from ...solvers import Statistics, by_name
 from ...spelling import nearest
-from ...tables.steps import Step
-from ...tables.table import Table
-from ...tables.tabulation import tabulate
+from ...tables import Step, Table, tabulate
 
 GRIDS: dict[str, Callable[..., np.ndarray]] = {
     f.__name__: f

@@ -26,16 +26,9 @@ import numpy as np
 from ... import pretrained, solvers
 from ...front_door import sample
 from ...numerics import Key
-from ...paths import grids
-from ...paths.base import Path
-from ...paths.mean_reverting import MeanReverting
-from ...paths.predictions import Denoiser
-from ...scan.adjoints import Direct
-from ...scan.protocol import Solver
-from ...scan.run_table import run
-from ...tables.steps import Step
-from ...tables.table import Table, pad
-from ...tables.tabulation import tabulate
+from ...paths import Denoiser, MeanReverting, Path, grids
+from ...scan import Direct, Solver, run
+from ...tables import Step, Table, pad, tabulate
 from . import side_by_side
 from .timing import device, fastest
 

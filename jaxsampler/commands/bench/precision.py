@@ -23,15 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import solvers
+from ...paths import VP, Denoiser, Path, grids
 from ...paths import exact as models
-from ...paths import grids
-from ...paths.base import Path
-from ...paths.gaussian import VP
-from ...paths.predictions import Denoiser
-from ...scan.adjoints import Direct
-from ...scan.run_table import run
-from ...tables.table import Table, pad
-from ...tables.tabulation import tabulate
+from ...scan import Direct, run
+from ...tables import Table, pad, tabulate
 
 COLUMNS = ("float32", "bfloat16, data network", "bfloat16, noise network")
 MEANS, STDS = ((-0.9, 0.2), (0.3, 0.8), (0.7, -0.6)), (0.3, 0.25, 0.4)

@@ -32,18 +32,13 @@ from jaxtyping import Float, Int, PyTree
 from ... import pretrained, solvers
 from ...data import fashion
 from ...numerics import Arr, Grid, Key
+from ...paths import EDM, VP, CondOT, Denoiser, Path, grids
 from ...paths import exact as models
-from ...paths import grids
-from ...paths.base import Path
-from ...paths.gaussian import EDM, VP, CondOT
-from ...paths.predictions import Denoiser
-from ...scan.adjoints import Direct
+from ...scan import Direct, Solver, run
 from ...scan.driver import drive
-from ...scan.protocol import Solver, Watch
-from ...scan.run_table import run
+from ...scan.protocol import Watch
 from ...spelling import nearest
-from ...tables.table import Table
-from ...tables.tabulation import tabulate
+from ...tables import Table, tabulate
 
 Samples = Float[np.ndarray, "n ..."]
 IMAGES, CLASSES = 2000, len(fashion.CLASSES)  # photos of the empirical model; classes of the networks

@@ -27,10 +27,10 @@ import jax
 import numpy as np
 
 from ... import metrics, solvers
-from ...paths.gaussian import VP
-from ...scan.protocol import Solver
+from ...paths import VP
+from ...scan import Solver
 from ...spelling import nearest
-from ...tables.table import Table, pad
+from ...tables import Table, pad
 from . import line_up
 from .cells import Cell, read, save
 from .problems import PROBLEMS, Problem, problem

@@ -12,13 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import solvers
-from ...paths import grids
-from ...paths.discrete_vp import DiscreteVP
-from ...paths.predictions import Denoiser
-from ...scan.adjoints import Direct
-from ...scan.run_table import run
-from ...tables.steps import Step
-from ...tables.tabulation import tabulate
+from ...paths import Denoiser, DiscreteVP, grids
+from ...scan import Direct, run
+from ...tables import Step, tabulate
 from .timing import fastest
 
 BATCH, WIDTH, CALLS = 256, 256, 20

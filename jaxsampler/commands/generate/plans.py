@@ -20,15 +20,12 @@ import jaxsampler
 from ... import checkpoint, pretrained, solvers
 from ...data import fashion
 from ...numerics import Grid
+from ...paths import Denoiser, grids
 from ...paths import base as paths
-from ...paths import grids
-from ...paths.predictions import Denoiser
 from ...pretrained import samplers
-from ...scan.protocol import Solver
+from ...scan import Solver
 from ...spelling import nearest
-from ...tables.steps import Step
-from ...tables.table import Table
-from ...tables.tabulation import tabulate
+from ...tables import Step, Table, tabulate
 from ...training import generate
 
 MODELS = ("fashion_edm", "fashion_flow")

@@ -28,10 +28,10 @@ from ...files import writable, write
 from ...front_door import sample
 from ...guidance import classifier_free
 from ...numerics import Key
-from ...paths.predictions import Denoiser
-from ...scan.protocol import Solver
-from ...solvers.adaptive import Adaptive
-from ...tables.table import Table
+from ...paths import Denoiser
+from ...scan import Solver
+from ...solvers import Adaptive
+from ...tables import Table
 from .plans import Plan
 
 SHOWN = 100  # images in the PNG

@@ -13,7 +13,7 @@ from ... import data, pretrained, solvers
 from ...files import writable, write
 from ...nn.unet import RestorationNet
 from ...pretrained import samplers
-from ...tables.steps import Step
+from ...tables import Step
 from . import comparison, report
 from .figure import figure
 from .folder import load_mask, restore_folder

@@ -18,8 +18,7 @@ from skimage.metrics import structural_similarity
 from ... import data, solvers
 from ...data.photos import Photo
 from ...nn.unet import RestorationNet
-from ...tables.steps import Step
-from ...tables.table import Table, pad
+from ...tables import Step, Table, pad
 from .photo import restore, table
 
 FAMILY: dict[str, Step] = {

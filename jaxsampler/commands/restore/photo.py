@@ -18,13 +18,10 @@ from ... import checkpoint, solvers
 from ...data import TASKS, task_name
 from ...nn.unet import RestorationNet
 from ...numerics import Key
-from ...paths import grids
-from ...paths.predictions import Denoiser
+from ...paths import Denoiser, grids
 from ...pretrained import samplers
-from ...scan.run_table import run
-from ...tables.steps import Step
-from ...tables.table import Table
-from ...tables.tabulation import tabulate
+from ...scan import run
+from ...tables import Step, Table, tabulate
 from .tiles import Tiled
 
 # The member of MR Sampler that does best on training photos at 5 and 10 calls: `jaxsampler restore --choose`.

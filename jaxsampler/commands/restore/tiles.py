@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ...nn.unet import RestorationNet
-from ...paths.mean_reverting import MeanReverting
+from ...paths import MeanReverting
 
 CELL = 8
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ... import metrics, pretrained
 from ...files import write
-from ...scan.adjoints import Direct
+from ...scan import Direct
 from ...search.baselines import Handmade, best
 from ...search.distillation import distill, waypoints
 from ...search.error_measures import squared
@@ -25,7 +25,7 @@ from ...search.space import Space
 from ...search.transfers import transfer
 from ...search.vary import leaves_of
 from ...solvers import dpmpp_2m
-from ...tables.table import Table
+from ...tables import Table
 from ..bench.problems import PATHS, Problem
 from .settings import HANDMADE, HANDMADE_FRECHET, SEARCHES, TRANSFERRED, Search, parsed, slug
 
@@ -43,7 +43,7 @@ class Found:
 
 def off(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the mean squared errors [n], in float64."""
-    return squared(samples.astype(np.float64), reference.astype(np.float64))
+    return np.asarray(squared(samples.astype(np.float64), reference.astype(np.float64)))
 
 
 class Task:
