@@ -1,4 +1,6 @@
-"""Every case `kdiff/*` of the golden vectors: the samplers of k-diffusion, on its Karras grid with a last step to 0."""
+"""Every case `kdiff/*` of the golden vectors: the samplers of k-diffusion, on its Karras grid with a last
+step to 0.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from golden_cases import CASES, GOLDEN, PATHS, cases, close, denoiser, finish, s
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("unchecked", "x64")
 S = js.solvers
 PATH = PATHS["ve"]
 SAMPLERS = {
@@ -77,12 +79,13 @@ def test_karras_grid(case):
 
 @pytest.mark.parametrize("case", ADAPTIVE)
 def test_adaptive(case):
-    """Its error is the norm over everything, its control a PID, its state the one of the variance-exploding path."""
+    """Its error is the norm over everything, its control a PID, its state the one of the variance-exploding
+    path.
+    """
     x = start("ve")
     solver = S.dpm_adaptive(order=int(case[-1]), pid=S.PID(), published=True)
-    out = js.sample(
-        denoiser(PATH), x, key=None, solver=solver, grid=np.array([PATH.sigma_max, PATH.sigma_min]), x=x
-    )
+    grid = np.array([PATH.sigma_max, PATH.sigma_min])
+    out = js.sample(denoiser(PATH), x, key=None, solver=solver, grid=grid, x=x, adjoint=js.Direct())
     assert out.reached
     assert int(out.nfe) == CASES[case]["nfe"]
     close(out.x, case, rtol=1e-6, atol=1e-6)

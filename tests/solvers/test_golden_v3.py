@@ -4,14 +4,15 @@ import functools
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_cases import CASES, CONFIG, GOLDEN, PATHS, close, denoiser, start
 
 import jaxsampler as js
 from jaxsampler.scan.driver import drive
+from jaxsampler.scan.protocol import Watch
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 NAMES = CONFIG["v3_sched"]
 FITTED = [c for c in CASES if c.startswith("v3/")]
 DEGENERATE = [c for c in GOLDEN.files if re.match(r"v3/\w+/degenerate_", c)]
@@ -33,7 +34,7 @@ def statistics(name, which="fitted"):
 def compiled(name, registers):
     """Rows are an argument: cases of one length share a compilation."""
     solver = js.solvers.dpm_v3(statistics(name))
-    return jax.jit(lambda rows, x: drive(solver, rows, denoiser(PATHS[name]), x, adjoint=js.Direct()))
+    return jax.jit(lambda rows, x: drive(solver, rows, denoiser(PATHS[name]), x, watch=Watch(js.Direct())))
 
 
 def run(name, n, solver):
@@ -78,9 +79,8 @@ def test_through_the_front_door(name):
     """js.sample gives what the shared compilation above gives."""
     solver = js.solvers.dpm_v3(statistics(name), published=True)
     x, path = start(name), PATHS[name]
-    got = js.sample(
-        denoiser(path), x, key=None, x=x, solver=solver, grid=jnp.asarray(GOLDEN[f"v3/{name}/n10/t"]).tolist()
-    )
+    grid = GOLDEN[f"v3/{name}/n10/t"].tolist()
+    got = js.sample(denoiser(path), x, key=None, x=x, solver=solver, grid=grid, adjoint=js.Direct())
     close(got, f"v3/{name}/o3/pp0_uc1_cp0_lof1/n10")
 
 
