@@ -12,7 +12,7 @@ the states that they were made at.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from ..tables import Table
 from .schedules import Schedule
 
 
+@runtime_checkable
 class Choices(Protocol):
-    """What is read of a `Space`."""
+    """What tables need to know of a `Space`."""
 
     @property
     def nfe(self) -> int: ...
