@@ -44,7 +44,10 @@ def mixture(path, means=(-0.8, 0.5, 1.1), stds=(0.3, 0.2, 0.4), weights=(0.3, 0.
         away = x[..., None] - xp.broadcast_to(mu + a * (means - mu), (*x.shape, 3))
         var = xp.broadcast_to(var, away.shape)
         logits = xp.broadcast_to(np.log(weights), away.shape) - away**2 / (2 * var) - xp.log(var) / 2
-        r = xp.exp(logits - logits.max(-1, keepdims=True))
+        # a shift without a gradient: that of max divides by how many entries equal it, none if one is rounded
+        # differently where it is computed again
+        top = logits.max(-1, keepdims=True)
+        r = xp.exp(logits - (jax.lax.stop_gradient(top) if xp is jnp else top))
         r = r / r.sum(-1, keepdims=True)
         each = xp.broadcast_to(means, away.shape) + a * xp.broadcast_to(stds**2, away.shape) * away / var
         return (r * each).sum(-1)

@@ -1,9 +1,12 @@
-"""What callers can do with any solver: trace its numbers, batch step counts, fix the noise whatever the grid, and run systems."""
+"""What callers can do with any solver: trace its numbers, batch step counts, fix the noise whatever the grid,
+and run systems.
+"""
 
 import functools
 import itertools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +22,7 @@ X = np.random.default_rng(0).standard_normal((2, 3))
 KEY = jax.random.key(5)
 
 
-# --- numbers of a sampler as traced arrays -------------------------------------------------------------------------------------------
+# --- numbers of a sampler as traced arrays
 
 
 class Counted:
@@ -34,7 +37,9 @@ class Counted:
 
 
 class Case(NamedTuple):
-    """sample: (network, value) -> a sample; values: what it is called with, one compilation for all; bump: a direction."""
+    """sample: (network, value) -> a sample; values: what it is called with, one compilation for all; bump: a
+    direction.
+    """
 
     sample: object
     values: tuple
@@ -54,7 +59,14 @@ def case(function, first, second):
 def run(net, solver, grid=None, **options):
     grid = js.grids.log_snr(VP, 5) if grid is None else grid
     return js.sample(
-        js.Denoiser(net, VP, "data"), X, key=KEY, x=jnp.asarray(X), solver=solver, grid=grid, **options
+        js.Denoiser(net, VP, "data"),
+        X,
+        key=KEY,
+        x=jnp.asarray(X),
+        solver=solver,
+        grid=grid,
+        adjoint=js.Direct(),
+        **options,
     )
 
 
@@ -97,22 +109,27 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_traced_number_is_one_compilation_and_has_a_gradient(name, x64):
-    """Several values share one trace of the network; the sample equals the one made from the concrete value; slopes are differences."""
+    """Several values share one trace of the network; the sample equals the one made from the concrete value;
+    slopes are differences.
+    """
     sample, values, bump = CASES[name]
     net = Counted()
-    total = lambda out: jnp.sum(jnp.sin(2 * out))
-    traced = jax.jit(lambda value: sample(net, value))
-    outs = [traced(jnp.asarray(v)) for v in values]
+
+    def total(value):
+        out = sample(net, value)
+        return jnp.sum(jnp.sin(2 * out)), out
+
+    traced = jax.jit(jax.value_and_grad(total, has_aux=True))
+    ((_, first), slope), ((_, second), _) = (traced(jnp.asarray(v)) for v in values)
+    ahead, behind = (traced(jnp.asarray(values[0] + h * bump))[0][0] for h in (1e-5, -1e-5))
     assert (net.traces, traced._cache_size()) == (1, 1)
-    np.testing.assert_allclose(outs[1], sample(Counted(), values[1]), rtol=1e-9, atol=1e-9)
-    assert float(jnp.abs(outs[0] - outs[1]).max()) > 1e-3
-    slope = jax.jit(jax.grad(lambda value: total(sample(Counted(), value))))(jnp.asarray(values[0]))
-    ahead, behind = (total(traced(jnp.asarray(values[0] + h * bump))) for h in (1e-5, -1e-5))
+    np.testing.assert_allclose(second, sample(Counted(), values[1]), rtol=1e-9, atol=1e-9)
+    assert float(jnp.abs(first - second).max()) > 1e-3
     np.testing.assert_allclose((np.asarray(slope) * bump).sum(), (ahead - behind) / 2e-5, rtol=1e-5)
     assert np.all(np.asarray(slope) != 0)
 
 
-# --- different step counts in one batch ----------------------------------------------------------------------------------------------
+# --- different step counts in one batch
 
 
 def test_samples_with_different_step_counts_share_a_batch():
@@ -122,28 +139,34 @@ def test_samples_with_different_step_counts_share_a_batch():
     tables = [js.tabulate(VP, js.grids.log_snr(VP, n), solver) for solver, n in plans]
     x = jax.random.normal(jax.random.key(1), (len(plans), 3), jnp.float32)
     keys = jax.random.split(KEY, len(plans))
-    batch = jax.jit(jax.vmap(lambda table, x, key: js.run(net, table, x, key=key)))(js.stack(tables), x, keys)
+    run = lambda table, x, key: js.run(net, table, x, key=key, adjoint=js.Direct())
+    batch = jax.jit(jax.vmap(run))(js.stack(tables), x, keys)
     assert batch.dtype == jnp.float32
     for i, table in enumerate(tables):
-        np.testing.assert_allclose(batch[i], js.run(net, table, x[i], key=keys[i]), atol=1e-6)
+        np.testing.assert_allclose(batch[i], run(table, x[i], keys[i]), atol=1e-6, err_msg=plans[i][0].name)
 
 
 def test_entries_per_step_follow_each_sample_of_such_a_batch(x64):
-    """Entries are counted in grid intervals, also where a sample's steps have several calls and its table is padded."""
+    """Entries are counted in grid intervals, also where a sample's steps have several calls and its table is
+    padded.
+    """
     net = js.Denoiser(Counted(), VP, "data")
     plans = [(S.dpmpp_2s, 4), (S.dpmpp_2m, 6)]
     tables = [js.tabulate(VP, js.grids.log_snr(VP, n), solver) for solver, n in plans]
     pulls = [jnp.linspace(-0.5, 0.5, n) for _, n in plans]
     padded = jnp.stack([jnp.pad(p, (0, 6 - len(p))) for p in pulls])
     x = jnp.asarray(X)
-    batch = jax.vmap(lambda table, x, p: js.run(net, table, x, per_step=p))(js.stack(tables), x, padded)
+    run = lambda table, x, p: js.run(net, table, x, per_step=p, adjoint=js.Direct())
+    batch = jax.vmap(run)(js.stack(tables), x, padded)
     for i, table in enumerate(tables):
-        np.testing.assert_allclose(batch[i], js.run(net, table, x[i], per_step=pulls[i]), rtol=1e-12)
-        assert float(jnp.abs(batch[i] - js.run(net, table, x[i])).max()) > 1e-3
+        np.testing.assert_allclose(batch[i], run(table, x[i], pulls[i]), rtol=1e-12)
+        assert float(jnp.abs(batch[i] - run(table, x[i], None)).max()) > 1e-3
 
 
-# --- noise that does not depend on the grid ------------------------------------------------------------------------------------------
+# --- noise that does not depend on the grid
 
+# thousands of rows with a Brownian tree in each: here optimised machine code pays
+FAST = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 DRAW = jax.jit(lambda key, low, high, like: Brownian(key).draw((low, high), like))
 ANGLES = [0.0, 0.001, 0.3, 0.30001, 0.9, 1.2, 1.57]
 COUNT = 20_000
@@ -187,45 +210,46 @@ def test_the_path_of_a_sample_does_not_depend_on_the_batch():
 
 
 @functools.cache
-def strong():
+def strong(noise):
     """A jitted run of a table: padded to one shape, all solvers share its compilation."""
     net = gaussian(VP)[0]
-    return jax.jit(
-        lambda table, x, noise_key: js.run(
-            net, table, x, key=noise_key, noise="brownian", adjoint=js.Direct()
-        )
-    )
+    run = lambda table, x, key: js.run(net, table, x, key=key, noise=noise, adjoint=js.Direct())
+    return jax.jit(run, compiler_options=FAST)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_sde_1", "mr_sde", "dpmpp_2s_ancestral", "dpmpp_sde"])
 def test_refining_the_grid_refines_the_same_sample(name, x64):
-    """Strong order 1 on Gaussian data: halving the steps halves the distance between samples of one key, in the root mean square.
+    """Strong order 1 on Gaussian data: halving the steps halves the distance between samples of one key, in
+    the root mean square.
 
     With draws per step, not per path, samples of different grids would be unrelated.
     """
     sizes, x = (16, 32, 64, 128, 256), VP.prior(jax.random.key(1), jnp.zeros(128))
-    outs = [
-        strong()(js.pad(js.tabulate(VP, js.grids.log_snr(VP, n), S.by_name(name)), nfe=512, regs=3), x, KEY)
-        for n in sizes
+    tables = [
+        js.pad(js.tabulate(VP, js.grids.log_snr(VP, n), S.by_name(name)), nfe=512, regs=3) for n in sizes
     ]
+    outs = [strong("brownian")(table, x, KEY) for table in tables]
     gaps = [float(jnp.sqrt(jnp.mean((a - b) ** 2))) for a, b in itertools.pairwise(outs)]
     order = -np.polyfit(np.log(sizes[1:-1]), np.log(gaps[1:]), 1)[0]
     assert 0.8 < order < 1.3, (order, gaps)
     assert gaps[-1] < 0.02
-    unrelated = [
-        js.run(gaussian(VP)[0], js.tabulate(VP, js.grids.log_snr(VP, n), S.by_name(name)), x, key=KEY)
-        for n in sizes[:2]
-    ]
+    unrelated = [strong(None)(table, x, KEY) for table in tables[:2]]
     assert float(jnp.sqrt(jnp.mean((unrelated[0] - unrelated[1]) ** 2))) > 2 * gaps[0]
 
 
 def test_ten_and_a_thousand_steps_see_the_same_noise(x64):
-    """A network that ignores x: the sample is the noise. Ten steps of it are within the strong error of a thousand."""
+    """A network that ignores x: the sample is the noise. Ten steps of it are within the strong error of a
+    thousand.
+    """
     blind = js.Denoiser(lambda x, t: jnp.zeros_like(x), VP, "data")
     grids = [js.grids.log_snr(VP, n, t_max=0.6, t_min=0.2) for n in (10, 1000)]
     x = jnp.zeros(256)
     tables = [js.pad(js.tabulate(VP, grid, S.dpmpp_sde_1), nfe=1000) for grid in grids]
-    run = jax.jit(lambda table, noise: js.run(blind, table, x, key=KEY, noise=noise), static_argnums=1)
+    run = jax.jit(
+        lambda table, noise: js.run(blind, table, x, key=KEY, noise=noise, adjoint=js.Direct()),
+        static_argnums=1,
+        compiler_options=FAST,
+    )
     few, many = (run(table, "brownian") for table in tables)
     assert np.corrcoef(few, many)[0, 1] > 0.99
     few, many = (run(table, None) for table in tables)
@@ -239,13 +263,9 @@ def test_a_batch_of_step_counts_follows_the_path_too(x64):
         js.tabulate(VP, js.grids.log_snr(VP, n), solver)
         for n, solver in ((5, S.dpmpp_sde_1), (3, S.dpmpp_sde))
     ]
-    many = jax.vmap(lambda table: js.run(net, table, jnp.asarray(X), key=KEY, noise="brownian"))(
-        js.stack(tables)
-    )
-    for table, got in zip(tables, many, strict=True):
-        np.testing.assert_allclose(
-            got, js.run(net, table, jnp.asarray(X), key=KEY, noise="brownian"), rtol=1e-7
-        )
+    run = lambda table: js.run(net, table, jnp.asarray(X), key=KEY, noise="brownian", adjoint=js.Direct())
+    for table, got in zip(tables, jax.vmap(run)(js.stack(tables)), strict=True):
+        np.testing.assert_allclose(got, run(table), rtol=1e-7)
 
 
 def test_gradients_with_respect_to_a_grid_hold_the_draws_fixed(x64):
@@ -253,7 +273,8 @@ def test_gradients_with_respect_to_a_grid_hold_the_draws_fixed(x64):
     net, x, grid = gaussian(VP)[0], jnp.asarray(X), jnp.asarray(GRIDS[0])
 
     def loss(grid, **noise):
-        return jnp.sum(jnp.sin(js.run(net, js.tabulate(VP, grid, S.dpmpp_sde_1), x, **noise)))
+        table = js.tabulate(VP, grid, S.dpmpp_sde_1)
+        return jnp.sum(jnp.sin(js.run(net, table, x, adjoint=js.Direct(), **noise)))
 
     angles = np.arctan2(VP.alpha(GRIDS[0]), VP.sigma(GRIDS[0]))
     draws = jnp.stack(
@@ -296,7 +317,7 @@ def test_what_a_path_cannot_serve_is_refused():
     )
 
 
-# --- systems: a path and a table for each part ---------------------------------------------------------------------------------------
+# --- systems: a path and a table for each part
 
 PATHS = {"a": js.VP(), "b": js.VE(sigma_max=5.0), "c": js.MeanReverting(0.4)}
 SOLVERS = {"a": S.dpmpp_2m, "b": S.dpmpp_2m_sde, "c": S.mr_sde(order=1)}
@@ -317,21 +338,29 @@ def test_parts_that_do_not_interact_are_samples_of_their_own(x64):
         for i, (name, path) in enumerate(PATHS.items())
     }
     noise = jax.tree.map(lambda a: jax.random.normal(jax.random.key(2), (6, *a.shape)), x)
-    together = js.run(js.Denoiser(net, PATHS, "noise"), tables, x, noise=noise, save=[0, 3])
+    options = {"save": [0, 3], "adjoint": js.Direct()}
+    together = js.run(js.Denoiser(net, PATHS, "noise"), tables, x, noise=noise, **options)
     for name in x:
         one = js.run(
             js.Denoiser(alone(name), PATHS[name], "noise"),
             tables[name],
             x[name],
             noise=noise[name],
-            save=[0, 3],
+            **options,
         )
         np.testing.assert_allclose(together.x[name], one.x, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(together.xs[name], one.xs, rtol=1e-12, atol=1e-12)
     front = js.sample(
-        js.Denoiser(net, PATHS, "noise"), x, key=KEY, x=x, solver=SOLVERS, grid=grids, noise=noise
+        js.Denoiser(net, PATHS, "noise"),
+        x,
+        key=KEY,
+        x=x,
+        solver=SOLVERS,
+        grid=grids,
+        noise=noise,
+        adjoint=js.Direct(),
     )
-    jax.tree.map(np.testing.assert_array_equal, front, together.x)
+    chex.assert_trees_all_equal(front, together.x)
 
 
 CORRELATED = np.array([[1.0, 0.42], [0.42, 0.3]])
@@ -339,7 +368,9 @@ MEAN = np.array([0.5, -1.0])
 
 
 def coupled(paths):
-    """The exact denoiser of x0 = (a, b) ~ N(MEAN, CORRELATED), each part noised by its own path, and the moments at times (t_a, t_b)."""
+    """The exact denoiser of x0 = (a, b) ~ N(MEAN, CORRELATED), each part noised by its own path, and the
+    moments at times (t_a, t_b).
+    """
 
     def moments(t):
         scale = jnp.diag(jnp.stack([jnp.asarray(paths[name].alpha(t[name]), float) for name in "ab"]))
@@ -355,12 +386,11 @@ def coupled(paths):
     return js.Denoiser(net, paths, "data"), moments
 
 
-@pytest.mark.parametrize(
-    ("solvers", "order"),
-    [((S.dpmpp_2m, S.dpmpp_2m), 2), ((S.dpmpp_2m, S.dpmpp_2m_sde), 2), ((S.ddpm, S.euler_ancestral), 1)],
-)
-def test_a_coupled_gaussian_system_has_its_exact_joint_law(solvers, order, x64):
-    """The sampler is linear here: its matrices give the law of the samples, without drawing any. An ODE part goes with an SDE part."""
+@functools.cache
+def linear_law():
+    """The paths of two parts, their moments, and mean and covariance of the samples of two tables, as one
+    program.
+    """
     paths = {"a": js.VP(), "b": js.VE(sigma_max=5.0)}
     denoiser, moments = coupled(paths)
 
@@ -380,11 +410,23 @@ def test_a_coupled_gaussian_system_has_its_exact_joint_law(solvers, order, x64):
         )
         return jnp.stack([mean["a"], mean["b"]]), by_x @ covariance @ by_x.T + by_noise @ by_noise.T
 
+    return paths, moments, law
+
+
+@pytest.mark.parametrize(
+    ("solvers", "order"),
+    [((S.dpmpp_2m, S.dpmpp_2m), 2), ((S.dpmpp_2m, S.dpmpp_2m_sde), 2), ((S.ddpm, S.euler_ancestral), 1)],
+)
+def test_a_coupled_gaussian_system_has_its_exact_joint_law(solvers, order, x64):
+    """The sampler is linear here: its matrices give the law of the samples, without drawing any. An ODE part
+    goes with an SDE part.
+    """
+    paths, moments, law = linear_law()
     errors = []
     for n in (40, 80):
         grids = {"a": js.grids.uniform(VP, n, t_min=0.05), "b": js.grids.karras(paths["b"], n)}
         tables = {
-            name: js.tabulate(paths[name], grids[name], solver)
+            name: js.pad(js.tabulate(paths[name], grids[name], solver), nfe=80, regs=3)
             for name, solver in zip("ab", solvers, strict=True)
         }
         mean, covariance = law(tables, {name: g[0] for name, g in grids.items()})

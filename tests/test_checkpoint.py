@@ -16,6 +16,7 @@ def tree(scale: float = 1.0) -> dict:
     return {
         "net": eqx.nn.Linear(3, 2, key=jax.random.key(0)),
         "half": scale * jnp.arange(4, dtype=jnp.float16) / 3,
+        "host": scale * np.arange(3, dtype=np.float32),
         "many": (jnp.float32(scale * np.pi), jnp.int32(7), "not an array"),
     }
 
@@ -28,7 +29,7 @@ def test_the_same_bits_come_back(tmp_path):
         assert a == b if isinstance(a, str) else np.asarray(a).tobytes() == np.asarray(b).tobytes()
         assert isinstance(a, str) or a.dtype == b.dtype
     assert checkpoint.read_card(file) == {"seed": 3}
-    assert set(checkpoint.read(file)) == {"net.weight", "net.bias", "half", "many.0", "many.1"}
+    assert set(checkpoint.read(file)) == {"net.weight", "net.bias", "half", "host", "many.0", "many.1"}
 
 
 @pytest.mark.parametrize(

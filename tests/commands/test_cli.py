@@ -1,5 +1,6 @@
 """The command line as a whole: the list of solvers, training, help, missing packages."""
 
+import json
 import os
 import subprocess
 import sys
@@ -65,14 +66,40 @@ def test_train_passes_the_config_on(monkeypatch, capsys):
     assert capsys.readouterr().out == "w.safetensors\n" * 2
 
 
-@pytest.mark.parametrize(
-    ("package", "args"), [("tyro", ["solvers"]), ("skimage", ["restore"]), ("safetensors", ["restore"])]
-)
-def test_missing_packages_are_one_line(package, args):
-    code = f"import sys; sys.modules[{package!r}] = None; from jaxsampler.commands.cli import main; sys.exit(main({args!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert 'pip install "jaxsampler[demo]"' in done.stderr
+MISSING = {"tyro": ["solvers"], "skimage": ["restore"], "safetensors": ["restore"]}
+SERVER = """
+import json, os, sys
+import jaxsampler  # the core, once; it needs none of the packages
+
+def said(package, args):
+    if (pid := os.fork()) == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(f"{package}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
+        assert package not in sys.modules
+        sys.modules[package] = None
+        from jaxsampler.commands.cli import main
+        sys.exit(main(args))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, *(open(f"{package}.{stream}").read() for stream in (1, 2))
+
+found = {package: said(package, args) for package, args in json.loads(sys.argv[1]).items()}
+print(json.dumps(found))
+"""
+
+
+def test_missing_packages_are_one_line(tmp_path):
+    """A process imports the core, and forks for each package."""
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER, json.dumps(MISSING)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for package, (code, out, err) in json.loads(done.stdout).items():
+        assert (code, out, len(err.splitlines())) == (2, "", 1), (package, err)
+        assert 'pip install "jaxsampler[demo]"' in err, package
 
 
 def test_bugs_keep_their_traceback(monkeypatch):
