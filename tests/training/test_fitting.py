@@ -1,14 +1,18 @@
-"""The training loop: a killed run ends with the bits of one that was not, and the average is the one the docstring gives."""
+"""The training loop: a killed run ends with the bits of one that was not, and the average is the one the
+docstring gives.
+"""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,21 +21,33 @@ import pytest
 from places import ROOT
 
 from jaxsampler import checkpoint
+from jaxsampler.training import restore
 from jaxsampler.training.fitting import fit, gradient, power, prefetch
+from jaxsampler.training.optimisers import muon
 
-# A tiny restoration network with the optimiser of the real one, trained in a process of its own. argv: folder, step to hang at (or -1).
-RUN = textwrap.dedent(
+
+def train(folder: str, hang: int = -1):
+    """Train a tiny restoration network with the optimiser of the real one; the data of step `hang` never
+    come.
     """
-    import sys, time
-    import jax, jax.numpy as jnp, numpy as np
-    from functools import partial
-    from jaxsampler.training import restore
-    from jaxsampler.training.fitting import fit
-    from jaxsampler.training.optimisers import muon
-
-    folder, hang = sys.argv[1], int(sys.argv[2])
-    c = restore.Restore(photos=(), seed=3, steps=6, batch=2, crop=16, std=0.3, T=100, eps=0.005, widths=(6,), depth=1,
-                        embedding=8, lr=1e-2, warmup=2, weight_decay=1e-2, clip=1.0, decay=0.9)
+    c = restore.Restore(
+        photos=(),
+        seed=3,
+        steps=6,
+        batch=2,
+        crop=16,
+        std=0.3,
+        T=100,
+        eps=0.005,
+        widths=(6,),
+        depth=1,
+        embedding=8,
+        lr=1e-2,
+        warmup=2,
+        weight_decay=1e-2,
+        clip=1.0,
+        decay=0.9,
+    )
 
     def data(step):
         while step == hang:
@@ -39,26 +55,41 @@ RUN = textwrap.dedent(
         clean = np.random.default_rng(step).random((2, 16, 16, 3), np.float32)
         return {"clean": clean, "degraded": clean**2, "task": np.array([0, step % 2], np.int32)}
 
-    fit(restore.network(c, (0.2, 0.3)), partial(restore.loss, c), data, muon(c), steps=6, seed=3, decay=c.decay, folder=folder,
-        card={"sizes": c.widths}, minutes=0, log_every=2, progress=False)
-    """
-)
+    fit(
+        restore.network(c, (0.2, 0.3)),
+        partial(restore.loss, c),
+        data,
+        muon(c),
+        steps=6,
+        seed=3,
+        decay=c.decay,
+        folder=folder,
+        card={"sizes": c.widths},
+        minutes=0.0,
+        log_every=2,
+        progress=False,
+    )
 
 
-def run(folder: Path, hang: int = -1) -> subprocess.Popen:
-    root = ROOT
+def process(code: str, *args: object, devices: int = 1) -> subprocess.Popen:
+    """Python in a process of its own, which compiles as this one does and shares its programs."""
+    paths = (ROOT, ROOT / "tests", Path(__file__).parent)
     env = os.environ | {
-        "PYTHONPATH": str(root),
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(hang)], env=env, cwd=folder.parent)
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
-    """Three processes, one after another, import JAX and train a network: this takes some ten seconds."""
+    """A process of its own imports JAX, trains and is killed: some seconds."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    first = run(killed, hang=3)
+    first = process("import sys, test_fitting as t; t.train(sys.argv[1], hang=3)", killed)
     file = killed / "state.safetensors"
     try:
         deadline = time.monotonic() + 200
@@ -69,8 +100,8 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     finally:
         os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    assert run(killed).wait() == 0
-    assert run(whole).wait() == 0
+    train(str(killed))
+    train(str(whole))
 
     a, b = checkpoint.read(whole / "state.safetensors"), checkpoint.read(file)
     assert a["step"] == 6
@@ -160,7 +191,9 @@ def test_batches_come_in_order_and_their_errors_arrive():
 
 @pytest.mark.parametrize("width", [0.05, 0.15, 0.25])
 def test_a_power_average_remembers_the_same_fraction_of_any_run(width):
-    """The weight of each step in the average: its standard deviation is `width` of the run, however long, and it grows like a power."""
+    """The weight of each step in the average: its standard deviation is `width` of the run, however long, and
+    it grows like a power.
+    """
     profile = power(width)
     for n in (1000, 4000):
         keep = np.array([float(d) for d in jax.vmap(profile)(jnp.arange(n, dtype=jnp.float32))])
@@ -190,13 +223,12 @@ def test_a_batch_in_parts_gives_the_same_gradient():
             model, distance, x, optax.adam(0.1), steps=5, seed=0, accumulate=parts, progress=False
         ).model
 
-    for a, b in zip(jax.tree.leaves(go(1)), jax.tree.leaves(go(4)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
+    chex.assert_trees_all_close(go(1), go(4), rtol=1e-5)
 
 
 def test_parts_must_divide_the_batch():
     with pytest.raises(
-        ValueError, match="accumulate=3 does not divide a batch of 8: its parts must be alike"
+        ValueError, match="accumulate=3 does not divide a batch of 8: choose a divisor"
     ):
         gradient(
             lambda model, batch, key: (model * batch).mean(),
@@ -207,12 +239,8 @@ def test_parts_must_divide_the_batch():
         )
 
 
-SPREAD = textwrap.dedent(
-    """
-    import sys
-    import jax, jax.numpy as jnp, numpy as np, optax
-    from jaxsampler.training.fitting import fit
-
+def spread():
+    """Train on batches of eight: the number of devices that a batch lay on, and the weights."""
     seen = []
 
     def loss(model, batch, key):
@@ -220,24 +248,20 @@ SPREAD = textwrap.dedent(
         jax.debug.inspect_array_sharding(batch["x"], callback=lambda s: seen.append(len(s.device_set)))
         return jnp.square(batch["x"] @ model + 0.1 * noise).mean() + batch["odd"].sum() * model.sum()
 
-    data = lambda k: {"x": np.random.default_rng(k).normal(size=(8, 4)).astype(np.float32), "odd": np.ones(3, np.float32)}
+    def data(k):
+        x = np.random.default_rng(k).normal(size=(8, 4)).astype(np.float32)
+        return {"x": x, "odd": np.ones(3, np.float32)}
+
     state = fit(jnp.ones((4, 4)), loss, data, optax.adam(0.1), steps=4, seed=0, progress=False)
-    print(jax.device_count(), max(seen), *np.asarray(state.model).ravel().tolist())
-    """
-)
+    return max(seen), np.asarray(state.model).ravel().tolist()
 
 
 def test_a_batch_spread_over_devices_trains_the_same():
-    """Four devices of this machine's one CPU against one: two processes that import JAX, some seconds each."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    ends = []
-    for n in (1, 4):
-        flags = env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
-        done = subprocess.run(
-            [sys.executable, "-c", SPREAD], env=flags, capture_output=True, text=True, check=True
-        )
-        count, used, *model = done.stdout.split()
-        assert (count, used) == (str(n), str(n))
-        ends.append(np.array(model, float))
-    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5)
-    assert np.abs(ends[0] - 1).min() > 0.1
+    """Four devices of this machine's one CPU against one: a process that imports JAX, some seconds."""
+    done = process("import json, test_fitting as t; print(json.dumps(t.spread()))", devices=4)
+    said, _ = done.communicate()
+    assert done.returncode == 0
+    (one, alone), (four, together) = spread(), json.loads(said)
+    assert (one, four) == (jax.device_count(), 4) == (1, 4)
+    np.testing.assert_allclose(alone, together, rtol=1e-5)
+    assert np.abs(np.array(alone) - 1).min() > 0.1

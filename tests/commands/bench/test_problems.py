@@ -1,4 +1,6 @@
-"""The problems: starts and noise that do not depend on how many there are, converged solutions, one compilation, honest data."""
+"""The problems: starts and noise that do not depend on how many there are, converged solutions, one
+compilation, honest data.
+"""
 
 import dataclasses
 
@@ -20,7 +22,7 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def empirical():
-    return problem("empirical", photos=fashion.some()[:30])
+    return dataclasses.replace(problem("empirical", photos=fashion.some()[:30]), chunk=5)
 
 
 def test_start_does_not_depend_on_the_number(mixture):
@@ -32,7 +34,9 @@ def test_start_does_not_depend_on_the_number(mixture):
 
 
 def test_any_number_of_samples_and_their_noise(mixture):
-    """More than a chunk, not a multiple of it; stochastic samples too depend on the seed and their number only."""
+    """More than a chunk, not a multiple of it; stochastic samples too depend on the seed and their number
+    only.
+    """
     small = dataclasses.replace(mixture, chunk=16)
     table = js.tabulate(js.VP(), js.grids.log_snr(js.VP(), 4), js.solvers.dpmpp_2m_sde)
     x = small.start(37)
@@ -68,7 +72,9 @@ def test_one_compilation_for_all_solvers_of_a_shape(mixture):
 
 
 def test_converged_mixture(mixture):
-    """Against 200 calls of the classical Runge-Kutta method, of another family and on another grid; 200 of DDIM are off by far more."""
+    """Against 200 calls of the classical Runge-Kutta method, of another family and on another grid; 200 of
+    DDIM are off by far more.
+    """
     path, regs = js.VP(), mixture.fine.regs + 1
     small = dataclasses.replace(mixture, chunk=16, fine=js.pad(mixture.fine, regs=regs))  # all of one shape
     x = small.start(16, seed=2)
@@ -80,7 +86,9 @@ def test_converged_mixture(mixture):
 
 
 def test_mixture_data_are_what_its_denoiser_says(mixture):
-    """Components in turn; E x0 at t_max, where the state says nothing, is the mean of the data; splits differ."""
+    """Components in turn; E x0 at t_max, where the state says nothing, is the mean of the data; splits
+    differ.
+    """
     train, test = mixture.real("train", 8000), mixture.real("test", 8000)
     mean = mixture.denoiser(jnp.zeros((1, 64)), 1.0)[0]
     np.testing.assert_allclose(train.mean(0), mean, atol=0.06)
@@ -98,7 +106,7 @@ def test_empirical_ends_at_its_photos(empirical):
 
 
 def test_smoothed_ends_near_its_photos(empirical):
-    smoothed = problem("smoothed", photos=fashion.some()[:30])
+    smoothed = dataclasses.replace(problem("smoothed", photos=fashion.some()[:30]), chunk=5)
     assert smoothed.name == "smoothed"
     x, photos = smoothed.converged(smoothed.start(5)), smoothed.real("train", 30)
     away = np.sqrt(np.square(x[:, None] - photos[None]).mean((2, 3, 4))).min(1)
@@ -113,7 +121,9 @@ def test_photos_come_class_by_class():
 
 
 def test_networks_bind_a_class_to_each_sample(tmp_path):
-    """An untrained network saved like a trained one: sample i of a chunk is of class i mod 10, whatever its chunk."""
+    """An untrained network saved like a trained one: sample i of a chunk is of class i mod 10, whatever its
+    chunk.
+    """
     from jaxsampler import checkpoint
     from jaxsampler.training import generate
 
@@ -158,11 +168,11 @@ def test_networks_bind_a_class_to_each_sample(tmp_path):
     ("make", "message"),
     [
         (lambda tmp: problem("mixtur"), "unknown problem 'mixtur'; did you mean 'mixture'"),
-        (lambda tmp: problem("empirical", data=tmp), "is not a folder with the files of fashion-mnist"),
+        (lambda tmp: problem("empirical", data=tmp), "choose a folder with the files of fashion-mnist"),
         (lambda tmp: problem("fashion_edm", weights=tmp), r"fashion_edm\.(safetensors|json)"),
         (
             lambda tmp: problem("empirical", photos=fashion.some()[:5]).real("test", 6),
-            "6 test photos are asked for, there are 5",
+            "6 test photos are requested, only 5 exist",
         ),
     ],
 )
