@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 LIST = ROOT / "tests" / "mutations.json"
 SEED, COUNT = 14, 40
 
-FORMULAS = """solvers/*.py paths/*.py tables/table.py tables/tabulation.py scan/table_solver.py
+FORMULAS = """solvers/*.py paths/*.py tables/table.py tables/tabulation.py tables/rows.py scan/table_solver.py
     scan/adjoints.py scan/brownian.py ode/*.py guidance/*.py metrics.py training/losses.py
     training/times.py"""
 TESTS = {  # of each folder of formulas; the names are those of this checkout and of the earlier, flat one
