@@ -56,11 +56,11 @@ class Adaptive(NamedTuple):
         nfe: number of network calls.
 
     Example:
-        >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
-        >>> solver = js.solvers.dpm_adaptive(kind="data")
-        >>> out = js.sample(denoiser, jnp.ones(1), x=jnp.ones(1), key=None, solver=solver, grid=[0.9, 0.1])
-        >>> out.reached.item(), out.x.round(4), out.accepted.item(), out.nfe.item()
-        (True, Array([0.1111], dtype=float32), 2, 6)
+        >>> solver = js.solvers.dpm_adaptive()
+        >>> start = solver.init(jnp.ones(1), solver.rows(js.VP(), [0.9, 0.1]))
+        >>> out = solver.final(start)  # before the first trial
+        >>> round(float(out.t), 2), int(out.nfe)
+        (0.9, 0)
     """
 
     x: State
