@@ -1,6 +1,8 @@
-"""Sampling over devices: a sharded batch is the batch, bit for bit in its noise, and nothing is gathered on the way.
+"""Sampling over devices: a sharded batch is the batch, bit for bit in its noise, and nothing is gathered on
+the way.
 
-Slow (about 20 s in all on two cores) because devices are told to XLA before JAX starts: three processes import JAX and compile samplers.
+Slow (about 20 s in all on two cores) because devices are told to XLA before JAX starts: three processes
+import JAX and compile samplers.
 """
 
 import os
@@ -21,6 +23,7 @@ def worker(devices, *arguments):
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     env = os.environ | cache | flags | {"PYTHONPATH": paths}
@@ -77,7 +80,9 @@ def test_a_sample_is_laid_out_like_its_start(eight, axes):
 
 @pytest.mark.slow
 def test_two_processes_sample_one_batch(eight, tmp_path):
-    """Slow: two processes of two devices each start JAX and join (about 8 s); each holds its part of the single process's batch."""
+    """Slow: two processes of two devices each start JAX and join (about 8 s); each holds its part of the
+    single process's batch.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

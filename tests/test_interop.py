@@ -1,10 +1,12 @@
-"""Any model: one network, written for seven frameworks, gives one sample, one gradient with respect to its weights, and is traced once.
+"""Any model: one network, written for seven frameworks, gives one sample, one gradient with respect to its
+weights, and is traced once.
 
 The recipes are those of notebooks/guides/networks.md.
 """
 
 import functools
 
+import chex
 import equinox as eqx
 import flax.linen
 import haiku
@@ -18,6 +20,7 @@ import jaxsampler as js
 
 VP = js.VP()
 X = jax.random.normal(jax.random.key(1), (4, 2), jnp.float32)
+STEPS = 4
 SIZES = {"hidden": (3, 8), "out": (8, 2)}
 
 
@@ -52,9 +55,9 @@ class Trace:
     count = 0
 
 
-def loss(denoiser, solver=js.solvers.dpmpp_2m, x=X):
+def loss(denoiser, solver=js.solvers.dpmpp_2m, x=X, steps=STEPS):
     """A loss on samples."""
-    out = js.sample(denoiser, x, key=jax.random.key(2), x=x, solver=solver, steps=7)
+    out = js.sample(denoiser, x, key=jax.random.key(2), x=x, solver=solver, steps=steps, adjoint=js.Direct())
     return jnp.mean((out - 0.3) ** 2) + jnp.mean(out**3)
 
 
@@ -132,7 +135,9 @@ def params_and_apply(w):
 
 
 def params_and_apply_in_jax(w):
-    """`jax.tree_util.Partial` has arrays as its only leaves: plain jax.grad and jax.jit take the denoiser, no equinox needed."""
+    """`jax.tree_util.Partial` has arrays as its only leaves: plain jax.grad and jax.jit take the denoiser, no
+    equinox needed.
+    """
     value, slope = by_denoiser(jax.tree_util.Partial(apply, w), jax.value_and_grad)
     return value, slope.args[0]
 
@@ -206,14 +211,18 @@ RECIPES = [
 
 @functools.cache
 def reference():
-    """Loss and directional derivatives in float64: central differences of the plain network, sampled by the textbook loop, not the scan."""
+    """Loss and directional derivatives in float64: central differences of the plain network, sampled by the
+    textbook loop, not the scan.
+    """
     with jax.enable_x64(True):
         w = jax.tree.map(lambda a: np.asarray(a, np.float64), weights())
         flat, structure = jax.tree.flatten(w)
 
         def value(flat):
             net = denoiser(functools.partial(apply, jax.tree.unflatten(structure, flat)))
-            out = js.loop(net, VP, js.grids.default(VP, 7), js.solvers.dpmpp_2m, jnp.asarray(X, jnp.float64))
+            out = js.loop(
+                net, VP, js.grids.default(VP, STEPS), js.solvers.dpmpp_2m, jnp.asarray(X, jnp.float64)
+            )
             return float(jnp.mean((out - 0.3) ** 2) + jnp.mean(out**3))
 
         random = np.random.default_rng(0)
@@ -224,7 +233,9 @@ def reference():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda f: f.__name__)
 def test_the_gradient_of_a_loss_on_samples_reaches_the_weights(recipe):
-    """It equals finite differences of an independent sampler along three directions that touch every weight."""
+    """It equals finite differences of an independent sampler along three directions that touch every
+    weight.
+    """
     want, slopes = reference()
     Trace.count = 0
     value, gradient = recipe(weights())
@@ -246,7 +257,9 @@ def test_the_gradient_of_a_loss_on_samples_reaches_the_weights(recipe):
     ids=["params", "nnx"],
 )
 def test_new_weights_do_not_recompile(net):
-    """A denoiser whose leaves are arrays is an argument of plain jax.jit; NNX modules and jax.tree_util.Partial make one."""
+    """A denoiser whose leaves are arrays is an argument of plain jax.jit; NNX modules and
+    jax.tree_util.Partial make one.
+    """
     run = jax.jit(loss)
     Trace.count = 0
     values = [float(run(denoiser(net(scale)))) for scale in (1.0, 0.5)]
@@ -256,7 +269,9 @@ def test_new_weights_do_not_recompile(net):
 
 
 def test_conditioning_bound_by_partial_is_differentiable():
-    """Nested partials and keywords too; a partial that is not a pytree would hide them and give no gradient, silently."""
+    """Nested partials and keywords too; a partial that is not a pytree would hide them and give no gradient,
+    silently.
+    """
 
     def net(params, x, t, shift, *, scale):
         return scale * apply(params, x, t) + shift
@@ -281,10 +296,8 @@ def test_conditioning_bound_by_partial_is_differentiable():
 def test_gradients_reach_the_weights_of_a_stochastic_sample_too():
     """The same noise in both: the key is an argument, not a state."""
     solver = js.solvers.dpmpp_2m_sde
-    want = jax.grad(lambda p: loss(denoiser(lambda x, t: apply(p, x, t)), solver))(weights())
-    got = nnx.grad(lambda net: loss(denoiser(net), solver))(nnx_net(weights()))
-    for name, layer in nnx_weights(got).items():
-        for a, b in zip(layer, want[name], strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    ode = jax.grad(lambda p: loss(denoiser(lambda x, t: apply(p, x, t))))(weights())
+    want = jax.grad(lambda p: loss(denoiser(lambda x, t: apply(p, x, t)), solver, steps=7))(weights())
+    got = nnx.grad(lambda net: loss(denoiser(net), solver, steps=7))(nnx_net(weights()))
+    chex.assert_trees_all_close(nnx_weights(got), want, rtol=1e-4, atol=1e-6)
+    ode = jax.grad(lambda p: loss(denoiser(lambda x, t: apply(p, x, t)), steps=7))(weights())
     assert float(jnp.abs(want["out"][0] - ode["out"][0]).max()) > 1e-2

@@ -1,4 +1,6 @@
-"""The house: which room may import which, what is reachable as js.NAME, and that a module's name means the module."""
+"""The house: which room may import which, what is reachable as js.NAME, and that a module's name means the
+module.
+"""
 
 import ast
 import inspect
@@ -14,8 +16,8 @@ import jaxsampler
 
 PACKAGE = Path(jaxsampler.__file__).parent
 
-# The rule. The ground is files, the rest are rooms. A room of the tower imports the ground and the rooms before it. Leaves
-# import the ground, the tower up to `front_door`, and what is named here; never each other.
+# The rule. The ground is files, the rest are rooms. A room of the tower imports the ground and the rooms
+# before it. Leaves import the ground, the tower up to `front_door`, and what is named here; never each other.
 GROUND = ("numerics", "files", "checkpoint", "spelling", "config", "metrics")
 TOWER = (
     "paths",
@@ -119,15 +121,20 @@ def test_every_module_is_reached_by_its_dotted_name():
 
 
 PROMISED = {
-    "AdjointDPM CondOT CosineVP Denoiser Direct DiscreteVP EDM LastK MeanReverting PFGMpp Path RecursiveCheckpoint",
-    "Reversible Solver Step StepEnd SubVP Table Trajectory VE VP __version__ bridge convert data discrete grids",
-    "guidance inversion likelihood loop models nn ode pad paths pretrained run sample scan search solvers stack step",
+    "AdjointDPM CondOT CosineVP Denoiser Direct DiscreteVP EDM LastK MeanReverting PFGMpp Path "
+    "RecursiveCheckpoint",
+    "Reversible Solver Step StepEnd SubVP Table Trajectory VE VP __version__ bridge convert data discrete "
+    "grids",
+    "guidance inversion likelihood loop models nn ode pad paths pretrained run sample scan search solvers "
+    "stack step",
     "tables tabulate training",
 }
 
 
 def test_what_is_promised():
-    """After `import jaxsampler as js` the names are the promised ones; the ground cannot be reached by accident."""
+    """After `import jaxsampler as js` the names are the promised ones; the ground cannot be reached by
+    accident.
+    """
     code = (
         "import jaxsampler as js; print(*sorted(dir(js))); print(*sorted(n for n in vars(js) if n[0] != '_'))"
     )

@@ -1,4 +1,6 @@
-"""Low precision: the error of every solver with a bfloat16 network, and states in half precision at the ends of the paths."""
+"""Low precision: the error of every solver with a bfloat16 network, and states in half precision at the ends
+of the paths.
+"""
 
 import functools
 
@@ -13,7 +15,8 @@ from jaxsampler.commands.bench import precision
 S = js.solvers.catalogue()
 ROUNDING = 2.0**-9  # of a bfloat16 number, at most
 
-# DEIS in t extrapolates where the cosine schedule is steep (weights of 7 in the first of 20 steps), which multiplies every rounding
+# DEIS in t extrapolates where the cosine schedule is steep (weights of 7 in the first of 20 steps), which
+# multiplies every rounding
 FRAGILE = {("CosineVP", "deis")}
 
 
@@ -29,7 +32,9 @@ def measured(name, steps, samples):
 
 
 def test_error_of_low_precision_per_solver_on_vp():
-    """The table of configs/bench/precision.md: float32 is exact to 1e-6, a bfloat16 network costs two or three of its roundings, four with fresh noise."""
+    """The table of configs/bench/precision.md: float32 is exact to 1e-6, a bfloat16 network costs two or
+    three of its roundings, four with fresh noise.
+    """
     result = measured("VP", 20, 512)
     assert list(result.errors) == list(S)
     for name, (single, data, noise) in result.errors.items():
@@ -72,18 +77,27 @@ ENDS = {  # path, grid, which solvers
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_states_in_half_precision_survive_the_ends(end, dtype):
-    """State, registers and noise in half precision: nothing overflows (float16 ends at 65504), and samples are those of float32."""
+@functools.cache
+def single(end):
+    """The sampler of an end's path, its tables, start and noise, and the samples in float32."""
     path, grid, served = ENDS[end]
     tables = precision.same_shape({name: js.tabulate(path, grid, s) for name, s in S.items() if served(s)})
     x = path.prior(jax.random.key(0), jnp.zeros((64, 2)))
     noise = jax.random.normal(jax.random.key(1), (26, 64, 2))
     sample = precision.sampler(path, "data", False)
+    return sample, tables, x, noise, {name: sample(table, x, noise) for name, table in tables.items()}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_states_in_half_precision_survive_the_ends(end, dtype):
+    """State, registers and noise in half precision: nothing overflows (float16 ends at 65504), and samples
+    are those of float32.
+    """
+    sample, tables, x, noise, reference = single(end)
     off = {}
-    for name, table in tables.items():
-        low, full = (sample(table, x.astype(kind), noise.astype(kind)) for kind in (dtype, jnp.float32))
+    for name, full in reference.items():
+        low = sample(tables[name], x.astype(dtype), noise.astype(dtype))
         assert low.dtype == dtype
         off[name] = float(jnp.std(low.astype(jnp.float32) - full) / jnp.std(full))
     limit = {jnp.float16: 0.02, jnp.bfloat16: 0.08}[dtype]

@@ -1,9 +1,11 @@
-"""The three uses of gradients through sampling [Pan et al. 2024], each to a stated goal, on every route and in memory that does not grow.
+"""The three uses of gradients through sampling [Pan et al. 2024], each to a stated goal, on every route and
+in memory that does not grow.
 
-The data are three Gaussians at 120 degrees, their denoiser is exact, and a linear classifier tells them apart by their direction. Audit:
-which small change of x_T makes the classifier say another class? Conditioning: which vector (here the logits of the mixture's weights) asks
-for what a metric rewards, on noise not trained on? Style: which weights (the means) give all samples the norm of one reference, and keep
-their classes?
+The data are three Gaussians at 120 degrees, their denoiser is exact, and a linear classifier tells them apart
+by their direction. Audit: which small change of x_T makes the classifier say another class? Conditioning:
+    which vector (here the logits of the mixture's weights) asks
+for what a metric rewards, on noise not trained on? Style: which weights (the means) give all samples the norm
+of one reference, and keep their classes?
 """
 
 from functools import cache
@@ -60,35 +62,55 @@ def margin(x, own):
     return (z * mine).sum(1) - jnp.where(mine == 1, -jnp.inf, z).max(1)
 
 
-def audit(change, own, route, steps=16):
+START = {"change": np.zeros((32, 2)), "asked": np.zeros(3), "means": 1.2 * DIRECTIONS}
+USES = {  # what moves, how fast, in how many iterations
+    "audit": ("change", 0.1, 30),
+    "conditioning": ("asked", 0.5, 15),
+    "style": ("means", 0.1, 25),
+}
+
+
+def loss(at, on, own, route, steps=16):
+    """The losses of all uses, each times its entry of `on`, and each of its own part of `at` alone."""
+    at = {
+        part: on[use] * at[part] + (1 - on[use]) * jax.lax.stop_gradient(at[part])
+        for use, (part, *_) in USES.items()
+    }
+    x = draw(noise(0) + at["change"], route, at["means"], at["asked"], steps)
     return (
-        jnp.maximum(margin(draw(noise(0) + change, route, steps=steps), own) + 0.1, 0.0).mean()
-        + 0.3 * (change**2).mean()
+        on["audit"] * (jnp.maximum(margin(x, own) + 0.1, 0.0).mean() + 0.3 * (at["change"] ** 2).mean())
+        - on["conditioning"] * jax.nn.log_softmax(logits(x))[:, 1].mean()
+        + on["style"] * ((gram(x) / gram(REFERENCE) - 1) ** 2).mean()
     )
 
 
-def wish(asked, route, steps=16):
-    return -jax.nn.log_softmax(logits(draw(noise(0), route, asked=asked, steps=steps)))[:, 1].mean()
+@cache
+def drawn(route):
+    """The route's sampler, one program for 32 samples at a time."""
+    program = jax.jit(lambda x, means, asked: draw(x, route, means, asked))
 
+    def batches(x, means=START["means"], asked=START["asked"]):
+        return jnp.concatenate([program(part, means, asked) for part in x.reshape(-1, 32, 2)])
 
-def style(means, route, steps=16):
-    return ((gram(draw(noise(0), route, means, steps=steps)) / gram(REFERENCE) - 1) ** 2).mean()
+    return batches
 
 
 @cache
 def found(route):
-    """What each use ends with, on a route."""
+    """What each use ends with, on a route: one program for all three."""
+    own = logits(drawn(route)(noise(0))).argmax(1)
 
     @jax.jit
-    def all_three():
-        own = logits(draw(noise(0), route)).argmax(1)
-        return (
-            descend(lambda change: audit(change, own, route), jnp.zeros((32, 2)), optax.adam(0.1), 30)[0],
-            descend(lambda asked: wish(asked, route), jnp.zeros(3), optax.adam(0.5), 15)[0],
-            descend(lambda means: style(means, route), jnp.asarray(1.2 * DIRECTIONS), optax.adam(0.1), 25)[0],
-        )
+    def learn(on, rate, iterations):
+        adam = optax.adam(lambda count: jnp.where(count < iterations, rate, 0.0))
+        return descend(lambda at: loss(at, on, own, route), START, adam, 30)[0]
 
-    return all_three()
+    return [
+        learn({other: jnp.asarray(float(other == use)) for other in USES}, jnp.asarray(rate), iterations)[
+            part
+        ]
+        for use, (part, rate, iterations) in USES.items()
+    ]
 
 
 @pytest.mark.usefixtures("x64")
@@ -96,11 +118,12 @@ def found(route):
 def test_security_audit(route):
     """Nine samples in ten change class, by changes of x_T near the least possible.
 
-    By symmetry the flow keeps the three wedges of x_T apart, so the least change is the distance to the wedge's border.
+    By symmetry the flow keeps the three wedges of x_T apart, so the least change is the distance to the
+    wedge's border.
     """
     x_T, change = noise(0), found(route)[0]
     before, after, chance = (
-        logits(draw(x_T + c, route)).argmax(1)
+        logits(drawn(route)(x_T + c)).argmax(1)
         for c in (0.0, change, jax.random.permutation(jax.random.key(1), change))
     )
     length = jnp.linalg.norm(x_T, axis=1)
@@ -119,7 +142,7 @@ def test_conditioning(route):
     """A vector learned from the classifier alone asks for its second class, on fresh noise too."""
     asked, fresh = found(route)[1], noise(2, 64)
     before, after = (
-        (logits(draw(fresh, route, asked=a)).argmax(1) == 1).mean() for a in (jnp.zeros(3), asked)
+        (logits(drawn(route)(fresh, asked=a)).argmax(1) == 1).mean() for a in (jnp.zeros(3), asked)
     )
     assert before < 0.5
     assert after > 0.95
@@ -128,12 +151,13 @@ def test_conditioning(route):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("route", ROUTES)
 def test_style(route):
-    """On fresh noise the distance to the reference's Gram matrix falls by five, and nine samples in ten keep their class.
+    """On fresh noise the distance to the reference's Gram matrix falls by five, and nine samples in ten keep
+    their class.
 
     By half at least for edict and mccallum_foster, whose own errors in 16 steps scatter the norms.
     """
     fresh = noise(2, 64)
-    before, after = draw(fresh, route), draw(fresh, route, found(route)[2])
+    before, after = drawn(route)(fresh), drawn(route)(fresh, found(route)[2])
     distance = lambda x: ((gram(x) / gram(REFERENCE) - 1) ** 2).mean()
     assert distance(after) < distance(before) / (
         2 if route in ("reversible_edict", "reversible_mccallum_foster") else 5
@@ -143,7 +167,9 @@ def test_style(route):
 
 @pytest.mark.usefixtures("x64")
 def test_exact_routes_agree():
-    """Routes with the gradient of one discrete sampler end alike to rounding; AdjointDPM's gradient is another, and ends nearby."""
+    """Routes with the gradient of one discrete sampler end alike to rounding; AdjointDPM's gradient is
+    another, and ends nearby.
+    """
     far = lambda route: max(
         float(jnp.abs(a - b).max()) for a, b in zip(found(route), found("direct"), strict=True)
     )
@@ -154,22 +180,16 @@ def test_exact_routes_agree():
 
 def temporaries(route, steps):
     """Compiled bytes of the gradients of all three uses."""
-    own = jnp.zeros(32, int)
-    total = lambda change, asked, means: (
-        audit(change, own, route, steps) + wish(asked, route, steps) + style(means, route, steps)
-    )
-    gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-    return (
-        gradient.lower(jnp.zeros((32, 2)), jnp.zeros(3), jnp.asarray(1.2 * DIRECTIONS))
-        .compile()
-        .memory_analysis()
-        .temp_size_in_bytes
-    )
+    on, own = dict.fromkeys(USES, 1.0), jnp.zeros(32, int)
+    gradient = jax.jit(jax.grad(lambda at: loss(at, on, own, route, steps)))
+    return gradient.lower(START).compile().memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.usefixtures("x64")
 def test_memory():
-    """Four times the steps take no byte more by AdjointDPM and Reversible; a tape of 16 steps takes ten times as many."""
+    """Four times the steps take no byte more by AdjointDPM and Reversible; a tape of 16 steps takes ten times
+    as many.
+    """
     tape = temporaries("direct", 16)
     for route in ("adjoint_dpm", "reversible_obelm"):
         few, many = (temporaries(route, n) for n in (16, 64))

@@ -1,4 +1,6 @@
-"""`jaxsampler sample`: the images are the library's, whatever the batch, and whatever kills it; every way to hold it wrong is one line."""
+"""`jaxsampler sample`: the images are the library's, whatever the batch, and whatever kills it; every way to
+hold it wrong is one line.
+"""
 
 import errno
 import json
@@ -32,7 +34,9 @@ RESULTS = ["samples.json", "samples.npz", "samples.png"]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """{model: file} of networks of 8 x 8 images in three classes, random in every weight, so that all of them matter."""
+    """{model: file} of networks of 8 x 8 images in three classes, random in every weight, so that all of them
+    matter.
+    """
     place, saved = tmp_path_factory.mktemp("weights"), {}
     common = dict(
         seed=0,
@@ -213,7 +217,9 @@ def test_a_saved_table(sample, weights):
 
 
 def test_a_learned_table(sample, monkeypatch, tmp_path_factory):
-    """The shipped one of the model and of --steps calls, also on other weights; without --steps of 8 calls, or what is nearest."""
+    """The shipped one of the model and of --steps calls, also on other weights; without --steps of 8 calls,
+    or what is nearest.
+    """
     folder = tmp_path_factory.mktemp("tables")
     monkeypatch.setattr(samplers, "FOLDER", folder)
     for name, path in (("fashion_edm", js.EDM()), ("fashion_flow", js.CondOT()), ("mixture", js.VP())):
@@ -308,6 +314,7 @@ def test_killed_four_times_it_ends_with_the_same_files(weights, tmp_path):
     env |= {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     args = [
         "--weights",
@@ -330,7 +337,9 @@ def test_killed_four_times_it_ends_with_the_same_files(weights, tmp_path):
 
 
 def test_a_fault_at_any_write_loses_nothing(sample, monkeypatch):
-    """The disk full, or control-C, at each write in turn: nothing half-written is left, and the next run completes it."""
+    """The disk full, or control-C, at each write in turn: nothing half-written is left, and the next run
+    completes it.
+    """
     sample(*USUAL, out="whole")
     want, sync = contents("whole"), os.fsync
     for k in range(7):  # settings, three batches, three results
@@ -406,7 +415,8 @@ def test_what_another_run_left_is_not_touched(sample, monkeypatch):
         (
             "--grid log_snr",
             "flow",
-            "the grid 'log_snr' does not fit CondOT(), which has no signal at its start; use uniform, quadratic, cosine",
+            "the grid 'log_snr' does not fit CondOT(), which has no signal at its start; use uniform, "
+            "quadratic, cosine",
         ),
         ("--steps 0", "edm", "--steps must be at least 1, got 0"),
         ("--n 0", "edm", "--n must be at least 1, got 0"),
@@ -450,7 +460,9 @@ def test_samples_that_are_not_finite_are_no_images(sample, weights, tmp_path):
 
 
 def test_boots_of_the_shipped_network(tmp_path):
-    """Six guided boots in ten steps: at least five are boots to the shipped classifier (by chance 0.05 in a thousand would be)."""
+    """Six guided boots in ten steps: at least five are boots to the shipped classifier (by chance 0.05 in a
+    thousand would be).
+    """
     assert (
         cli.main(
             ["sample", "--n", "6", "--class", "boot", "--guidance", "2", "--out", str(tmp_path / "boots")]

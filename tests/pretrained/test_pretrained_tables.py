@@ -56,11 +56,11 @@ def test_file_card_and_table_say_the_same(path, name, calls):
 
 @pytest.fixture(scope="module")
 def judged() -> dict[int, Ratio]:
-    """{calls: the learned table of the mixture against its card's baseline} on 8192 noises of a seed of their
+    """{calls: the learned table of the mixture against its card's baseline} on 4096 noises of a seed of their
     own.
     """
     p, found = problem("mixture"), {}
-    x = p.start(8192, seed=1234)
+    x = p.start(4096, seed=1234)
     want = p.converged(x).astype(np.float64)
     for calls in pretrained.tables()["mixture"]:
         base = pretrained.table_card("mixture", calls)["baseline"]

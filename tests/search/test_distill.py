@@ -1,5 +1,6 @@
 """Distillation: rows that are least squares to a fine trajectory, as tables that `learn` can begin from."""
 
+import functools
 from typing import Any
 
 import jax
@@ -31,6 +32,29 @@ SMALL: dict[str, Any] = {
 }
 
 
+MEAN = js.MeanReverting(np.array([0.4, -0.2], np.float32), T=100)
+ENDS = {
+    "inner": (PATH, GRID),
+    "to 0": (js.EDM(), js.grids.append_zero(js.grids.karras(js.EDM(), 3))),
+    "all": (js.CondOT(), js.grids.uniform(js.CondOT(), 4)),
+    "around a mean": (MEAN, js.grids.uniform(MEAN, 4)),
+}
+
+
+@functools.cache
+def mixture(name: str) -> js.Denoiser:
+    """The exact denoiser of two Gaussians on a path of `ENDS`."""
+    return js.models.gaussian_mixture(
+        np.array([[-1.2, 0.5], [0.9, 1.0]]), np.array([0.3, 0.3]), ENDS[name][0]
+    )
+
+
+@functools.cache
+def made(consistent: bool):
+    """What is distilled from NET on GRID."""
+    return distill(NET, PATH, GRID, consistent=consistent, **SMALL)
+
+
 @pytest.fixture(scope="module")
 def noise():
     """Noise that no distillation sees, and where the teacher is at the grid times."""
@@ -40,15 +64,22 @@ def noise():
 
 @pytest.fixture(scope="module", params=[True, False], ids=["consistent", "inconsistent"])
 def distilled(request):
-    return *distill(NET, PATH, GRID, consistent=request.param, **SMALL), request.param
+    return *made(request.param), request.param
+
+
+@jax.jit
+def _states(table, x):
+    return js.run(NET, table, x, save=range(1, table.nfe + 1), adjoint=js.Direct()).xs
 
 
 def states(table: js.Table, x: Any) -> np.ndarray:
-    return np.asarray(js.run(NET, table, jnp.asarray(x), save="all").xs)[1:]
+    return np.asarray(_states(table, jnp.asarray(x)))
 
 
 def test_errors_are_those_of_the_table(distilled, noise):
-    """On other noise than its own the table errs, at every grid time, as was said; and far less than solvers on its grid."""
+    """On other noise than its own the table errs, at every grid time, as was said; and far less than solvers
+    on its grid.
+    """
     table, errors, _ = distilled
     x, teacher = noise
     off = states(table, x) - np.moveaxis(teacher, 1, 0)
@@ -93,7 +124,9 @@ def test_least_squares(distilled):
 
 
 def test_gaussian_data_in_two_rows():
-    """Of one Gaussian every trajectory is a multiple of its x_T: free amplitudes reproduce the teacher, consistent weights do not."""
+    """Of one Gaussian every trajectory is a multiple of its x_T: free amplitudes reproduce the teacher,
+    consistent weights do not.
+    """
     net = js.models.gaussian_mixture(np.zeros((1, 2)), np.array([0.5]), PATH)
     grid = js.grids.uniform(PATH, 2)
     free, tied = (distill(net, PATH, grid, consistent=c, **SMALL)[1] for c in (False, True))
@@ -101,7 +134,9 @@ def test_gaussian_data_in_two_rows():
 
 
 def test_between():
-    """Grid times stay where they are; equal steps in log-SNR between them, in t out of alpha = 0 and into sigma = 0."""
+    """Grid times stay where they are; equal steps in log-SNR between them, in t out of alpha = 0 and into
+    sigma = 0.
+    """
     path, grid = js.CondOT(), np.array([1.0, 0.6, 0.2, 0.0])
     fine = between(path, grid, 4)
     np.testing.assert_array_equal(fine[::4], grid)
@@ -111,10 +146,8 @@ def test_between():
 
 def test_paths_with_ends():
     """From alpha = 0 to sigma = 0, and around a mean: finite, and nearer than the first-order solver."""
-    paths = (js.CondOT(), js.MeanReverting(np.array([0.4, -0.2], np.float32), T=100))
-    for path in paths:
-        net = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0]]), np.array([0.3, 0.3]), path)
-        grid = js.grids.uniform(path, 4)
+    for name in ("all", "around a mean"):
+        net, (path, grid) = mixture(name), ENDS[name]
         table, errors = distill(net, path, grid, consistent=False, **SMALL)
         x = np.asarray(net.prior(jax.random.key(5), jax.ShapeDtypeStruct((512, 2), np.float32)))
         target = waypoints(net, path, grid, x, rows=60)[:, -1]
@@ -133,22 +166,15 @@ def test_the_network_is_told_the_times_of_the_table():
     assert told and {t.dtype for t in told} == {jnp.dtype(jnp.float32)}
 
 
-ENDS = {
-    "inner": (PATH, GRID),
-    "to 0": (js.EDM(), js.grids.append_zero(js.grids.karras(js.EDM(), 3))),
-    "all": (js.CondOT(), js.grids.uniform(js.CondOT(), 4)),
-}
-
-
 @pytest.mark.parametrize("consistent", [True, False], ids=["consistent", "inconsistent"])
-@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("ends", ["inner", "to 0", "all"])
 def test_the_start_is_found_at_all_ends(ends, consistent):
     """The parent's own table has no corrections; the distilled one on its grid has some, and is met."""
     path, grid = ENDS[ends]
     model = learnable(path, js.solvers.dpmpp_2m, grid, vary="table+scale", consistent=consistent)
     for value in at_table(model, js.tabulate(path, grid, js.solvers.dpmpp_2m)).free.values():
         np.testing.assert_allclose(value, 0, atol=1e-9)
-    net = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0]]), np.array([0.3, 0.3]), path)
+    net = mixture(ends)
     table, _ = distill(net, path, grid, consistent=consistent, **SMALL)
     found = at_table(model, table)
     assert np.abs(found.free["weights"]).max() > 0.01
@@ -177,9 +203,7 @@ def test_learning_begins_there(distilled):
 
 def test_consistent_into_no_noise():
     """The last row is the last output, so that consistent learning can begin there too."""
-    path = js.CondOT()
-    net = js.models.gaussian_mixture(np.array([[-1.2, 0.5], [0.9, 1.0]]), np.array([0.3, 0.3]), path)
-    grid = js.grids.uniform(path, 4)
+    net, (path, grid) = mixture("all"), ENDS["all"]
     table, errors = distill(net, path, grid, **SMALL)
     np.testing.assert_allclose(unrolled(table, path)[1][-1], [0, 0, 0, 1], atol=1e-12)
     fit = begin(
@@ -202,7 +226,7 @@ def test_consistent_into_no_noise():
     ],
 )
 def test_no_such_start(change, message):
-    table, _ = distill(NET, PATH, GRID, consistent=False, **SMALL)
+    table, _ = made(False)
     options = (
         {"grid": GRID, "vary": "table", "consistent": False, "iterations": 12, "initial": table}
         | SMALL

@@ -1,9 +1,12 @@
-"""Learning a table: it beats everything made by hand on noise it has not seen; killed and restarted it ends with the same bits."""
+"""Learning a table: it beats everything made by hand on noise it has not seen; killed and restarted it ends
+with the same bits.
+"""
 
 import dataclasses
 import importlib
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +35,7 @@ SMALL: dict[str, Any] = {
 }
 KEY = jax.random.key(0)
 TWO = js.grids.uniform(PATH, 2)
+SHORT: dict[str, Any] = {"iterations": 60}
 FEW: dict[str, Any] = {"iterations": 24, "grid": TWO}
 
 
@@ -55,7 +59,9 @@ def learned():
 
 
 def test_beats_all_hand_made_solvers_on_fresh_noise(learned, noise):
-    """Four calls: less than 0.4 times the error of the best of some hundred solvers and grids, chosen on the very noise of the test."""
+    """Four calls: less than 0.4 times the error of the best of some hundred solvers and grids, chosen on the
+    very noise of the test.
+    """
     table, report = learned
     assert table.nfe == 4 and table.B.dtype == np.float64
     x, reference = noise
@@ -95,9 +101,11 @@ def test_the_result_is_a_table_like_any_other(learned, tmp_path):
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
-    """Stopped after a block of the second stage: what was learned before is not learned again, the teacher is not run again."""
+    """Stopped after a block of the second stage: what was learned before is not learned again, the teacher is
+    not run again.
+    """
     module = importlib.import_module("jaxsampler.search.teacher")
-    whole, report = train()
+    whole, report = train(**SHORT)
     calls, block = [], Fit._block
 
     def dies(*args):
@@ -108,21 +116,18 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Fit, "_block", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(folder=tmp_path)
+        train(folder=tmp_path, **SHORT)
     monkeypatch.setattr(module, "pairs", lambda *a, **options: 1 / 0)
-    again, resumed = train(folder=tmp_path)
+    again, resumed = train(folder=tmp_path, **SHORT)
     assert len(calls) == 6 + 1 + 6
-    for a, b in zip(
-        jax.tree.leaves((whole, report.history)), jax.tree.leaves((again, resumed.history)), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal((whole, report.history), (again, resumed.history))
     with pytest.raises(ValueError, match="another seed: use another folder"):
-        train(folder=tmp_path, seed=1)
+        train(folder=tmp_path, seed=1, **SHORT)
     with pytest.raises(ValueError, match="another loss: use another folder"):
-        train(folder=tmp_path, loss="l1")
+        train(folder=tmp_path, loss="l1", **SHORT)
     other = js.models.gaussian_mixture(np.zeros((1, 2)), np.ones(1), PATH)
     with pytest.raises(ValueError, match="another network: use another folder"):
-        train(other, folder=tmp_path)
+        train(other, folder=tmp_path, **SHORT)
 
 
 def test_runs_that_look_alike_are_told_apart(tmp_path):
@@ -152,7 +157,9 @@ def test_runs_that_look_alike_are_told_apart(tmp_path):
 
 
 def test_starts_share_the_program_of_the_gradient(monkeypatch):
-    """The network is traced for the first parent; another one with as many rows, on another grid, does not trace it again."""
+    """The network is traced for the first parent; another one with as many rows, on another grid, does not
+    trace it again.
+    """
     traced = []
     net = js.Denoiser(lambda x, t: traced.append(1) or NET.net(x, t), PATH, NET.kind)
     learn_best(net, PATH, [(js.solvers.dpmpp_2m, GRID)], key=KEY, **(SMALL | {"iterations": 12}))
@@ -163,29 +170,33 @@ def test_starts_share_the_program_of_the_gradient(monkeypatch):
 
 
 def test_seeds_and_starts_are_chosen_by_held_out_noise():
-    """The best of all; another seed is another run on the same noises; the teacher runs once; a start that cannot improve is kept."""
+    """The best of all; another seed is another run on the same noises; the teacher runs once; a start that
+    cannot improve is kept.
+    """
     starts = [(js.solvers.dpmpp_2m, GRID), (js.solvers.dpmpp_2m, js.grids.karras(PATH, 4))]
     taught = []
     teacher = lambda x: taught.append(len(x)) or js.run(NET, fine_table(PATH, GRID, 60), x)
-    options: dict[str, Any] = SMALL | {"teacher": teacher}
+    options: dict[str, Any] = SMALL | SHORT | {"teacher": teacher}
     table, reports = learn_best(NET, PATH, starts, key=KEY, seeds=2, **options)
     assert sum(taught) == 512
     assert len({r.best for r in reports}) == 4 and reports[0].start == reports[1].start != reports[2].start
     kept = min(reports, key=lambda r: r.best).model.table()
     np.testing.assert_array_equal(table.B, kept.B)
-    _, fewer = learn_best(NET, PATH, starts, key=KEY, seeds=2, finalists=1, **SMALL)
+    _, fewer = learn_best(NET, PATH, starts, key=KEY, seeds=2, finalists=1, **(SMALL | SHORT))
     third = [np.nanmin(r.history[: CUT + 1, 2]) for r in reports]
     for i, (r, whole) in enumerate(zip(fewer, reports, strict=True)):
         blocks = len(whole.history) if i == np.argmin(third) else CUT + 1
         np.testing.assert_allclose(r.history[:blocks], whole.history[:blocks], rtol=1e-5)
         assert np.isnan(r.history[blocks:]).all()
     wild = dict.fromkeys(RATES, 300.0)
-    table, report = train(rates=wild, ema=0.0)
+    table, report = train(rates=wild, ema=0.0, **SHORT)
     assert report.best == report.start and not any(np.any(a) for a in report.model.free.values())
 
 
 def test_choices():
-    """Each choice of loss, objective, teacher and freedom learns something, and something else than the others do."""
+    """Each choice of loss, objective, teacher and freedom learns something, and something else than the
+    others do.
+    """
     seen = set()
     for choice in (
         {"loss": "mean_log", "radius": 1e-3, "consistent": False},
@@ -202,7 +213,9 @@ def test_choices():
 
 
 def test_the_first_call_is_of_use_with_less_noise():
-    """From sigma = 80 the first output is the mean of the data and little more; with its scale free, it is asked where it knows more."""
+    """From sigma = 80 the first output is the mean of the data and little more; with its scale free, it is
+    asked where it knows more.
+    """
     path = js.EDM()
     net = js.models.gaussian_mixture(
         np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), path

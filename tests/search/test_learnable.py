@@ -1,4 +1,6 @@
-"""Learnable tables: zero corrections are the parent to rounding; what is free counts and acts as the literature says; consistency."""
+"""Learnable tables: zero corrections are the parent to rounding; what is free counts and acts as the
+literature says; consistency.
+"""
 
 import itertools
 
@@ -33,7 +35,9 @@ GRIDS = {
 
 
 def test_unrolled_2m_by_hand():
-    """Coefficients of 2M and of 2M on noise on lam = (0, 1, 2, 3), from the difference quotients on paper (y = x/alpha)."""
+    """Coefficients of 2M and of 2M on noise on lam = (0, 1, 2, 3), from the difference quotients on paper (y
+    = x/alpha).
+    """
     for solver, second_row in (
         (S.dpmpp_2m, (-0.030724, 0.032756, 0.948181)),
         (S.dpm_2m, (0.069170, -0.067138, 0.948181)),
@@ -49,7 +53,9 @@ def test_unrolled_2m_by_hand():
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", PARENTS)
 def test_the_start_is_the_parent(name, grid):
-    """Zero corrections: the parent's network times and unrolled coefficients, which are consistent; one register for each row."""
+    """Zero corrections: the parent's network times and unrolled coefficients, which are consistent; one
+    register for each row.
+    """
     (path, times), solver = GRIDS[grid], PARENTS[name]
     if grid == "all" and solver.kind == "noise":
         pytest.skip("noise says nothing of the data where alpha = 0")
@@ -141,7 +147,9 @@ def test_counted_numbers_do_something(grid, vary, consistent, x64):
     "path", [VP, EDM, js.EDM(sigma_max=60.0), js.EDM(sigma_max=100.0), js.VE(), js.CosineVP()], ids=repr
 )
 def test_the_first_time_can_leave_the_highest(path):
-    """A shift of zero is no trap: float32 rounding of t_max decides the side, not whether there is a slope."""
+    """A shift of zero is no trap: float32 rounding of t_max decides the side, not whether there is a
+    slope.
+    """
     model = learnable(path, S.dpmpp_2m, js.grids.uniform(path, 3), vary="shifts")
     time = lambda shift, free=model.free: (
         replaced(model, free | {"shifts": jnp.zeros(3).at[0].set(shift)}).table().t[0]
@@ -158,7 +166,9 @@ def moved(model, seed=0, size=0.2):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_corrections_move_what_they_should(grid):
-    """The grid keeps its ends and its order; consistent tables stay exact for a constant prediction, others do not; A follows sigma."""
+    """The grid keeps its ends and its order; consistent tables stay exact for a constant prediction, others
+    do not; A follows sigma.
+    """
     path, times = GRIDS[grid]
     model = moved(learnable(path, S.dpmpp_2m, times, vary="nodes+shifts+relaxation+weights"))
     new = model.times()
@@ -205,7 +215,9 @@ def test_corrections_move_what_they_should(grid):
 @pytest.mark.parametrize("solver", [S.dpmpp_2m, S.heun], ids=lambda s: s.name)
 @pytest.mark.parametrize("grid", [*GRIDS, "ve"])
 def test_scale_takes_x_T_to_less_noise(grid, solver):
-    """The first call sees x_T at a time between the first two, with the noise that belongs there; what follows stays consistent."""
+    """The first call sees x_T at a time between the first two, with the noise that belongs there; what
+    follows stays consistent.
+    """
     path, times = (GRIDS | {"ve": (js.VE(), js.grids.uniform(js.VE(), 4))})[grid]
     model = learnable(path, solver, times, vary="weights+scale")
     tables = [replaced(model, model.free | {"scale": np.array([c])}).table() for c in (0.5, -0.5, 1.0)]
@@ -230,7 +242,9 @@ def test_scale_takes_x_T_to_less_noise(grid, solver):
 
 
 def test_band_is_that_of_the_update():
-    """With a band of 2 each row of the new table reads the last two outputs, though the unrolled one reads all."""
+    """With a band of 2 each row of the new table reads the last two outputs, though the unrolled one reads
+    all.
+    """
     times = GRIDS["inner"][1]
     table = moved(learnable(VP, S.dpmpp_1, times, vary="weights", band=2, consistent=False)).table()
     assert np.all(np.abs(np.tril(table.B, -2)) < 1e-12) and np.all(np.abs(np.diag(table.B, -1)) > 1e-4)
@@ -256,7 +270,9 @@ def test_compensation_reads_the_interpolant():
     ids=["inner", "all", "unipc"],
 )
 def test_traced_equals_concrete_and_has_a_finite_gradient(path, times, solver, x64):
-    """One formula for both: the traced table is the float64 one, its gradient that of finite differences, at the singular ends too."""
+    """One formula for both: the traced table is the float64 one, its gradient that of finite differences, at
+    the singular ends too.
+    """
     still = learnable(path, solver, times, vary="nodes+shifts+relaxation+weights+scale")
     model = moved(still, size=0.1)
     weight = np.random.default_rng(1).standard_normal(model.table().B.shape)

@@ -1,5 +1,8 @@
-"""Optimised grids against closed forms: Gaussian data, brute force over all grids, the numbers of the released codes."""
+"""Optimised grids against closed forms: Gaussian data, brute force over all grids, the numbers of the
+released codes.
+"""
 
+import functools
 import itertools
 
 import jax
@@ -22,13 +25,23 @@ ends = {"vp": (1.0, 1e-3), "edm": (80.0, 0.0), "cond_ot": (1.0, 0.0)}
 each_path = pytest.mark.parametrize("name", PATHS)
 
 
+@functools.cache
+def normal(name, mean=0.7):
+    """The exact denoiser, its flow and its moments on a path, for Gaussian data; one object, compiled for
+    once.
+    """
+    return gaussian(PATHS[name], mean, STD)
+
+
 def normal_data(mean=0.7):
     return lambda key: mean + STD * jax.random.normal(key, (2,))
 
 
 @pytest.mark.parametrize("gamma", [1.0, 3.0])
 def test_the_cheapest_grid_is_that_of_brute_force(gamma):
-    """All grids of 1 to 6 steps between 7 candidates, each summed by itself; the other half of the costs may be anything."""
+    """All grids of 1 to 6 steps between 7 candidates, each summed by itself; the other half of the costs may
+    be anything.
+    """
     cost = np.random.default_rng(1).uniform(-1, 1, (7, 7))
     cost[np.tril_indices(7)] = np.nan
     for n in range(1, 7):
@@ -52,9 +65,11 @@ def test_candidates_span_the_default_grid(name):
 
 @each_path
 def test_arctan_is_the_best_grid_for_ddim_on_gaussian_data(name):
-    """With rho = std tan(theta) a DDIM step falls short by cos(dtheta): on equal angles the spread is cos(dtheta)^n of the true one."""
+    """With rho = std tan(theta) a DDIM step falls short by cos(dtheta): on equal angles the spread is
+    cos(dtheta)^n of the true one.
+    """
     path, n = PATHS[name], 6
-    denoiser, flow, moments = gaussian(path, std=STD)
+    denoiser, flow, moments = normal(name)
     grid = js.grids.arctan(path, n, STD)
     assert (grid[0], grid[-1]) == ends[name]
     angle = np.arctan2(path.sigma(grid), STD * path.alpha(grid))
@@ -81,9 +96,11 @@ def test_arctan_is_the_best_grid_for_ddim_on_gaussian_data(name):
 @each_path
 @pytest.mark.parametrize("cost", COSTS)
 def test_gits_on_gaussian_data(name, cost):
-    """The flow of N(0, std^2 I) keeps directions, so the costs follow from y = r/cos(theta) and the jump's r cos(dtheta)/cos(theta')."""
+    """The flow of N(0, std^2 I) keeps directions, so the costs follow from y = r/cos(theta) and the jump's r
+    cos(dtheta)/cos(theta').
+    """
     path = PATHS[name]
-    denoiser = gaussian(path, mean=0.0, std=STD)[0]
+    denoiser = normal(name, mean=0.0)[0]
     times = candidates(path, 60)
     angle = np.arctan2(path.sigma(times), STD * path.alpha(times))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -100,7 +117,8 @@ def test_gits_on_gaussian_data(name, cost):
 
 @pytest.mark.parametrize("alpha", [[1.0, 1.0, 1.0], [0.5, 0.8, 1.0]])
 def test_cost_of_a_jump_by_hand(alpha):
-    """y = (3, 0), (1, 1), (0, 0) at rho 3, 1, 0 and D = 0: from (3, 0) to (1, 0), missing (1, 1) by 1, or to (0, 0), missing it by 0.
+    """y = (3, 0), (1, 1), (0, 0) at rho 3, 1, 0 and D = 0: from (3, 0) to (1, 0), missing (1, 1) by 1, or to
+    (0, 0), missing it by 0.
 
     Whatever alpha, and all moved by one vector.
     """
@@ -121,7 +139,9 @@ def test_cost_of_a_jump_by_hand(alpha):
 
 
 def klub(rho):
-    """The bound of Gaussian data in one dimension, by adaptive quadrature of E|D - D_i|^2 = std^4 (1/(std^2+rho^2) - 1/(std^2+rho_i^2))."""
+    """The bound of Gaussian data in one dimension, by adaptive quadrature of E|D - D_i|^2 = std^4
+    (1/(std^2+rho^2) - 1/(std^2+rho_i^2)).
+    """
     change = lambda r, start: STD**4 * (1 / (STD**2 + r**2) - 1 / (STD**2 + start**2))
     return sum(quad(lambda r, a=a: change(r, a) / r**3, b, a)[0] for a, b in itertools.pairwise(rho))
 
@@ -141,9 +161,11 @@ def test_klub_of_gaussian_data():
 
 @each_path
 def test_least_bound_of_gaussian_data(name):
-    """Its minimum has log(1 + std^2/rho^2) in equal steps (the bound is a left sum of 1/v over v = 1 + std^2/rho^2)."""
+    """Its minimum has log(1 + std^2/rho^2) in equal steps (the bound is a left sum of 1/v over v = 1 +
+    std^2/rho^2).
+    """
     path = PATHS[name]
-    grid = ays(gaussian(path, std=STD)[0], 6, normal_data(), key=KEY, sweeps=None, samples=128, among=120)
+    grid = ays(normal(name)[0], 6, normal_data(), key=KEY, sweeps=None, samples=128, among=120)
     assert (grid[0], grid[-1]) == ends[name]
     noisy = grid[path.sigma(grid) > 0]
     rho = path.rho(noisy)
@@ -154,7 +176,9 @@ def test_least_bound_of_gaussian_data(name):
 
 
 def test_the_bound_bounds():
-    """Stochastic DDIM (SDE-DPM-Solver++ 1) makes a Gaussian of Gaussian data; its divergence is below the bound, and not far."""
+    """Stochastic DDIM (SDE-DPM-Solver++ 1) makes a Gaussian of Gaussian data; its divergence is below the
+    bound, and not far.
+    """
     path = js.EDM(sigma_max=10.0, sigma_min=0.05)
     for grid in (
         js.grids.karras(path, 6),
@@ -185,7 +209,9 @@ def test_sweeps_go_down_to_a_local_minimum():
 
 
 def published_objective(lam):
-    """Weights of each step by quadrature of Lagrange polynomials against e^l, orders 1, 2, 3, .., 3, 2, 1; errors of a VP path."""
+    """Weights of each step by quadrature of Lagrange polynomials against e^l, orders 1, 2, 3, .., 3, 2, 1;
+    errors of a VP path.
+    """
     n, rho = len(lam) - 1, np.exp(-lam)
     error = rho[:-1] ** 2 / np.sqrt(1 + rho[:-1] ** 2)
     parts = np.zeros((n, n))
@@ -203,7 +229,9 @@ def published_objective(lam):
 
 @pytest.mark.parametrize("name", ["vp", "edm"])
 def test_dmn_objective(name):
-    """Against quadrature, and the released code's own values on uniform lam of VP; times sigma at the end of the grid, their unit."""
+    """Against quadrature, and the released code's own values on uniform lam of VP; times sigma at the end of
+    the grid, their unit.
+    """
     path = PATHS[name]
     released = {3: 447.4127708971462, 5: 231.47846510520728, 8: 52.57300093929214}
     for n, value in released.items():
@@ -243,7 +271,9 @@ def test_contributions_are_the_derivatives_of_the_sample(solver, x64):
 
 
 def test_dmn_finds_the_released_minimum():
-    """Times of the released code (its trust region from uniform lam) for 5 steps on VP from 1 to 1e-3; no move of a time improves them."""
+    """Times of the released code (its trust region from uniform lam) for 5 steps on VP from 1 to 1e-3; no
+    move of a time improves them.
+    """
     grid = dmn(js.VP(), 5)
     np.testing.assert_allclose(grid, [1.0, 0.6582, 0.4978, 0.3095, 0.1014, 0.001], atol=1e-3)
     lam = js.VP().lam(grid)
@@ -254,7 +284,9 @@ def test_dmn_finds_the_released_minimum():
 
 
 def test_dmn_at_the_ends_of_other_paths():
-    """A step to sigma = 0 is appended, a start at alpha = 0 is kept; grids too short to have a choice have none."""
+    """A step to sigma = 0 is appended, a start at alpha = 0 is kept; grids too short to have a choice have
+    none.
+    """
     for name, short in (("edm", [80.0, 0.002, 0.0]), ("cond_ot", [1.0, 0.001, 0.0]), ("vp", [1.0, 0.001])):
         np.testing.assert_allclose(dmn(PATHS[name], len(short) - 1), short)
         np.testing.assert_allclose(dmn(PATHS[name], 1), [short[0], short[-1]])
@@ -268,7 +300,8 @@ MEANS = np.random.default_rng(0).standard_normal((8, 16))
 
 @pytest.mark.parametrize(("name", "ratio"), [("vp", 0.75), ("edm", 0.7)])
 def test_optimised_grids_beat_hand_made_ones(name, ratio):
-    """Mixture of 8 Gaussians in 16 dimensions, DDIM, 6 and 10 rows: GITS's RMSE to the converged sample against the path's default grid.
+    """Mixture of 8 Gaussians in 16 dimensions, DDIM, 6 and 10 rows: GITS's RMSE to the converged sample
+    against the path's default grid.
 
     On noise that the grid was not made from; the best of uniform, log_snr and karras is beaten too.
     """

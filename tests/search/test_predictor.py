@@ -1,4 +1,6 @@
-"""S^3's predictor: what it sees, its loss, that it ranks schedules it has not seen, and the search that it steers."""
+"""S^3's predictor: what it sees, its loss, that it ranks schedules it has not seen, and the search that it
+steers.
+"""
 
 import dataclasses
 import itertools
@@ -44,7 +46,9 @@ def test_kendall_is_scipys_without_ties():
 
 
 def test_every_choice_shows():
-    """Changing any one choice of a schedule changes what the network sees, in its interval only (times: next to it too)."""
+    """Changing any one choice of a schedule changes what the network sees, in its interval only (times: next
+    to it too).
+    """
     s = SPACE.sample(np.random.default_rng(3), 200)
     base = embed(SPACE, s)
     assert np.all(np.isfinite(base)) and np.abs(base).max() < 20

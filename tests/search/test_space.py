@@ -1,8 +1,11 @@
-"""The search space: whatever it draws, mutates or crosses is valid, and its tables are those of the textbook steps."""
+"""The search space: whatever it draws, mutates or crosses is valid, and its tables are those of the textbook
+steps.
+"""
 
 import dataclasses
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +15,7 @@ import jaxsampler as js
 from jaxsampler.search.known_schedules import encode, known
 from jaxsampler.search.schedules import CHOICES, join, stack, unstack
 from jaxsampler.search.space import Space
-from jaxsampler.solvers import Decision, FittedKind
-from jaxsampler.solvers import unified_framework as usf
+from jaxsampler.solvers import Decision, FittedKind, usf
 
 S = js.solvers
 VP = js.VP()
@@ -86,8 +88,7 @@ def test_tables_are_those_of_the_plain_loop(name):
 def test_whatever_is_made_is_valid(name):
     space = SPACES[name]
     schedules = made(space, 15)
-    for a, b in zip(jax.tree.leaves(schedules), jax.tree.leaves(space.valid(schedules)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(schedules, space.valid(schedules))
     ends = {(g[0], g[-1]) for base in space.bases.values() for g in base}
     for s in unstack(schedules):
         grid, decisions = space.grid(s), space.decisions(s)

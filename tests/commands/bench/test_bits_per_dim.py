@@ -1,4 +1,6 @@
-"""The yardstick of likelihood: bits of a closed-form density on the shipped photographs, its standard error and its check of the grid."""
+"""The yardstick of likelihood: bits of a closed-form density on the shipped photographs, its standard error
+and its check of the grid.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from jaxsampler.data import fashion
 
 
 def test_bits_of_gaussians_on_both_paths():
-    """A Gaussian's cross-entropy of centred dequantised images is its second moment's; its divergence is known to any probe."""
+    """A Gaussian's cross-entropy of centred dequantised images is its second moment's; its divergence is
+    known to any probe.
+    """
     std, n = 0.6, 6
     edm = js.Denoiser(lambda x, t: x * std**2 / (std**2 + t**2), js.EDM(), "data")
     flow = js.Denoiser(

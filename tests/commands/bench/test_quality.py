@@ -1,4 +1,6 @@
-"""The yardstick: rankings that are known, one compilation per number of calls, cells that are kept, one-line errors."""
+"""The yardstick: rankings that are known, one compilation per number of calls, cells that are kept, one-line
+errors.
+"""
 
 import dataclasses
 import math
@@ -31,7 +33,9 @@ SOLVERS = ("ddim", "unipc order=2", "dpmpp_2m", "heun", "dpm_v3 order=2", "euler
 
 
 class Study(NamedTuple):
-    """A small run: its config, its cells, its file, the problem it was made on, and how many shapes the network was traced for."""
+    """A small run: its config, its cells, its file, the problem it was made on, and how many shapes the
+    network was traced for.
+    """
 
     config: Quality
     cells: list[Cell]
@@ -80,7 +84,9 @@ def test_published_ranking(study):
 
 
 def test_cells_are_what_they_say(study):
-    """RMSE and distances of one cell from its own samples, by hand; budgets and calls; what does not apply is NaN."""
+    """RMSE and distances of one cell from its own samples, by hand; budgets and calls; what does not apply is
+    NaN.
+    """
     p, path = study.build("mixture"), js.VP()
     x = p.start(96, study.config.seed)
     samples = p.run(js.tabulate(path, js.grids.log_snr(path, 5), js.solvers.ddim), x)
@@ -101,7 +107,9 @@ def test_cells_are_what_they_say(study):
 
 
 def test_stopped_and_continued(study, monkeypatch, tmp_path):
-    """Stopped while measuring its fourth cell, a run has kept three and measures only the rest; the numbers are those of one run."""
+    """Stopped while measuring its fourth cell, a run has kept three and measures only the rest; the numbers
+    are those of one run.
+    """
     file, made, measure_cell = tmp_path / "quality.csv", [], quality.Task.cell
 
     def counted(self, *args):
@@ -123,7 +131,9 @@ def test_stopped_and_continued(study, monkeypatch, tmp_path):
 
 
 def test_other_settings_are_measured_anew(study):
-    """A cell counts only for the network, grid, seed and numbers that it was measured with; unchanged settings find every cell."""
+    """A cell counts only for the network, grid, seed and numbers that it was measured with; unchanged
+    settings find every cell.
+    """
     c, file, p, marks = study.config, study.file, study.build("mixture"), set()
     before = file.read_bytes()
     found = quality.measure(c, file, study.build, progress=False)
@@ -178,7 +188,9 @@ def test_line_up_keeps_the_budget():
 
 
 def test_report(study):
-    """Bold is the least of its column; the calls made where they are fewer; stochastic solvers have no RMSE and come last."""
+    """Bold is the least of its column; the calls made where they are fewer; stochastic solvers have no RMSE
+    and come last.
+    """
     text = quality_report.markdown(study.cells)
     rows = [
         [part.strip() for part in line.split("|")[1:-1]]
@@ -217,7 +229,8 @@ def test_figure_shows_every_solver_that_stands_out(study):
 def test_command(tmp_path, capsys):
     """A whole run by the command line, from a config; what it prints is what it writes."""
     (tmp_path / "c.toml").write_text(
-        'problems = ["mixture"]\ngrids = ["uniform"]\nsamples = [20]\nmost = [3]\ncalls = [3]\nsolvers = ["ddim"]\n'
+        'problems = ["mixture"]\ngrids = ["uniform"]\nsamples = [20]\nmost = [3]\n'
+        'calls = [3]\nsolvers = ["ddim"]\n'
         "real = 50\nresamples = 2\nv3 = []\n"
     )
     assert (

@@ -1,4 +1,6 @@
-"""A small network with random weights (a trained one starts with zero branches and would hide mistakes), and its files."""
+"""A small network with random weights (a trained one starts with zero branches and would hide mistakes), and
+its files.
+"""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""`jaxsampler restore` from the command line, in this process: files in, files out, and every way to hold it wrong."""
+"""`jaxsampler restore` from the command line, in this process: files in, files out, and every way to hold it
+wrong.
+"""
 
 import csv
 import errno
@@ -139,7 +141,9 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(here, restore, monkeypat
 
 @pytest.fixture
 def saved(net):
-    """A table of the small network's path, four calls of a stochastic solver, as a file with its card and one without; what it is of."""
+    """A table of the small network's path, four calls of a stochastic solver, as a file with its card and one
+    without; what it is of.
+    """
     path = net.path(jnp.zeros((2, 8, 8, 3)))
     table = js.tabulate(path, js.grids.log_snr(path, 4), js.solvers.mr_sde(order=2))
     table.save("mine.safetensors", path=repr(path), parent="mr_sde")

@@ -1,4 +1,6 @@
-"""What the sampler costs beside its network calls; run on purpose: pytest -m bench tests/restore/test_overhead.py -s -n 0."""
+"""What the sampler costs beside its network calls; run on purpose: pytest -m bench
+tests/restore/test_overhead.py -s -n 0.
+"""
 
 import equinox as eqx
 import jax

@@ -79,9 +79,7 @@ def test_a_table_is_its_solver(net, photo):
 
 def test_what_a_table_must_be(net):
     mine, path = table(net, solvers.mr_ode(), 3), js.EDM(sigma_max=20.0)
-    with pytest.raises(
-        ValueError, match="the table has its own steps, 3 network calls: leave steps=3 out"
-    ):
+    with pytest.raises(ValueError, match="the table has its own steps, 3 network calls: leave steps=3 out"):
         Restorer(net, mine, 3)
     with pytest.raises(
         ValueError, match=r"the table was made for another path; this network is on MeanReverting\("

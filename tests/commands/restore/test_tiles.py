@@ -43,7 +43,9 @@ def test_windows_refuse_what_they_cannot_cover(bad):
 
 
 def difference(net, overlap):
-    """Largest difference between the tiled and the whole network on noise, 256 x 224 pixels through windows of 160."""
+    """Largest difference between the tiled and the whole network on noise, 256 x 224 pixels through windows
+    of 160.
+    """
     x, mu = (jax.random.uniform(jax.random.key(k), (2, 256, 224, 3)) for k in (2, 3))
     t, task = jnp.array(40.0), jnp.array([1, 7])
     whole = eqx.filter_jit(net)(x, t, mu, task)
