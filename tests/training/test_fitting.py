@@ -227,9 +227,7 @@ def test_a_batch_in_parts_gives_the_same_gradient():
 
 
 def test_parts_must_divide_the_batch():
-    with pytest.raises(
-        ValueError, match="accumulate=3 does not divide a batch of 8: choose a divisor"
-    ):
+    with pytest.raises(ValueError, match="accumulate=3 does not divide a batch of 8: choose a divisor"):
         gradient(
             lambda model, batch, key: (model * batch).mean(),
             jnp.ones(()),
