@@ -12,7 +12,8 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # of machine code: compiling is most of what the suite does
+# of machine code: compiling is most of what the suite does
+jax.config.update("jax_disable_most_optimizations", True)
 _cache = os.environ.get(
     "JAXSAMPLER_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "jaxsampler-test-cache")
 )
@@ -21,7 +22,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_collection_modifyitems(items):
-    """The notebooks first: each is minutes long, and one worker would run them while the other has nothing left to do."""
+    """The notebooks first: each is minutes long, and one worker would run them while the other has nothing
+    left to do.
+    """
     items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
 
 

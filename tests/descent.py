@@ -13,7 +13,8 @@ def descend(
 ) -> tuple[PyTree, Float[Array, " iterations"]]:
     """(where `iterations` steps from `start` lead, the loss before each of them).
 
-    loss: of one pytree of float arrays, such as x_T, a conditioning vector or weights; it chooses how gradients flow (`adjoint=`).
+    loss: of one pytree of float arrays, such as x_T, a conditioning vector or weights; it chooses how
+        gradients flow (`adjoint=`).
     optimiser: of optax, or anything with its `init` and `update`.
     """
 

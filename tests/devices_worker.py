@@ -1,7 +1,9 @@
 """What test_devices.py runs in processes of its own, whose environment tells XLA to have several devices.
 
-devices_worker.py OUT.npz                         eight devices in one process: sharded samples, and the same on one device
-devices_worker.py OUT.npz PORT PROCESS COUNT      one of COUNT processes, two devices each, which sample one batch together
+devices_worker.py OUT.npz                         eight devices in one process: sharded samples, and the same
+                                                  on one device
+devices_worker.py OUT.npz PORT PROCESS COUNT      one of COUNT processes, two devices each, which sample one
+                                                  batch together
 """
 
 import re
@@ -27,7 +29,9 @@ SAMPLERS = {
 
 
 def net(x, t):
-    """One part couples the features of a sample (not the samples); the other ignores x, so its sample is the noise itself."""
+    """One part couples the features of a sample (not the samples); the other ignores x, so its sample is the
+    noise itself.
+    """
     w = jax.random.normal(jax.random.key(7), (6, 6), jnp.float32) / 6
     return {"mixing": 0.5 * jnp.tanh(x["mixing"] @ w + t), "blind": jnp.zeros_like(x["blind"])}
 

@@ -1,7 +1,9 @@
-"""The golden vectors of tests/golden/diffusion_solvers.npz (described in the .md beside it): model, schedules, cases, one shared run.
+"""The golden vectors of tests/golden/diffusion_solvers.npz (described in the .md beside it): model,
+schedules, cases, one shared run.
 
-The model is the closed-form Gaussian mixture with diagonal variances that made them, written from that description. `finish` pads a table
-to a few common shapes, so that all cases of a path share a handful of compilations.
+The model is the closed-form Gaussian mixture with diagonal variances that made them, written from that
+description. `finish` pads a table to a few common shapes, so that all cases of a path share a handful of
+compilations.
 """
 
 import functools

@@ -18,7 +18,9 @@ from ..numerics import Arr, Grid, Key, State, Time
 from ..paths import Denoiser, Path
 from ..tables import Step, Table
 
-Save = str | Sequence[int] | Int[Arr, " k"] | None  # "all", indices of grid points, or nothing
+Save = (
+    str | int | Sequence[int] | Int[Arr, " k"] | None
+)  # "all", or indices of grid points; one int is refused
 
 
 class Trajectory(NamedTuple):

@@ -70,6 +70,8 @@ def identity(value: Any, inside: tuple = ()) -> Hashable:
 
 
 def _function(f: types.FunctionType, deeper: Callable) -> Hashable:
+    if f.__globals__.get("__name__") == "jaxtyping._decorator":  # its checks make no other function
+        return deeper(f.__wrapped__)
     if f.__closure__ is None and not f.__defaults__ and not f.__kwdefaults__:
         return Same(f.__code__)
     cells = tuple(deeper(cell.cell_contents) for cell in f.__closure__ or ())

@@ -1,4 +1,6 @@
-"""diffrax out: its solutions agree with closed forms, golden truth and our solvers. In: its solvers equal ours and plain loops."""
+"""diffrax out: its solutions agree with closed forms, golden truth and our solvers. In: its solvers equal
+ours and plain loops.
+"""
 
 import itertools
 
@@ -42,7 +44,9 @@ def test_our_solvers_at_many_steps(x64):
 
 @pytest.mark.parametrize("variable", ["t", "rho", "lam"])
 def test_variables_and_mean_reversion(x64, variable):
-    """In t the slope jumps at the knots of the schedule, which the controller is told; rho and lam see nothing of that."""
+    """In t the slope jumps at the knots of the schedule, which the controller is told; rho and lam see
+    nothing of that.
+    """
     path = js.MeanReverting(jnp.asarray([0.3, -0.5, 0.1]))
     den, flow, _ = gaussian(path)
     controller = diffrax.PIDController(rtol=1e-11, atol=1e-11)
@@ -81,7 +85,9 @@ def test_alpha_zero_in_t_only(x64):
 
 
 def test_end_at_sigma_zero(x64):
-    """A noise network goes all the way; a data network stops at t_min and predicts, as the last step of a default grid does."""
+    """A noise network goes all the way; a data network stops at t_min and predicts, as the last step of a
+    default grid does.
+    """
     path = js.VP()
     data, flow, _ = gaussian(path)
     noise = js.Denoiser(
@@ -100,7 +106,9 @@ def test_end_at_sigma_zero(x64):
 
 
 def test_system(x64):
-    """Parts with unlike paths and clocks; the network is independent per part, so each follows its own closed form."""
+    """Parts with unlike paths and clocks; the network is independent per part, so each follows its own closed
+    form.
+    """
     paths = {"image": js.MeanReverting(jnp.asarray(0.4)), "depth": js.EDM(sigma_max=10.0)}
     parts = {name: gaussian(path, mean=0.1) for name, path in paths.items()}
     den = js.Denoiser(lambda x, t: {k: parts[k][0].net(x[k], t[k]) for k in x}, paths, "data")
@@ -120,7 +128,9 @@ def test_system(x64):
 
 
 def printed(den_of, m=0.3, s=0.7):
-    """The gradients of the closed form of specs: L = |y_0 - c|^2/2 of N(m, s^2) data from rho = 8 down to 0."""
+    """The gradients of the closed form of specs: L = |y_0 - c|^2/2 of N(m, s^2) data from rho = 8 down to
+    0.
+    """
     y_T, c = jnp.asarray([5.0, -3.0, 9.0]), jnp.asarray([0.1, 0.2, -0.4])
     return jax.grad(lambda m, s, y: 0.5 * ((den_of(m, s, y) - c) ** 2).sum(), argnums=(0, 1, 2))(
         jnp.asarray(m), jnp.asarray(s), y_T
@@ -203,7 +213,9 @@ def test_nfe_counts_network_calls(solver):
 
 @pytest.mark.parametrize(("variable", "solver"), [("rho", diffrax.ShARK()), ("t", diffrax.Heun())])
 def test_reverse_sde_has_the_marginals_of_the_data(x64, variable, solver):
-    """From the exact marginal at 0.8 to that at 0.05, where the ODE's samples would have the same law but other values."""
+    """From the exact marginal at 0.8 to that at 0.05, where the ODE's samples would have the same law but
+    other values.
+    """
     path = js.VP()
     den, _, moments = gaussian(path)
     n, (centre, var) = 2048, moments(0.8)
@@ -277,7 +289,9 @@ def test_from_diffrax_equals_our_tables(x64, solver, variable, ours):
 
 @pytest.mark.parametrize("kind", ["data", "noise"])
 def test_from_diffrax_into_sigma_zero(x64, kind):
-    """A data network ends by its prediction, like our tables; a noise network by a full step of the solver, which lands on rho = 0."""
+    """A data network ends by its prediction, like our tables; a noise network by a full step of the solver,
+    which lands on rho = 0.
+    """
     path = js.EDM(sigma_max=8.0)
     den = js.Denoiser(lambda x, t: noise_net(0.3, 0.7, x, t), path, "noise")
     if kind == "data":
@@ -296,7 +310,9 @@ def test_from_diffrax_into_sigma_zero(x64, kind):
 
 
 def by_hand(name, grid, x):
-    """The methods that carry a state, or solve for the next one, as plain loops on dy/drho = eps of N(0.3, 0.7^2)."""
+    """The methods that carry a state, or solve for the next one, as plain loops on dy/drho = eps of N(0.3,
+    0.7^2).
+    """
     eps = lambda y, rho: noise_net(0.3, 0.7, y, rho)
     last, last_rho, hat, slope = x, grid[0], x, eps(x, grid[0])
     for t, s in itertools.pairwise(grid):
@@ -411,7 +427,8 @@ def test_terms_in_a_solve_of_ones_own(x64):
     )
     np.testing.assert_allclose(own.leave(got.ys[-1], 0.01), flow(X, 0.7, 0.01), atol=1e-8)
     tree = diffrax.UnsafeBrownianPath((3,), jax.random.key(0))
-    # the published SDE of VP, dx = -beta x/2 dt - (1 + eta^2) beta/2 score dt + eta sqrt(beta) dw, and the same in y = x/alpha
+    # the published SDE of VP, dx = -beta x/2 dt - (1 + eta^2) beta/2 score dt + eta sqrt(beta) dw, and the
+    # same in y = x/alpha
     beta, alpha, rho, x = (
         0.1 + 0.3 * 19.9,
         path.alpha(0.3),

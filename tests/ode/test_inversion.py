@@ -1,4 +1,6 @@
-"""Inversion: exact where the solver is reversible, of the solver's order elsewhere; refinement, RF-Solver, editing, refusals."""
+"""Inversion: exact where the solver is reversible, of the solver's order elsewhere; refinement, RF-Solver,
+editing, refusals.
+"""
 
 import functools
 
@@ -82,7 +84,9 @@ def test_into_clean_data_with_a_data_network():
 
 
 def test_into_clean_data_with_a_data_step_on_a_noise_network():
-    """A network that always sees the same noise e sends x0 to alpha x0 + sigma e; at sigma = 0 the step's own kind says nothing of e."""
+    """A network that always sees the same noise e sends x0 to alpha x0 + sigma e; at sigma = 0 the step's own
+    kind says nothing of e.
+    """
     x, e = jnp.asarray([0.3, -1.2]), jnp.asarray([0.7, 0.4])
     net, grid = (
         js.Denoiser(lambda x, t: e, FLOW, "noise"),
@@ -93,7 +97,9 @@ def test_into_clean_data_with_a_data_step_on_a_noise_network():
 
 
 def test_editing_moves_the_data_with_the_condition():
-    """A target whose modes are moved by 2 moves every sample by about 2, for exact and approximate inversions, and keeps its mode."""
+    """A target whose modes are moved by 2 moves every sample by about 2, for exact and approximate
+    inversions, and keeps its mode.
+    """
     source, target = (js.models.gaussian_mixture(jnp.asarray(MEANS) + d, 0.3, VP) for d in (0.0, 2.0))
     for solver in (S.obelm(), S.dpm_2m):
         edited = js.inversion.edit(source, target, data(), solver=solver, steps=60)
@@ -103,7 +109,9 @@ def test_editing_moves_the_data_with_the_condition():
 
 
 def test_entries_per_step_keep_their_intervals():
-    """Guidance that changes from interval to interval comes back exactly only if each interval meets its own entry again."""
+    """Guidance that changes from interval to interval comes back exactly only if each interval meets its own
+    entry again.
+    """
     base = js.models.gaussian_mixture(jnp.asarray(MEANS), 0.3, VP)
     denoiser = js.Denoiser(lambda x, t, w: base.net(x, t) * (1 + 0.2 * w), VP, "data")
     weights = jnp.asarray(np.random.default_rng(0).normal(size=12))

@@ -1,5 +1,9 @@
-"""Adjoints change memory and time, never values: gradients equal plain reverse mode, forward mode works, temp bytes follow the claim."""
+"""Adjoints change memory and time, never values: gradients equal plain reverse mode, forward mode works, temp
+bytes
+follow the claim.
+"""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +24,7 @@ VP = js.VP()
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("n", [1, 2, 13, 37])
+@pytest.mark.parametrize("n", [1, 2, 12, 17])
 def test_every_adjoint_gives_the_gradient_of_a_plain_loop(n):
     """Row counts that do and do not factor; against the chain rule through an unrolled python loop."""
     net = random_net(3)
@@ -42,10 +46,12 @@ def test_every_adjoint_gives_the_gradient_of_a_plain_loop(n):
             denoiser = js.Denoiser(lambda x, t: w * net(x, t), VP, "data")
             return (js.run(denoiser, table, x, noise=noise, adjoint=adjoint) ** 2).sum()
 
-        got = jax.grad(loss, argnums=(0, 1))(1.1, x)
-        for a, b in zip(got, want, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-12)
-        tangent = jax.jvp(loss, (1.1, x), (1.0, jnp.ones(3)))[1]
+        @jax.jit
+        def derivatives(w, x, loss=loss):
+            return jax.grad(loss, argnums=(0, 1))(w, x), jax.jvp(loss, (w, x), (1.0, jnp.ones(3)))[1]
+
+        got, tangent = derivatives(1.1, x)
+        chex.assert_trees_all_close(got, want, rtol=1e-12)
         np.testing.assert_allclose(tangent, want[0] + want[1].sum(), rtol=1e-11)
 
 
@@ -55,15 +61,18 @@ def test_gradient_converges_to_the_closed_form_of_the_flow():
     denoiser, _, moments = gaussian(VP)
     start, end = float(VP.time(-1.0)), float(VP.time(1.2))
     want = np.sqrt(moments(end)[1] / moments(start)[1])
+    slope = jax.jit(jax.grad(lambda x, table: js.run(denoiser, table, x)))
     errors = []
     for n in (20, 40, 80):
         table = js.tabulate(VP, js.grids.log_snr(VP, n, t_max=start, t_min=end), js.solvers.dpmpp_2m)
-        errors.append(abs(float(jax.grad(lambda x, table=table: js.run(denoiser, table, x))(0.4)) - want))
+        errors.append(abs(float(slope(0.4, js.pad(table, nfe=80))) - want))
     assert abs(np.polyfit(np.log([20, 40, 80]), -np.log(errors), 1)[0] - 2) < 0.2
 
 
 def temp_bytes(adjoint, n, width=256, batch=64):
-    """Compiled temporaries of the gradient with respect to the start, for a net whose activations dwarf the state."""
+    """Compiled temporaries of the gradient with respect to the start, for a net whose activations dwarf the
+    state.
+    """
     w = jnp.zeros((width, 16 * width))
     net = lambda x, t: jnp.tanh(jnp.tanh(x @ w) @ w.T)
     table = js.tabulate(VP, js.grids.log_snr(VP, n), js.solvers.dpmpp_1)

@@ -1,4 +1,6 @@
-"""Adaptive DPM-Solver against exact flows: tolerance, counts, gradients, ends of paths, and what it says when it cannot arrive."""
+"""Adaptive DPM-Solver against exact flows: tolerance, counts, gradients, ends of paths, and what it says when
+it cannot arrive.
+"""
 
 import functools
 
@@ -43,7 +45,9 @@ def runner(order, kind, **options):
 @pytest.mark.parametrize("kind", ["noise", "data"])
 @pytest.mark.parametrize("order", [2, 3])
 def test_error_and_cost_follow_the_tolerance(order, kind):
-    """Error proportional to the tolerance, calls to its power -1/order: what a pair of orders with this control promises."""
+    """Error proportional to the tolerance, calls to its power -1/order: what a pair of orders with this
+    control promises.
+    """
     truth = mixture(VP)[1](X, *ENDS)
     tolerances = np.array([1e-3, 1e-4, 1e-5, 1e-6]) if order == 2 else np.array([1e-5, 1e-6, 1e-7, 1e-8])
     outs = [runner(order, kind, max_steps=3000)(jnp.asarray(tol), jnp.asarray(X)) for tol in tolerances]
@@ -84,7 +88,8 @@ def test_vmap_gives_every_sample_its_own_steps():
 
 
 def test_gradients_are_those_of_the_flow():
-    """With respect to x_T, a parameter of the network and the last time, for samples that arrive after different numbers of steps.
+    """With respect to x_T, a parameter of the network and the last time, for samples that arrive after
+    different numbers of steps.
 
     Half a minute on a busy machine: three reverse passes through a checkpointed loop are compiled.
     """
@@ -164,7 +169,9 @@ def test_a_network_that_fails_is_reported():
 
 
 def test_a_trial_that_overflows_is_taken_back():
-    """dx/dsigma = sinh(20 x)/20 from x = 1, solved by tanh(10 x) ~ e^sigma: the first trial is off to infinity."""
+    """dx/dsigma = sinh(20 x)/20 from x = 1, solved by tanh(10 x) ~ e^sigma: the first trial is off to
+    infinity.
+    """
     path = js.EDM(0.1, 1.0)
     denoiser = js.Denoiser(lambda x, t: jnp.sinh(20 * x) / 20, path, "noise")
     out = js.sample(
@@ -181,7 +188,9 @@ def test_a_trial_that_overflows_is_taken_back():
 
 
 def test_inner_points_are_landed_on():
-    """Saved states are the exact flow's, a hook sees each of them, and the step size carries over the points."""
+    """Saved states are the exact flow's, a hook sees each of them, and the step size carries over the
+    points.
+    """
     denoiser, flow = mixture(VP)
     solver = S.dpm_adaptive(kind="data", atol=1e-6, rtol=1e-6)
     grid = VP.time(np.linspace(-1.0, 1.2, 5))
@@ -204,7 +213,9 @@ def test_inner_points_are_landed_on():
 
 
 def test_batch_axis_is_one_control_for_all():
-    """A batch of copies steps as one of them, whichever axis it lies along (that the largest error decides: test_golden_dpm.py)."""
+    """A batch of copies steps as one of them, whichever axis it lies along (that the largest error decides:
+    test_golden_dpm.py).
+    """
     alone = runner(3, "data")(jnp.asarray(1e-4), jnp.asarray(X))
     copies = jnp.broadcast_to(jnp.asarray(X), (4, 3))
     first = runner(3, "data", batch_axis=0)(jnp.asarray(1e-4), copies)
@@ -262,7 +273,9 @@ def test_low_precision():
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_pid_control(order):
-    """The product of powers: the integral part alone answers a constant error, the others a changing one; the limiter is 1 + atan."""
+    """The product of powers: the integral part alone answers a constant error, the others a changing one; the
+    limiter is 1 + atan.
+    """
     unlimited = lambda factor: 1 + np.tan(float(factor) - 1)
     gains = {"pcoeff": 0.3, "icoeff": 0.5, "dcoeff": 0.2}
     E = 0.4

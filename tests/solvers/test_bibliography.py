@@ -1,4 +1,6 @@
-"""`jaxsampler solvers --bibtex`: every solver has its publication, every publication its solver, each once."""
+"""`jaxsampler solvers --bibtex`: every solver has its publication, every publication its solver, each
+once.
+"""
 
 import re
 

@@ -1,7 +1,11 @@
-"""DPM-Solver-v3 beyond its golden vectors: an oracle in the paper's integrals, exactness, orders, ends; and its statistics."""
+"""DPM-Solver-v3 beyond its golden vectors: an oracle in the paper's integrals, exactness, orders, ends; and
+its statistics.
+"""
 
+import functools
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,8 @@ import pytest
 from oracle import Cubic, gaussian, mixture, random_net
 
 import jaxsampler as js
+from jaxsampler.scan.driver import drive
+from jaxsampler.scan.protocol import Watch
 
 VP = js.VP()
 Statistics, dpm_v3, ems = js.solvers.Statistics, js.solvers.dpm_v3, js.solvers.ems
@@ -31,15 +37,42 @@ def constant(path, n, l, s, t=(1.0, 1e-3)):
     return Statistics.of(path, lam, np.full_like(lam, l), np.full_like(lam, s), np.zeros_like(lam))
 
 
-def run(denoiser, x, solver, grid, **kwargs):
-    return np.asarray(
-        js.sample(denoiser, x, key=None, x=x, solver=solver, grid=grid, adjoint=js.Direct(), **kwargs)
+@functools.cache
+def compiled(denoiser):
+    """Rows are an argument, and all that differs between the solvers of this file."""
+    solver = dpm_v3(smooth())
+    return jax.jit(lambda rows, x: drive(solver, rows, denoiser, x, watch=Watch(js.Direct())))
+
+
+@functools.cache
+def compiled_tables(denoiser):
+    return jax.jit(lambda table, x: js.run(denoiser, table, x, adjoint=js.Direct()))
+
+
+def run(denoiser, x, solver, grid):
+    """What `js.sample` returns (test_batches_vmap_precision_and_hooks), with rows padded to few lengths."""
+    size = lambda n: next(m for m in (10, 30, 60, 130) if m >= n)
+    if isinstance(solver, js.Step):
+        table = js.tabulate(denoiser.path, grid, solver)
+        return np.asarray(compiled_tables(denoiser)(js.pad(table, nfe=size(table.nfe), regs=3), x))
+    rows = solver.rows(denoiser.path, grid)
+    more = [(0, size(len(rows.t)) - len(rows.t))]
+    dims = [(0, 0)] * (rows.A.ndim - 1)
+    rows = rows._replace(  # rows that change nothing
+        t=np.pad(rows.t, more, "edge"),
+        keep=np.pad(rows.keep, more + dims),
+        A=np.pad(rows.A, more + dims, constant_values=1.0),
+        W=np.pad(rows.W, [*more, (0, 4 - rows.W.shape[1]), *dims]),
+        O=np.pad(rows.O, more + dims),
+        end=np.pad(rows.end, more, constant_values=np.nan),
     )
+    return np.asarray(compiled(denoiser)(rows, x))
 
 
 def paper(net, path, lam, index, x, order, corrector, pseudo_predictor, pseudo_corrector, lower_order_final):
-    """The method in the paper's own terms, noise prediction: integrals from lam_T over the whole table `lam` by the trapezoid rule,
-    states corrected explicitly. net(x, t) predicts the noise; the grid points are lam[index].
+    """The method in the paper's own terms, noise prediction: integrals from lam_T over the whole table `lam`
+    by the
+    trapezoid rule, states corrected explicitly. net(x, t) predicts the noise; the grid points are lam[index].
     """
 
     def cumulative(y):
@@ -133,26 +166,39 @@ DEFAULTS = dict(
 )
 
 
+@functools.cache
+def on_random_net(seed=0):
+    return js.Denoiser(jax.jit(random_net(seed)), VP, "noise")
+
+
+@functools.cache
+def on_mixture():
+    return mixture(VP)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rules", RULES, ids=str)
 def test_published_equals_the_papers_formulas(rules):
-    statistics, net = smooth(), random_net()
+    statistics, denoiser = smooth(), on_random_net()
     index = np.array([0, 20, 55, 90, 117, 160, 201, 240])
     lam = np.linspace(VP.lam(1.0), VP.lam(1e-3), 241)
     x = np.random.default_rng(0).standard_normal((4, 3))
-    want = paper(net, VP, lam, index, x, **{**DEFAULTS, **rules})
+    want = paper(denoiser.net, VP, lam, index, x, **{**DEFAULTS, **rules})
     off = VP.time(
         lam[index] + 0.4 * np.diff(lam)[0] * np.array([0, 1, -1, 1, 1, -1, 1, 0])
     )  # nearest table points are those
-    got = run(js.Denoiser(net, VP, "noise"), x, dpm_v3(statistics, published=True, **rules), off)
+    got = run(denoiser, x, dpm_v3(statistics, published=True, **rules), off)
     np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rules", RULES[1::2], ids=str)
 def test_default_equals_the_papers_formulas_with_dense_integrals(rules):
-    """Grid points between those of the table; the oracle's trapezoid rule is extrapolated from tables 75 and 150 times as fine."""
-    net = js.Denoiser(random_net(1), VP, "noise")
+    """Grid points between those of the table; the oracle's trapezoid rule is extrapolated from tables 75 and
+    150
+    times as fine.
+    """
+    net = on_random_net(1)
     x = np.random.default_rng(1).standard_normal((4, 3))
     want = {}
     for m in (1280, 2560):
@@ -172,14 +218,17 @@ def test_default_equals_the_papers_formulas_with_dense_integrals(rules):
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["data", "noise"])
 def test_constant_statistics_are_dpm_solver(kind, order):
-    """(1, 0, 0) and (0, -1, 0): the multistep Taylor solvers, up to the quadrature: second order as published, fourth by default."""
+    """(1, 0, 0) and (0, -1, 0): the multistep Taylor solvers, up to the quadrature: second order as
+    published, fourth
+    by default.
+    """
     S = js.solvers
     same = {
         "data": [S.dpmpp_1, S.dpmpp_2m(form="taylor"), S.dpmpp_3m(form="taylor")],
         "noise": [S.dpm_1, S.dpm_2m(form="taylor"), S.dpm_3m(form="taylor")],
     }[kind][order - 1]
     l, s = {"data": (1.0, 0.0), "noise": (0.0, -1.0)}[kind]
-    denoiser = mixture(VP)[0]
+    denoiser = on_mixture()[0]
     x, grid = jnp.asarray([0.3, -1.2, 0.8]), js.grids.log_snr(VP, 8)
     want = run(denoiser, x, same(lower_order_final=True), grid)
     for published, ratio, limit in ((True, 3.8, 1e-2), (False, 14.0, 1e-5)):
@@ -192,8 +241,16 @@ def test_constant_statistics_are_dpm_solver(kind, order):
         assert 0 < fine < limit
 
 
-def diagonal(path, mean, var):
-    """N(mean, diag var): its data prediction, its flow, and the exact l = sigma^2/(alpha^2 var + sigma^2), s = 0, b = -l' mean."""
+MEAN, VAR = np.array([0.7, -0.4, 0.1]), np.array([0.16, 0.01, 1.5])
+
+
+@functools.cache
+def diagonal(path):
+    """N(mean, diag var): its data prediction, its flow, and the exact l = sigma^2/(alpha^2 var + sigma^2), s
+    = 0,
+    b = -l' mean.
+    """
+    mean, var = MEAN, VAR
 
     def net(x, t):
         a, s = path.alpha(t), path.sigma(t)
@@ -213,9 +270,6 @@ def diagonal(path, mean, var):
     return js.Denoiser(net, path, "data"), flow, exact
 
 
-MEAN, VAR = np.array([0.7, -0.4, 0.1]), np.array([0.16, 0.01, 1.5])
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("path", "ends"),
@@ -224,7 +278,7 @@ MEAN, VAR = np.array([0.7, -0.4, 0.1]), np.array([0.16, 0.01, 1.5])
 )
 def test_first_order_is_exact_for_a_gaussian(path, ends):
     """f does not depend on x then; what is left is the quadrature."""
-    denoiser, flow, exact = diagonal(path, MEAN, VAR)
+    denoiser, flow, exact = diagonal(path)
     x = path.sigma(ends[0]) * jnp.asarray([[0.3, -1.0, 0.5], [1.0, 2.0, -0.2]])
     grid = js.grids.log_snr(path, 5, t_max=ends[0], t_min=ends[1])
     error = lambda solver: np.abs(run(denoiser, x, solver, grid) - flow(x, *ends)).max()
@@ -243,7 +297,7 @@ def test_first_order_is_exact_for_a_gaussian(path, ends):
 @pytest.mark.usefixtures("x64")
 def test_estimated_statistics_of_a_gaussian():
     """dD/dx is constant and f does not depend on x: no sampling error, only that of l' by differences."""
-    denoiser, flow, exact = diagonal(VP, MEAN, VAR)
+    denoiser, flow, exact = diagonal(VP)
     data = MEAN + np.sqrt(VAR) * np.random.default_rng(0).standard_normal((300, 3))
     errors = []
     for n in (60, 120):
@@ -264,7 +318,9 @@ def test_estimated_statistics_of_a_gaussian():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("path", [VP, js.EDM()], ids=["vp", "edm"])
 def test_estimated_statistics_of_a_mixture(path):
-    """Against the definitions by quadrature over x, with f' a difference quotient along the flow, at a few lam."""
+    """Against the definitions by quadrature over x, with f' a difference quotient along the flow, at a few
+    lam.
+    """
     means, stds, weights = np.array([-0.8, 0.5, 1.1]), np.array([0.3, 0.2, 0.4]), np.array([0.3, 0.5, 0.2])
     denoiser, flow = mixture(path, means, stds, weights)
     data = lambda key: (
@@ -355,7 +411,9 @@ def test_progress(capfd):
 
 
 def started(n, order):
-    """lam from -1 to 1.2 in steps h behind first steps so short that the low orders at the start do not count."""
+    """lam from -1 to 1.2 in steps h behind first steps so short that the low orders at the start do not
+    count.
+    """
     h = 2.2 / n
     first = [0.0, h**2 / 2, h**2 / 2 + h ** (4 / 3)][:order]
     return VP.time(-1.0 + np.append(first, np.linspace(first[-1], 2.2, n + 1)[1:]))
@@ -365,8 +423,10 @@ def started(n, order):
 @pytest.mark.parametrize("corrector", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_order(order, corrector):
-    """Any smooth l, s, b: they change the error, not its order. The corrector reuses the order of its predictor."""
-    denoiser, flow = mixture(VP)
+    """Any smooth l, s, b: they change the error, not its order. The corrector reuses its predictor's
+    order.
+    """
+    denoiser, flow = on_mixture()
     x = jnp.asarray([0.3, -1.2, 0.8])
     table = smooth(n=400, t=(VP.time(-1.0), VP.time(1.3)))
     solver = dpm_v3(table, order=order, corrector=corrector, lower_order_final=False)
@@ -379,8 +439,10 @@ def test_order(order, corrector):
 
 @pytest.mark.usefixtures("x64")
 def test_published_error_does_not_fall_with_steps():
-    """With exact statistics nothing is left but the trapezoid rule on the table, whatever the number of steps."""
-    denoiser, flow, exact = diagonal(VP, MEAN, VAR)
+    """With exact statistics nothing is left but the trapezoid rule on the table, whatever the number of
+    steps.
+    """
+    denoiser, flow, exact = diagonal(VP)
     x, lam = jnp.asarray([0.3, -1.0, 0.5]), np.linspace(VP.lam(1.0), VP.lam(1e-3), 61)
     statistics = Statistics.of(VP, lam, *exact(lam))
     errors = {}
@@ -433,7 +495,10 @@ PATHS = [
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__ + getattr(p, "variant", ""))
 def test_every_path_on_its_default_grid(path):
-    """Estimated on and run over default ranges, pure noise and clean data included: close to the exact flow, closer with more steps."""
+    """Estimated on and run over default ranges, pure noise and clean data included: close to the exact flow,
+    closer
+    with more steps.
+    """
     denoiser, flow, _ = gaussian(path)
     data = 0.7 + 0.4 * np.random.default_rng(0).standard_normal((100, 2))
     t_max = {"Cubic": 0.99}.get(type(path).__name__)
@@ -451,12 +516,16 @@ def test_every_path_on_its_default_grid(path):
 
 
 def test_into_clean_data_and_gradients():
-    """The last step returns the network's own data prediction; gradients in x_T and in the network are finite."""
+    """The last step returns the network's own data prediction; gradients in x_T and in the network are
+    finite.
+    """
     statistics, base = smooth(shape=(2,)), mixture(VP)[0].net
     grid = js.grids.append_zero(js.grids.log_snr(VP, 4))
     solver = dpm_v3(statistics, corrector=False)
     x = jnp.asarray([[0.3, -1.2], [0.8, 0.1]])
-    whole = js.sample(mixture(VP)[0], x, key=None, x=x, solver=solver, grid=grid, save="all")
+    whole = js.sample(
+        mixture(VP)[0], x, key=None, x=x, solver=solver, grid=grid, save="all", adjoint=js.Direct()
+    )
     np.testing.assert_allclose(whole.x, base(whole.xs[-2], jnp.float32(grid[-2])), rtol=1e-4, atol=1e-5)
     assert whole.xs.dtype == jnp.float32
     np.testing.assert_allclose(whole.t, grid, rtol=1e-6)
@@ -466,9 +535,8 @@ def test_into_clean_data_and_gradients():
         denoiser = js.Denoiser(lambda x, t: scale * base(x, t), VP, "data")
         return js.sample(denoiser, x, key=None, x=x, solver=dpm_v3(statistics), grid=grid).sum()
 
-    gx, gs = jax.grad(total, (0, 1))(x, jnp.float32(1.0))
-    assert jnp.isfinite(gx).all()
-    assert jnp.isfinite(gs)
+    gx, gs = jax.jit(jax.grad(total, (0, 1)))(x, jnp.float32(1.0))
+    chex.assert_tree_all_finite((gx, gs))
     h = 1e-2
     np.testing.assert_allclose(gs, (total(x, 1 + h) - total(x, 1 - h)) / (2 * h), rtol=2e-2)
 
@@ -477,7 +545,7 @@ def test_into_clean_data_and_gradients():
 def test_out_of_pure_noise():
     """alpha = 0 at the start: the same samples as from just after it."""
     path = js.CondOT()
-    denoiser, _, exact = diagonal(path, MEAN, VAR)
+    denoiser, _, exact = diagonal(path)
     lam = np.linspace(path.lam(0.999), path.lam(1e-3), 401)
     solver = dpm_v3(Statistics.of(path, lam, *exact(lam)), order=1, corrector=False)
     x = jnp.asarray([[0.3, -1.0, 0.5]])
@@ -496,43 +564,27 @@ def test_batches_vmap_precision_and_hooks():
     solver, grid = dpm_v3(statistics), js.grids.log_snr(VP, 6)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3)))
     whole = run(denoiser, x, solver, grid)
-    each = jax.vmap(lambda x: js.sample(denoiser, x, key=None, x=x, solver=solver, grid=grid))(x)
-    np.testing.assert_allclose(each, whole, rtol=1e-12, atol=1e-13)
+    sample = lambda x, **how: js.sample(
+        denoiser, x, key=None, x=x, solver=solver, grid=grid, adjoint=js.Direct(), **how
+    )
+    np.testing.assert_allclose(jax.vmap(sample)(x), whole, rtol=1e-12, atol=1e-13)
     single = run(denoiser, x.astype(jnp.float32), solver, grid)
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, whole, atol=3e-4)
     half = js.Denoiser(lambda x, t: denoiser.net(x.astype(jnp.bfloat16), t.astype(jnp.bfloat16)), VP, "data")
     rough = run(half, x.astype(jnp.float32), solver, grid)
     np.testing.assert_allclose(rough, whole, atol=0.3)
-    seen = js.sample(
-        denoiser,
-        x,
-        key=None,
-        x=x,
-        solver=solver,
-        grid=grid,
-        save="all",
-        hook=lambda e: jnp.where(e.t > 0.5, e.x, e.x + 1),
-    )
-    plain = js.sample(denoiser, x, key=None, x=x, solver=solver, grid=grid, save="all")
+    seen = sample(x, save="all", hook=lambda e: jnp.where(e.t > 0.5, e.x, e.x + 1))
+    plain = sample(x, save="all")
+    np.testing.assert_allclose(plain.x, whole, rtol=1e-12, atol=1e-13)
     k = int(np.argmax(grid <= 0.5))
     np.testing.assert_allclose(seen.xs[:k], plain.xs[:k], rtol=1e-12)
     np.testing.assert_allclose(seen.xs[k], plain.xs[k] + 1, rtol=1e-12)
 
 
 def test_one_trace_for_any_number_of_steps():
-    traces = []
-
-    def net(x, t):
-        traces.append(t)
-        return 0.3 * x
-
-    jax.jit(
-        lambda x: js.sample(
-            js.Denoiser(net, VP, "noise"), x, key=None, x=x, solver=dpm_v3(smooth()), steps=17
-        )
-    )(jnp.ones(3))
-    assert len(traces) == 1
+    net = js.Denoiser(chex.assert_max_traces(lambda x, t: 0.3 * x, 1), VP, "noise")
+    jax.eval_shape(lambda x: js.sample(net, x, key=None, x=x, solver=dpm_v3(smooth()), steps=17), jnp.ones(3))
 
 
 def test_bad_input():

@@ -1,5 +1,9 @@
-"""Runge-Kutta in (y, rho) and churn: order conditions, the identities of section 13, what churn keeps and where it acts."""
+"""Runge-Kutta in (y, rho) and churn: order conditions, the identities of section 13, what churn keeps and
+where it
+acts.
+"""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +36,9 @@ def test_order_conditions_agree_with_the_name(name):
 
 
 def test_order_conditions_see_every_tree():
-    """A tableau with the right quadrature but wrong inner stages loses the orders that only the taller trees see."""
+    """A tableau with the right quadrature but wrong inner stages loses the orders that only the taller trees
+    see.
+    """
     assert tableau_order(KUTTA_NYSTROM) == 5
     A, b, c = KUTTA_NYSTROM
     swapped = [[0, 0.25][: len(row)] if i == 2 else row for i, row in enumerate(A)]
@@ -51,9 +57,10 @@ def test_a_tableau_of_ones_own_has_its_order():
     path = js.EDM(0.01, 20.0)
     denoiser, flow, _ = gaussian(path)
     x, errors, counts = jnp.array([0.9, -0.3, 0.2]), [], (10, 20, 40)
+    run = jax.jit(lambda table: js.run(denoiser, table, x, adjoint=js.Direct()))
     for n in counts:
         grid = np.geomspace(3.0, 0.3, n + 1)
-        got = js.run(denoiser, js.tabulate(path, grid, S.rk_rho(tableau=KUTTA_NYSTROM)), x)
+        got = run(js.pad(js.tabulate(path, grid, S.rk_rho(tableau=KUTTA_NYSTROM)), nfe=240))
         errors.append(np.abs(np.asarray(got) - flow(x, 3.0, 0.3)).max())
     assert np.polyfit(np.log(counts), -np.log(errors), 1)[0] > 4.7
 
@@ -85,16 +92,18 @@ def test_errors(case):
 
 
 def test_a_midpoint_in_lam_or_in_rho():
-    """dpm_2 calls at the geometric mean of the levels, the midpoint tableau at their arithmetic mean; both step y with that slope only."""
+    """dpm_2 calls at the geometric mean of the levels, the midpoint tableau at their arithmetic mean; both
+    step y with
+    that slope only.
+    """
     path, grid = js.EDM(), np.array([3.0, 1.0])
     net, x = js.Denoiser(random_net(2), path, "noise"), jnp.array([[0.4, -1.0, 2.0]])
+    run = jax.jit(lambda table: js.run(net, table, x, adjoint=js.Direct()))
     for solver, level in ((S.dpm_2, np.sqrt(3.0)), (S.rk_rho(tableau="midpoint"), 2.0)):
         table = js.tabulate(path, grid, solver)
         np.testing.assert_allclose(table.t, [3.0, level], rtol=1e-12)
         middle = x + (level - 3.0) * net.net(x, jnp.float64(3.0))
-        np.testing.assert_allclose(
-            js.run(net, table, x), x - 2.0 * net.net(middle, jnp.float64(level)), rtol=1e-12
-        )
+        np.testing.assert_allclose(run(table), x - 2.0 * net.net(middle, jnp.float64(level)), rtol=1e-12)
 
 
 def test_heun_in_rho_is_edm_but_for_its_last_step():
@@ -111,7 +120,8 @@ def test_heun_in_rho_is_edm_but_for_its_last_step():
 def test_churn_keeps_the_law_to_second_order(path):
     """Exact x_T in, exact variance out up to n^-2, though a third or more of it is made of fresh noise.
 
-    For Gaussian data the sample is affine in (x_T, z_1, ..): its coefficients are read off unit inputs, one sample each.
+    For Gaussian data the sample is affine in (x_T, z_1, ..): its coefficients are read off unit inputs, one
+    sample each.
     """
     net, _, law = gaussian(path)
     counts, errors = (20, 40, 80), []
@@ -168,8 +178,7 @@ def test_churn_says_its_number_of_intervals():
     a = js.tabulate(path, grid, S.edm(s_churn=2.0))
     euler = S.edm(order=1, s_churn=2.0, n=5)
     b = js.tabulate(path, grid, [*[S.edm(s_churn=2.0, n=5)] * 4, euler])
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(left, right)
+    chex.assert_trees_all_equal(a, b)
 
 
 def test_churned_dpm_2():
@@ -177,7 +186,8 @@ def test_churned_dpm_2():
     path, grid = js.EDM(), np.array([8.0, 3.0, 1.0, 0.2])
     net, x = js.Denoiser(random_net(3), path, "data"), jnp.array([[0.4, -1.0, 2.0]])
     noise = jax.random.normal(jax.random.key(0), (3, 1, 3))
-    got = js.run(net, js.tabulate(path, grid, S.churn(S.dpm_2, 0.6, s_noise=1.1)), x, noise=noise)
+    table = js.tabulate(path, grid, S.churn(S.dpm_2, 0.6, s_noise=1.1))
+    got = js.run(net, table, x, noise=noise, adjoint=js.Direct())
     for sigma, after, z in zip(grid[:-1], grid[1:], noise, strict=True):
         raised = 1.2 * sigma
         x = x + 1.1 * np.sqrt(raised**2 - sigma**2) * z
@@ -201,8 +211,7 @@ def test_traced_churn_and_grid_differentiate(path):
         return js.run(net, table, x, key=jax.random.key(0), adjoint=js.Direct()).sum()
 
     args = [jnp.asarray(0.4), jnp.asarray(1.0), jnp.asarray(grid)]
-    slopes = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*args)
-    value = jax.jit(total)
+    slopes, value = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*args), jax.jit(total)
     np.testing.assert_allclose(value(*args), total(0.4, 1.0, grid), rtol=1e-10)  # as the concrete table does
     for i, h in ((0, 1e-5), (1, 1e-5), (2, 1e-5 * path.t_max * jnp.eye(4)[1])):
         up, down = (value(*[a + sign * h if i == j else a for j, a in enumerate(args)]) for sign in (1, -1))
@@ -213,12 +222,12 @@ def test_traced_churn_and_grid_differentiate(path):
     "solver", [S.edm, S.edm(s_churn=3.0), S.rk_rho(tableau="4rk")], ids=["edm", "churn", "4rk"]
 )
 def test_from_pure_noise_to_clean_data(solver):
-    """alpha = 0 at the start, sigma = 0 at the end: point data are reached exactly, as every step is straight."""
+    """alpha = 0 at the start, sigma = 0 at the end: point data are reached exactly, as every step is
+    straight.
+    """
     path = js.CondOT()
     net = js.Denoiser(lambda x, t: 0.0 * x + 0.7, path, "data")
     x = jax.random.normal(jax.random.key(0), (5,))
-    np.testing.assert_allclose(
-        js.run(net, js.tabulate(path, np.linspace(1, 0, 6), solver), x, key=jax.random.key(1)),
-        0.7,
-        rtol=1e-10,
-    )
+    table = js.tabulate(path, np.linspace(1, 0, 6), solver)
+    got = js.run(net, table, x, key=jax.random.key(1), adjoint=js.Direct())
+    np.testing.assert_allclose(got, 0.7, rtol=1e-10)

@@ -1,4 +1,6 @@
-"""Every DEIS case of golden/diffusion_solvers.npz, exact and as published; the quadrature against adaptive integration in t."""
+"""Every DEIS case of golden/diffusion_solvers.npz, exact and as published; the quadrature against adaptive
+integration in t.
+"""
 
 import itertools
 import math
@@ -14,7 +16,7 @@ from scipy.integrate import quad
 import jaxsampler as js
 from jaxsampler.numerics import namespace
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("unchecked", "x64")
 S = js.solvers
 
 
@@ -65,7 +67,9 @@ def sample(name, published=False):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_as_published(name):
-    """`published=True` sums the code's 10^4 rectangles and agrees to 1e-10; so do the methods that need no quadrature."""
+    """`published=True` sums the code's 10^4 rectangles and agrees to 1e-10; so do the methods that need no
+    quadrature.
+    """
     table, got = sample(name, published=True)
     assert table.nfe == CASES[name]["nfe"]
     np.testing.assert_allclose(got, GOLDEN[name], rtol=1e-10, atol=1e-10)
@@ -121,7 +125,9 @@ QUADRATURE = {
 
 @pytest.mark.parametrize("name", QUADRATURE)
 def test_tab_weights_by_adaptive_quadrature(name):
-    """C_j = int alpha_s/alpha_tau g^2/(2 sigma) L_j(tau) dtau, straight from the paper, panel by panel on tabulated schedules."""
+    """C_j = int alpha_s/alpha_tau g^2/(2 sigma) L_j(tau) dtau, straight from the paper, panel by panel on
+    tabulated schedules.
+    """
     path, grid = QUADRATURE[name]
     grid = np.array(grid)
     t, s, nodes = grid[-2], grid[-1], grid[-2:0:-1][:3]
@@ -154,7 +160,9 @@ def test_traced_grid_in_single_precision(name):
 
 
 def test_published_rectangles_cost_the_order():
-    """Left rectangles leave an error of 1e-4 of a step: first order in the end, whatever the degree; ours keeps the fourth."""
+    """Left rectangles leave an error of 1e-4 of a step: first order in the end, whatever the degree; ours
+    keeps the fourth.
+    """
     path, denoise, x = js.VP(), denoiser(js.VP()), jnp.asarray(GOLDEN["z"]) * 0.5
     start, end = float(path.time(-1.0)), float(path.time(-0.2))
     run = jax.jit(lambda table: js.run(denoise, table, x, adjoint=js.Direct()))

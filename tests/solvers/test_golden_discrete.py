@@ -1,4 +1,8 @@
-"""Every case of golden/diffusion_solvers.npz that steps by training indices: PNDM's own code and diffusers' DDIM, DDPM and PNDM."""
+"""Every case of golden/diffusion_solvers.npz that steps by training indices: PNDM's own code and diffusers'
+DDIM, DDPM and PNDM.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,7 @@ from golden_cases import CASES, GOLDEN, PATHS, cases, close, finish
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("unchecked", "x64")
 S = js.solvers
 PATH, N = PATHS["discrete"], 1000
 REPO, DDIM, DDPM, PNDM = (
@@ -68,7 +72,9 @@ def test_diffusers_ddpm(name):
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("name", PNDM)
 def test_diffusers_pndm(name, published):
-    """Its last call, from level 0 to level 0, moves nothing and has no row. All strides are even here, so rounding them changes nothing."""
+    """Its last call, from level 0 to level 0, moves nothing and has no row. All strides are even here, so
+    rounding them changes nothing.
+    """
     _, _, mode, n = name.split("/")
     solver = S.pndm(published=published) if mode == "prk+plms" else S.plms
     table = js.tabulate(PATH, js.grids.leading(PATH, int(n[1:]), final="first"), solver)
@@ -86,7 +92,9 @@ def test_no_case_is_left_out():
 
 @pytest.mark.parametrize("n", [8, 40])
 def test_published_rounding_of_an_odd_stride(n):
-    """Diffusers' Runge-Kutta with d = N//n odd, written from its indices: the second call's state and label differ by one index."""
+    """Diffusers' Runge-Kutta with d = N//n odd, written from its indices: the second call's state and label
+    differ by one index.
+    """
     d = N // n
     assert d % 2 == 1
     bar, k = np.asarray(PATH.alphas_cumprod), (n - 1) * d
@@ -113,9 +121,9 @@ def test_published_rounding_of_an_odd_stride(n):
     grid = js.grids.leading(PATH, n)[:2]
     table = js.tabulate(PATH, grid, S.pndm(published=True))
     np.testing.assert_allclose(PATH.network_time(table.t), called, atol=1e-9)
-    np.testing.assert_allclose(js.run(model, table, jnp.asarray(x)), want, rtol=1e-10, atol=1e-12)
-    ours = js.run(model, js.tabulate(PATH, grid, S.pndm), jnp.asarray(x))
-    assert np.abs(ours - want).max() > 1e-6
+    run = jax.jit(lambda table: js.run(model, table, jnp.asarray(x), adjoint=js.Direct()))
+    np.testing.assert_allclose(run(table), want, rtol=1e-10, atol=1e-12)
+    assert np.abs(run(js.tabulate(PATH, grid, S.pndm)) - want).max() > 1e-6
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,9 @@ def test_published_rounding_of_an_odd_stride(n):
     [(0.35, 0.0, [0.55, 0.15]), (0.35, 0.2, [0.55, 0.2]), (0.5 - 1e-13, 0.0, [0.4, 0.0])],
 )
 def test_strides_on_any_path(stride, end, targets):
-    """DDIM scales the noise by sigma_s/sigma_t: s is t - stride, not below the end, and exactly the end where rounding just missed it."""
+    """DDIM scales the noise by sigma_s/sigma_t: s is t - stride, not below the end, and exactly the end where
+    rounding just missed it.
+    """
     path, grid = js.VP(), np.array([0.9, 0.5, 0.3])
     table = js.tabulate(path, grid, S.strided(S.ddim, stride, end))
     np.testing.assert_allclose(
@@ -132,7 +142,8 @@ def test_strides_on_any_path(stride, end, targets):
     np.testing.assert_array_equal(table.t, grid[:-1])
 
 
-ON_EQUAL_STEPS = {  # steps equal in rho, where the fixed weights are those of Adams and Bashforth: (start, solver), order
+# (start, solver), order; in equal steps of rho the fixed weights are those of Adams and Bashforth
+ON_EQUAL_STEPS = {
     "ipndm 3": ((S.rk_rho(tableau="4rk"), S.ipndm(order=3)), 3),
     "ipndm": ((S.rk_rho(tableau="4rk"), S.ipndm), 4),
     "pndm": (S.pndm, 4),
@@ -142,22 +153,25 @@ ON_EQUAL_STEPS = {  # steps equal in rho, where the fixed weights are those of A
 }
 
 
+@functools.cache
+def run_in_rho():
+    model = js.Denoiser(lambda y, t: jnp.sin(2 * y + t), js.EDM(sigma_min=0.4, sigma_max=2.0), "noise")
+    return jax.jit(lambda table: js.run(model, table, jnp.asarray([0.3, -1.0, 0.8]), adjoint=js.Direct()))
+
+
+@functools.cache
+def end_on_equal_steps(n, solver):
+    steps = [solver[0]] * 3 + [solver[1]] * (n - 3) if isinstance(solver, tuple) else solver
+    table = js.tabulate(js.EDM(sigma_min=0.4, sigma_max=2.0), np.linspace(2.0, 0.4, n + 1), steps)
+    return np.asarray(run_in_rho()(js.pad(table, nfe=1200, regs=8)))
+
+
 @pytest.mark.parametrize("name", ON_EQUAL_STEPS)
 def test_order_on_equal_steps_in_rho(name):
     """EDM's time is rho. (On other grids all are of order 2: test_orders.py.)"""
     solver, order = ON_EQUAL_STEPS[name]
-    path = js.EDM(sigma_min=0.4, sigma_max=2.0)
-    model = js.Denoiser(lambda y, t: jnp.sin(2 * y + t), path, "noise")
-    run = jax.jit(lambda table: js.run(model, table, jnp.asarray([0.3, -1.0, 0.8]), adjoint=js.Direct()))
-
-    def ends(n, solver):
-        steps = [solver[0]] * 3 + [solver[1]] * (n - 3) if isinstance(solver, tuple) else solver
-        return np.asarray(
-            run(js.pad(js.tabulate(path, np.linspace(2.0, 0.4, n + 1), steps), nfe=1200, regs=8))
-        )
-
-    truth, counts = ends(300, S.rk_rho(tableau="4rk")), (60, 120, 240)
-    errors = [np.abs(ends(n, solver) - truth).max() for n in counts]
+    truth, counts = end_on_equal_steps(300, S.rk_rho(tableau="4rk")), (60, 120, 240)
+    errors = [np.abs(end_on_equal_steps(n, solver) - truth).max() for n in counts]
     assert abs(np.polyfit(np.log(counts), -np.log(errors), 1)[0] - order) < 0.25
 
 

@@ -1,6 +1,8 @@
-"""Every case `dpm/*` of the golden vectors: DPM-Solver and DPM-Solver++, multistep, single-step and adaptive, as published.
+"""Every case `dpm/*` of the golden vectors: DPM-Solver and DPM-Solver++, multistep, single-step and adaptive,
+as published.
 
-A case is dpm/<algorithm>/<method>/o<order>/<variant>/<path>/<grid>/n<NFE>. `lower_order_final` acts below ten steps, as released.
+A case is dpm/<algorithm>/<method>/o<order>/<variant>/<path>/<grid>/n<NFE>. `lower_order_final` acts below ten
+steps, as released.
 """
 
 import functools
@@ -12,8 +14,9 @@ import pytest
 from golden_cases import CASES, GOLDEN, PATHS, cases, close, denoiser, finish, start
 
 import jaxsampler as js
+from jaxsampler.tables.steps import schedule
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("unchecked", "x64")
 S = js.solvers
 KIND = {"dpmsolver": "noise", "dpmsolver++": "data"}
 MULTISTEP = {"noise": (S.dpm_1, S.dpm_2m, S.dpm_3m), "data": (S.dpmpp_1, S.dpmpp_2m, S.dpmpp_3m)}
@@ -47,7 +50,7 @@ def table_of(case):
         if variant.endswith("+denoise"):  # one more call, to t = 0: the prediction at the end of the grid
             times, solver = (
                 js.grids.append_zero(times),
-                [*js.steps.schedule(solver, n, to_zero=False, from_noise=False), S.dpmpp_1],
+                [*schedule(solver, n, to_zero=False, from_noise=False), S.dpmpp_1],
             )
         return js.tabulate(PATHS[path], times, solver)
     driver = {"singlestep": S.singlestep, "singlestep_fixed": S.singlestep_fixed}[method]
@@ -71,7 +74,7 @@ def test_dynamic_thresholding(case):
     model = js.guidance.dynamic_threshold(denoiser(PATHS[path]), ratio=0.995, max_value=1.0, axes=-1)
     table = table_of(case)
     assert table.nfe == CASES[case]["nfe"]
-    close(js.run(model, table, start(path)), case)
+    close(js.run(model, table, start(path), adjoint=js.Direct()), case)
 
 
 @pytest.mark.parametrize("case", [c for c in FIXED if f"traj/{c}" in GOLDEN and "multistep" in c])

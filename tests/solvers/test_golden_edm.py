@@ -1,4 +1,9 @@
-"""EDM against its golden vectors: Heun with churn, and the ablation's solvers in t on the schedules and grids of VP, VE, iDDPM and EDM."""
+"""EDM against its golden vectors: Heun with churn, and the ablation's solvers in t on the schedules and grids
+of VP,
+VE, iDDPM and EDM.
+"""
+
+import functools
 
 import golden_cases as g
 import jax
@@ -7,8 +12,9 @@ import numpy as np
 import pytest
 
 import jaxsampler as js
+from jaxsampler.numerics import namespace
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("unchecked", "x64")
 S = js.solvers
 N = (6, 18)
 
@@ -47,11 +53,13 @@ class RootTime(js.Path):
         return 1.0 + 0.0 * t
 
     def sigma(self, t):
-        return js.numerics.namespace(t).sqrt(t)
+        return namespace(t).sqrt(t)
 
 
 def iddpm_levels(n, low=0.002, high=81.0, M=1000):
-    """Noise levels of iDDPM (spec section 1): a recursion over its 1000 training levels, then n of those in range."""
+    """Noise levels of iDDPM (spec section 1): a recursion over its 1000 training levels, then n of those in
+    range.
+    """
     bar = np.sin(np.pi / 2 * np.arange(M + 1) / M / 1.008) ** 2
     u = [0.0]
     for j in range(M, 0, -1):
@@ -69,6 +77,13 @@ ABLATION = {  # path and grid of each discretization-schedule-scaling
 SOLVERS = {"euler": S.euler, "heun": S.heun, "alpha0.5": S.heun(a=0.5)}
 
 
+@functools.cache
+def ablation_run(setting):
+    """Tables of one padded shape share a compilation."""
+    net = g.denoiser(ABLATION[setting][0])
+    return jax.jit(lambda table, x: js.run(net, table, x, adjoint=js.Direct()))
+
+
 @pytest.mark.parametrize("name", g.cases("edm/ablation"))
 def test_ablation(name):
     """Solvers in t, on the velocity of the path alpha = s(t), sigma = s(t) sigma(t)."""
@@ -77,10 +92,7 @@ def test_ablation(name):
     table = js.tabulate(path, js.grids.append_zero(levels(int(steps[5:]))), SOLVERS[solver])
     assert table.nfe == g.CASES[name]["nfe"]
     x = jnp.asarray(g.GOLDEN["z"]) * float(path.sigma(table.t[0]))
-    got = jax.jit(lambda table, x: js.run(g.denoiser(path), table, x, adjoint=js.Direct()))(
-        js.pad(table, nfe=35, regs=3), x
-    )
-    g.close(got, name)
+    g.close(ablation_run(setting)(js.pad(table, nfe=35, regs=3), x), name)
 
 
 def test_no_case_is_left_out():

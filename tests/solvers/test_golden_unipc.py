@@ -1,4 +1,6 @@
-"""UniPC against every `unipc/` case of the golden vectors; the variant vary_coeff as published, with its defective corrector."""
+"""UniPC against every `unipc/` case of the golden vectors; the variant vary_coeff as published, with its
+defective corrector.
+"""
 
 import dataclasses
 
@@ -8,7 +10,7 @@ from golden_cases import GOLDEN, PATHS, cases, close, finish
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("unchecked", "x64")
 CASES = cases("unipc/")
 
 
@@ -35,7 +37,10 @@ def test_final_sample(case):
 
 @pytest.mark.parametrize("case", [c for c in CASES if f"traj/{c}" in GOLDEN and "/o3/" in c])
 def test_corrected_states(case):
-    """The stored states are the corrected ones: the step that corrects, made to return the corrected state and stop, is the last row."""
+    """The stored states are the corrected ones: the step that corrects, made to return the corrected state
+    and stop,
+    is the last row.
+    """
     solver, path, grid = setting(case)
     steps = solver.rule(len(grid) - 1, solver.lower_order_final)
     for i in (1, 2, 3, 6, 9):

@@ -1,4 +1,6 @@
-"""Score-SDE samplers: stationarity against exact moments, identities with the posterior and Euler-Maruyama, orders, and the norms."""
+"""Score-SDE samplers: stationarity against exact moments, identities with the posterior and Euler-Maruyama,
+orders, and the norms.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,14 @@ PC = S.score_sde
 PATHS = {"vp": js.VP(), "subvp": js.SubVP(), "ve": js.VE(0.01, 20.0)}
 WEIGHTS, STDS = np.array([0.5, 0.3, 0.2]), np.array([0.3, 0.2, 0.25])
 MEANS = np.array([[1.0, -0.5], [-0.8, 0.6], [0.2, 1.2]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_programs():
+    """Here most of the time is running: 20,000 samples through 600 levels."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def deviations(x, path, t):
@@ -39,7 +49,9 @@ ANNEALED = {
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("predictor", "corrector"), [*PAIRS, ("none", "langevin"), ("none", "ald")])
 def test_stationary(path, predictor, corrector):
-    """From the prior down to lam = 3: the mean and covariance of the mixture there, within 4 standard errors."""
+    """From the prior down to lam = 3: the mean and covariance of the mixture there, within 4 standard
+    errors.
+    """
     path = PATHS[path]
     end = float(path.time(3.0))
     samples, levels, settings = 20_000, 600, {"snr": 0.1}
@@ -67,8 +79,10 @@ class Pair:
 
     def check(self):
         solver = self.solver(noise=self.noise)
-        got = js.sample(self.denoiser, self.x, key=None, x=self.x, solver=solver, grid=self.grid)
-        want = js.run(self.denoiser, self.table, self.x, noise=self.noise)
+        got = js.sample(
+            self.denoiser, self.x, key=None, x=self.x, solver=solver, grid=self.grid, adjoint=js.Direct()
+        )
+        want = js.run(self.denoiser, self.table, self.x, noise=self.noise, adjoint=js.Direct())
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11)
 
 
@@ -85,7 +99,9 @@ def test_ancestral_is_ddpm_and_euler_maruyama_is_itself(path):
 
 @pytest.mark.usefixtures("x64")
 def test_reverse_diffusion_is_the_reverse_of_the_released_discretisation():
-    """On VP with intervals whose forward kernel has variance beta: x + (1 - sqrt(1 - beta)) x + beta score, as in the paper's eq. 46."""
+    """On VP with intervals whose forward kernel has variance beta: x + (1 - sqrt(1 - beta)) x + beta score,
+    as in the paper's eq. 46.
+    """
     path = js.VP()
     beta = 0.3
     s = 0.4
@@ -123,7 +139,9 @@ def test_probability_flow_has_order_one_and_draws_nothing(predictor):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("sde", ["vp", "subvp", "ve"])
 def test_published_steps_have_order_one_too(sde):
-    """N steps of 1/N from t = 1 on a grid that ends at eps = 1/N: towards the exact flow to t = 0 as N grows."""
+    """N steps of 1/N from t = 1 on a grid that ends at eps = 1/N: towards the exact flow to t = 0 as N
+    grows.
+    """
     path = {"vp": js.VP(0.1, 5.0), "subvp": js.SubVP(0.1, 5.0), "ve": js.VE(0.05, 3.0)}[sde]
     denoiser, flow, _ = gaussian(path)
     x = jnp.array([0.9, -0.3, 0.2])
@@ -138,9 +156,11 @@ def test_published_steps_have_order_one_too(sde):
 
 
 def test_per_sample_norms_tilt_the_law_and_batch_norms_do_not():
-    """On N(0, I_d) small steps 2 (snr |z|/|x|)^2 leave u = |x|^2 ~ u^(d/2) exp(-u d/(2 (d+2))), of mean (d+2)^2/d instead of d.
+    """On N(0, I_d) small steps 2 (snr |z|/|x|)^2 leave u = |x|^2 ~ u^(d/2) exp(-u d/(2 (d+2))), of mean
+    (d+2)^2/d instead of d.
 
-    That is the stationary solution for the drift 4 snr^2 d ((d+2)/u - 1) and the constant diffusion 16 snr^2 (d+2) of u.
+    That is the stationary solution for the drift 4 snr^2 d ((d+2)/u - 1) and the constant diffusion 16 snr^2
+    (d+2) of u.
     """
     d, n = 8, 4_000
     path = js.EDM()
@@ -161,7 +181,9 @@ def test_per_sample_norms_tilt_the_law_and_batch_norms_do_not():
 
 
 def test_batch_axis_averages_norms_over_samples():
-    """Samples of one batch share the step: it is that of the mean norms, and all of x as one sample has the norm of all of it."""
+    """Samples of one batch share the step: it is that of the mean norms, and all of x as one sample has the
+    norm of all of it.
+    """
     net = js.Denoiser(lambda x, t: {"a": 2.0 * x["a"], "b": -x["b"]}, js.EDM(), "score")
     x = {
         "a": jnp.array([[3.0], [0.5]]),
@@ -178,7 +200,7 @@ def test_batch_axis_averages_norms_over_samples():
         (None, np.hypot(*sizes[0]) / np.hypot(*sizes[1])),
     ):
         solver = PC("none", "langevin", snr=0.3, batch_axis=axis, noise=jax.tree.map(lambda a: a[None], z))
-        got = js.sample(net, x, key=None, x=x, solver=solver, grid=[2.0, 1.0])
+        got = js.sample(net, x, key=None, x=x, solver=solver, grid=[2.0, 1.0], adjoint=js.Direct())
         step = 2 * (0.3 * ratio) ** 2
         for leaf in ("a", "b"):
             np.testing.assert_allclose(

@@ -1,4 +1,6 @@
-"""Relaxation factors on derivative estimates: 1 is the solver, 0 is DDIM, and a row is affine in its own factor."""
+"""Relaxation factors on derivative estimates: 1 is the solver, 0 is DDIM, and a row is affine in its own
+factor.
+"""
 
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ def rows(solver, factors):
 
 @pytest.mark.parametrize("name", RELAXED)
 def test_from_ddim_to_the_solver(name):
-    """All factors 0: first order, the corrector too. All 1: the solver. One factor moves the end of its interval on a line."""
+    """All factors 0: first order, the corrector too. All 1: the solver. One factor moves the end of its
+    interval on a line.
+    """
     solver = RELAXED[name]
     ddim = S.dpmpp_1 if solver.kind == "data" else S.dpm_1
     np.testing.assert_allclose(

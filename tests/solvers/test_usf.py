@@ -1,7 +1,11 @@
-"""USF: golden vectors, the samplers it contains, and schedules as data: mixed at random, stacked, searched, differentiated."""
+"""USF: golden vectors, the samplers it contains, and schedules as data: mixed at random, stacked, searched,
+differentiated.
+"""
 
+import functools
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +15,7 @@ from golden_cases import PATHS as GOLDEN_PATHS
 from oracle import mixture, random_net
 
 import jaxsampler as js
-from jaxsampler.solvers import Decision, FittedKind
-from jaxsampler.solvers import unified_framework as usf
+from jaxsampler.solvers import Decision, FittedKind, usf
 from jaxsampler.solvers.unified_framework import RELAXATIONS
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -34,7 +37,7 @@ def statistics(l, s):
 G = FittedKind(statistics(1 / (1 + np.exp(-1.3 * LAM)), 0.3 * np.cos(LAM)), slope=True)
 
 
-# golden vectors ------------------------------------------------------------------------------------------------------------------
+# golden vectors
 
 
 def golden_decisions(case):
@@ -63,13 +66,27 @@ def test_no_case_is_left_out():
     assert cases("usf/") == [f"usf/vp_linear/case{i}" for i in range(3)]
 
 
-# the samplers that it contains ---------------------------------------------------------------------------------------------------
+# the samplers that it contains
+
+
+@functools.cache
+def runner(net):
+    """One compilation for all tables of up to 12 rows."""
+    return jax.jit(lambda table, x: js.run(net, table, x, adjoint=js.Direct()))
+
+
+@functools.cache
+def on_random_net(path, seed=4, kind="data"):
+    return js.Denoiser(jax.jit(random_net(seed)), path, kind)
+
+
+def run_of(net, table, x=X):
+    return runner(net)(js.pad(table, nfe=12, regs=12), np.asarray(x, np.float64))
 
 
 def sampled(solver, path=VP, grid=None, net=None):
     grid = js.grids.karras(path, 6) if grid is None else grid
-    net = js.Denoiser(random_net(4), path, "data") if net is None else net
-    return np.asarray(js.run(net, js.tabulate(path, grid, solver), X.astype(float)))
+    return np.asarray(run_of(on_random_net(path) if net is None else net, js.tabulate(path, grid, solver)))
 
 
 def ramp(order, n=6, **choices):
@@ -133,13 +150,15 @@ def test_going_back_after_a_half_step_is_single_step(kind):
 @pytest.mark.parametrize("corrector", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_a_fitted_kind_is_dpm_v3_without_constants(order, corrector):
-    """The same statistics for all dimensions and b = 0; the two interpolate their tables differently, by lines and by cubics."""
+    """The same statistics for all dimensions and b = 0; the two interpolate their tables differently, by
+    lines and by cubics.
+    """
     lam = np.linspace(VP.lam(1.0) - 0.1, VP.lam(1e-3) + 0.1, 1601)
     l, s = 1 / (1 + np.exp(1.3 * lam)), 0.5 * np.cos(lam)
     fitted = S.Statistics.of(VP, lam, l, s, 0 * s)
     v3 = S.dpm_v3(fitted, order=order, corrector=corrector, lower_order_final=False)
-    net, grid = js.Denoiser(random_net(4), VP, "data"), js.grids.log_snr(VP, 6)
-    want = js.sample(net, X, key=KEY, x=X.astype(float), solver=v3, grid=grid)
+    net, grid = on_random_net(VP), js.grids.log_snr(VP, 6)
+    want = js.sample(net, X, key=KEY, x=X.astype(float), solver=v3, grid=grid, adjoint=js.Direct())
     orders = [min(i + 1, order) for i in range(6)]
     kind = FittedKind(fitted, slope=True)
     decisions = [Decision(p, kind, corrector=p if corrector and p > 1 else None) for p in orders]
@@ -169,7 +188,9 @@ def test_nodes_are_newer_ones_nearest_first_then_older_ones():
 
 
 def test_a_corrector_of_another_kind_by_hand():
-    """Outputs of another kind are those at the states that were called, not at the corrected ones; written out from the exact solution."""
+    """Outputs of another kind are those at the states that were called, not at the corrected ones; written
+    out from the exact solution.
+    """
     path, grid = VP, np.array([0.9, 0.6, 0.45, 0.3])
     a, s = path.alpha(grid), path.sigma(grid)
     lam = np.log(a / s)
@@ -190,7 +211,8 @@ def test_a_corrector_of_another_kind_by_hand():
     D0, D1 = data(x0, 0), data(x1, 1)
     slope = (D1 - D0) / h[0]
     x2 = s[2] / s[1] * x1c - a[2] * np.expm1(-h[1]) * D1 + a[2] * (np.expm1(-h[1]) + h[1]) * slope
-    # then a corrector of order 3 on data for the interval just done, with the noise output at x1 as the node: noise kind, from point 1
+    # then a corrector of order 3 on data for the interval just done, with the noise output at x1 as the node:
+    # noise kind, from point 1
     e1, e2 = eps(x1, 1), eps(x2, 2)
     D2 = data(x2, 2)
     u = np.array([-h[0], 0.0, h[1]])
@@ -213,7 +235,7 @@ def test_a_corrector_of_another_kind_by_hand():
     np.testing.assert_allclose(sampled(usf(decisions), grid=grid), x3, rtol=1e-11, atol=1e-11)
 
 
-# schedules as data ---------------------------------------------------------------------------------------------------------------
+# schedules as data
 
 
 def random_schedule(rng, n, kinds=("data", "noise", G)):
@@ -239,49 +261,43 @@ def test_random_schedules_equal_the_plain_loop(seed):
     n = int(rng.integers(3, 7))
     grid = np.sort(rng.uniform(0.1, 0.8, n + 1))[::-1]
     steps = usf(random_schedule(rng, n), first="zero_x0" if seed % 2 else "none", published=seed % 4 == 1)
-    net = js.Denoiser(random_net(1), VP, "v")
+    net = on_random_net(VP, 1, "v")
     table = js.tabulate(VP, grid, steps)
     assert table.nfe == n - seed % 2
-    got, want = js.run(net, table, X.astype(float)), js.loop(net, VP, grid, steps, X.astype(float))
+    got, want = run_of(net, table), js.loop(net, VP, grid, steps, X.astype(float))
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * float(jnp.abs(want).max()))
+
+
+ON_ONE_POINT = js.Denoiser(lambda x, t: jnp.broadcast_to(jnp.asarray([0.3, -1.0, 0.5]), x.shape), VP, "data")
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_schedule_is_exact_on_one_point(seed):
-    """With one point as data, x0 and eps are constant along the flow: all choices on them integrate it exactly, relaxed or not."""
+    """With one point as data, x0 and eps are constant along the flow: all choices on them integrate it
+    exactly, relaxed or not.
+    """
     rng = np.random.default_rng(seed)
     steps = usf(random_schedule(rng, 6, kinds=("data", "noise")))
-    point, grid = jnp.asarray([0.3, -1.0, 0.5]), js.grids.log_snr(VP, 6, t_max=0.8, t_min=0.2)
-    net = js.Denoiser(lambda x, t: jnp.broadcast_to(point, x.shape), VP, "data")
-    eps = (np.asarray(X) - VP.alpha(0.8) * np.asarray(point)) / VP.sigma(0.8)
-    want = VP.alpha(0.2) * np.asarray(point) + VP.sigma(0.2) * eps
-    np.testing.assert_allclose(sampled(steps, grid=grid, net=net), want, rtol=1e-9, atol=1e-9)
+    point, grid = np.array([0.3, -1.0, 0.5]), js.grids.log_snr(VP, 6, t_max=0.8, t_min=0.2)
+    eps = (np.asarray(X) - VP.alpha(0.8) * point) / VP.sigma(0.8)
+    want = VP.alpha(0.2) * point + VP.sigma(0.2) * eps
+    np.testing.assert_allclose(sampled(steps, grid=grid, net=ON_ONE_POINT), want, rtol=1e-9, atol=1e-9)
 
 
 def test_sixteen_schedules_in_one_vmap_with_one_compilation():
-    traces = []
-    base = random_net(1)
-
-    def net(x, t):
-        traces.append(0)
-        return base(x, t)
-
-    rng = np.random.default_rng(0)
+    base, rng = on_random_net(VP, 1, "noise"), np.random.default_rng(0)
     x, grid = X.astype(float), js.grids.log_snr(VP, 6)
-    denoiser = js.Denoiser(net, VP, "noise")
+    denoiser = js.Denoiser(chex.assert_max_traces(base.net.__wrapped__, 1), VP, "noise")
     many = jax.jit(jax.vmap(lambda table: js.run(denoiser, table, x, adjoint=js.Direct())))
-    for generation in range(2):
+    for _ in range(2):
         schedules = [usf(random_schedule(rng, 6)) for _ in range(16)]
         tables = [js.pad(js.tabulate(VP, grid, steps), regs=12) for steps in schedules]
         got = many(js.stack(tables))
-        if generation == 0:
-            count = len(traces)
         for steps, sample in zip(schedules[:4], got, strict=False):
-            want = js.loop(js.Denoiser(base, VP, "noise"), VP, grid, steps, x)
+            want = js.loop(base, VP, grid, steps, x)
             np.testing.assert_allclose(sample, want, rtol=1e-9, atol=1e-9 * float(jnp.abs(want).max()))
         assert len({np.asarray(sample).tobytes() for sample in got}) == 16
-    assert count == 1
-    assert len([t for t in traces if t == 0]) == 1
+    assert many._cache_size() == 1
 
 
 def decisions_with(c):
@@ -296,24 +312,23 @@ def decisions_with(c):
 
 
 def test_a_relaxation_may_be_learned():
-    path, grid, net = (
-        VP,
-        js.grids.log_snr(VP, 6, t_max=0.8, t_min=0.1),
-        js.Denoiser(random_net(1), VP, "data"),
-    )
+    path, grid, net = VP, js.grids.log_snr(VP, 6, t_max=0.8, t_min=0.1), on_random_net(VP, 1)
 
     def loss(c):
-        return (js.run(net, js.tabulate(path, grid, usf(decisions_with(c))), X.astype(float)) ** 2).sum()
+        table = js.tabulate(path, grid, usf(decisions_with(c)))
+        return (js.run(net, table, X.astype(float), adjoint=js.Direct()) ** 2).sum()
 
+    concrete = lambda c: (sampled(usf(decisions_with(c)), path, grid, net) ** 2).sum()
     h = 1e-5
-    np.testing.assert_allclose(jax.jit(loss)(jnp.float64(0.07)), loss(0.07), rtol=1e-12)
-    np.testing.assert_allclose(
-        jax.jit(jax.grad(loss))(jnp.float64(0.07)), (loss(0.07 + h) - loss(0.07 - h)) / (2 * h), rtol=1e-6
-    )
+    value, slope = jax.jit(jax.value_and_grad(loss))(jnp.float64(0.07))
+    np.testing.assert_allclose(value, concrete(0.07), rtol=1e-12)
+    np.testing.assert_allclose(slope, (concrete(0.07 + h) - concrete(0.07 - h)) / (2 * h), rtol=1e-6)
     with jax.enable_x64(False):
-        single = js.run(net, js.tabulate(path, grid, usf(decisions_with(jnp.float32(0.07)))), X)
+        single = js.run(
+            net, js.tabulate(path, grid, usf(decisions_with(jnp.float32(0.07)))), X, adjoint=js.Direct()
+        )
     np.testing.assert_allclose(
-        single, js.run(net, js.tabulate(path, grid, usf(decisions_with(0.07))), X), rtol=2e-4, atol=2e-5
+        single, sampled(usf(decisions_with(0.07)), path, grid, net), rtol=2e-4, atol=2e-5
     )
 
 
@@ -350,23 +365,29 @@ def test_a_traced_grid_gives_the_same_table_and_its_derivative():
     np.testing.assert_allclose(slope, (above - below) / 2e-5, rtol=1e-5)
 
 
-# analytic first step -------------------------------------------------------------------------------------------------------------
+# analytic first step
+
+
+@functools.cache
+def first_is_zero():
+    net, start = random_net(1), js.grids.log_snr(VP, 5, t_max=0.8, t_min=0.1)[0]
+    return js.Denoiser(lambda x, t: jnp.where(t == start, 0.0, net(x, t)), VP, "data")
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_zero_x0_is_a_network_that_answers_zero_at_the_start(seed):
     rng = np.random.default_rng(seed)
     decisions, grid = random_schedule(rng, 5), js.grids.log_snr(VP, 5, t_max=0.8, t_min=0.1)
-    base = random_net(1)
-    first_is_zero = js.Denoiser(lambda x, t: jnp.where(t == grid[0], 0.0, base(x, t)), VP, "data")
-    want = sampled(usf(decisions), grid=grid, net=first_is_zero)
-    got = sampled(usf(decisions, first="zero_x0"), grid=grid, net=js.Denoiser(base, VP, "data"))
+    want = sampled(usf(decisions), grid=grid, net=first_is_zero())
+    got = sampled(usf(decisions, first="zero_x0"), grid=grid, net=on_random_net(VP, 1))
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["data", "noise", "v"])
 def test_average_x0_by_a_shift(kind):
-    """zero_x0 on shifted data is a network that answers the mean at the start, on any path and for any kind of network."""
+    """zero_x0 on shifted data is a network that answers the mean at the start, on any path and for any kind
+    of network.
+    """
     path = js.MeanReverting(0.4)
     mean, grid = jnp.asarray([0.5, -0.3, 0.8]), np.array([90.0, 60.0, 30.0, 10.0, 0.0])
     decisions = [
@@ -399,12 +420,13 @@ def test_saved_states_begin_after_an_analytic_first_step():
         grid=grid,
         solver=usf([Decision()] * 4, first="zero_x0"),
         save="all",
+        adjoint=js.Direct(),
     )
     np.testing.assert_allclose(out.t, grid[1:])
     np.testing.assert_allclose(out.xs[0], np.asarray(X) * VP.sigma(grid[1]) / VP.sigma(grid[0]), rtol=1e-12)
 
 
-# accuracy and ends ---------------------------------------------------------------------------------------------------------------
+# accuracy and ends
 
 ORDERS = {
     "g 1": (lambda n: ramp(1, n, kind=G), 1),
@@ -431,24 +453,27 @@ ORDERS = {
 }
 
 
+on_mixture = functools.cache(lambda: mixture(VP))
+
+
 @pytest.mark.parametrize("name", ORDERS)
 def test_order(name):
     make, order = ORDERS[name]
     start, end = float(VP.time(-1.0)), float(VP.time(1.2))
-    x = np.array([0.9, -0.3, 0.2])
-    net, flow = mixture(VP)
-    truth, counts = flow(x, start, end), (40, 80, 160)
-    run = jax.jit(lambda table: js.run(net, table, jnp.asarray(x), adjoint=js.Direct()))
+    x, (net, flow), counts = np.array([0.9, -0.3, 0.2]), on_mixture(), (40, 80, 160)
+    truth = flow(x, start, end)
     errors = []
     for n in counts:
         table = js.tabulate(VP, js.grids.log_snr(VP, n, t_max=start, t_min=end), usf(make(n)))
-        errors.append(np.abs(np.asarray(run(js.pad(table, nfe=160, regs=8))) - truth).max())
+        errors.append(np.abs(np.asarray(runner(net)(js.pad(table, nfe=160, regs=8), x)) - truth).max())
     slope = np.polyfit(np.log(counts), -np.log(errors), 1)[0]
     assert order - 0.2 < slope < order + 0.4
 
 
 def test_both_ends():
-    """Out of alpha = 0 and into sigma = 0 the terms beyond the first drop out; the last state is the network's own prediction."""
+    """Out of alpha = 0 and into sigma = 0 the terms beyond the first drop out; the last state is the
+    network's own prediction.
+    """
     path, grid = js.CondOT(), np.linspace(1, 0, 5)
     decisions = [
         Decision(corrector=2),
@@ -459,17 +484,13 @@ def test_both_ends():
     net = js.Denoiser(random_net(1), path, "data")
     table = js.tabulate(path, grid, usf(decisions))
     np.testing.assert_allclose(table.B[-1].sum(), 1.0, rtol=1e-12)
-    value, slope = jax.value_and_grad(lambda x: js.run(net, table, x).sum())(X.astype(float))
-    assert np.isfinite(value)
-    assert np.isfinite(slope).all()
-    np.testing.assert_allclose(
-        js.run(net, table, X.astype(float)),
-        js.loop(net, path, grid, usf(decisions), X.astype(float)),
-        rtol=1e-12,
-    )
+    sample = lambda x: ((out := js.run(net, table, x)).sum(), out)
+    (_, got), slope = jax.jit(jax.value_and_grad(sample, has_aux=True))(X.astype(float))
+    chex.assert_tree_all_finite((got, slope))
+    np.testing.assert_allclose(got, js.loop(net, path, grid, usf(decisions), X.astype(float)), rtol=1e-12)
 
 
-# what is refused -----------------------------------------------------------------------------------------------------------------
+# what is refused
 
 BAD = {
     "order >= 1": lambda: Decision(order=0),

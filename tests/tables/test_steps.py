@@ -92,7 +92,7 @@ def test_steps_pickle(name):
     assert hash(back) == hash(step)
     assert repr(back) == repr(step)
     if name != "relaxed":  # which is the step of one interval
-        chex.assert_trees_all_equal(js.tabulate(js.VP(), GRID, back), js.tabulate(js.VP(), GRID, step))
+        chex.assert_trees_all_equal(*(js.tabulate(js.VP(), [0.9, 0.5, 0.2], s) for s in (back, step)))
 
 
 def test_a_step_made_inside_a_function_does_not_pickle():
@@ -119,8 +119,7 @@ def test_steps_print_as_one_line(name):
     assert line.startswith(f"<{step.name}")
     assert f"order {step.order}" in line
     assert ("draws noise" in line) == step.stochastic
-    calls = js.tabulate(js.VP(), js.grids.log_snr(js.VP(), 9), step).nfe if name in SOLVERS else None
-    assert calls is None or f"{step.calls} call" in line
+    assert f"{step.calls} call{'s' if step.calls > 1 else ''} a step" in line
 
 
 def test_lines_of_steps_and_tables():
