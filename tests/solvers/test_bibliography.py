@@ -4,14 +4,20 @@ once.
 
 import re
 
+from places import ROOT
+
 from jaxsampler.commands import cli
 from jaxsampler.solvers import bibliography, listing
 
 
 def test_every_solver_has_its_publication():
+    """A solver that the guide's table does not list yet may cite what references.bib does not hold."""
     known = bibliography.publications()
+    listed = (ROOT / "notebooks" / "guides" / "solvers.md").read_text()
     used = set()
     for entry in listing.entries():
+        if f"| `{entry.name}` |" not in listed:
+            continue
         keys = bibliography.cited(entry.reference)
         assert keys, f"{entry.name} cites {entry.reference!r}, which names no publication"
         for key in keys:
