@@ -145,7 +145,7 @@ class Reversible(eqx.Module):
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.VP(), "data")
         >>> draw = lambda x, how: js.sample(denoiser, x, x=x, key=None, solver=js.solvers.bdia(), steps=4,
-        adjoint=how)
+        ...     adjoint=how)
         >>> exact = jax.grad(draw)(1.0, js.Direct())
         >>> bool(jnp.isclose(jax.grad(draw)(1.0, js.Reversible()), exact, rtol=1e-4))
         True

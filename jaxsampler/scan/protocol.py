@@ -34,7 +34,7 @@ class Trajectory(NamedTuple):
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
         >>> x, t, xs = js.sample(denoiser, jnp.ones(1), x=jnp.ones(1), key=None, grid=[1.0, 0.5, 0.0],
-        save="all")
+        ...     save="all")
         >>> t.tolist(), xs[:, 0].tolist()
         ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0])
     """
@@ -55,8 +55,9 @@ class StepEnd(NamedTuple):
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
         >>> keep_positive = lambda end: jnp.maximum(end.x, 0.1)
-        >>> js.sample(denoiser, jnp.ones(1), x=jnp.ones(1), key=None, grid=[1.0, 0.5, 0.0],
-        hook=keep_positive) Array([0.1], dtype=float32)
+        >>> ends = {"x": jnp.ones(1), "key": None, "grid": [1.0, 0.5, 0.0]}
+        >>> js.sample(denoiser, jnp.ones(1), **ends, hook=keep_positive)
+        Array([0.1], dtype=float32)
     """
 
     x: State

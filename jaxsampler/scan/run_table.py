@@ -68,7 +68,7 @@ def run(
     Example:
         >>> denoiser = js.models.gaussian_mixture(jnp.array([[2.0], [-2.0]]), 0.1, js.VP())
         >>> table = js.tabulate(js.VP(), js.grids.log_snr(js.VP(), 10), js.solvers.dpmpp_2m)
-        >>> js.run(denoiser, table, jnp.array([1.0, -1.0])[:, None]).round(1).ravel()
+        >>> js.run(denoiser, table, jnp.array([[1.0], [-1.0]])).round().ravel()
         Array([ 2., -2.], dtype=float32)
     """
     watch = Watch(adjoint, save, progress, hook, check, per_step)

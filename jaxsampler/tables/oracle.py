@@ -28,8 +28,20 @@ def loop(
     key: Any = None,
     noise: PyTree | None = None,
 ) -> PyTree:
-    """x at the last grid time by the steps of `solver` (as in `tabulate`), with the model and the noise of
-    `run`.
+    """Return x at the last grid time by the textbook steps of `solver`, one after the other.
+
+    Args:
+        model: a `Denoiser`, or a callable (x, t) that returns the kind that the steps ask for.
+        path: the schedule.
+        grid: decreasing times.
+        solver: a step, or a list with one step per interval.
+        x: the state at the first time.
+        key: draws the noise, as in `run`.
+        noise: array [draws, *x.shape] instead.
+
+    Example:
+        >>> js.loop(lambda x, t: x, js.CondOT(), [1.0, 0.5, 0.25], js.solvers.euler, jnp.ones(1)).tolist()
+        [0.375]
     """
     grid = grids.checked(path, grid)
     with on_host():

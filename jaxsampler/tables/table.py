@@ -149,10 +149,14 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
 
 
 def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Table:
-    """The same sampler as a larger table: rows that change nothing (but do call the network) at the end,
-    unused registers.
+    """Return the same sampler as a larger table, with rows that change nothing at the end and unused registers.
 
-    Tables of one shape share one compilation, and stack.
+    Tables of one shape share one compilation, and stack. Rows of padding do call the network.
+
+    Example:
+        >>> table = js.tabulate(js.CondOT(), [1.0, 0.5, 0.0], js.solvers.euler)
+        >>> js.pad(table, nfe=3, regs=2).B.tolist()
+        [[-0.5, 0.0], [-0.5, 0.0], [0.0, 0.0]]
     """
     if table.t.ndim != 1:
         raise ValueError("pad tables before stacking them: js.stack pads to a common shape by itself")
@@ -184,7 +188,14 @@ def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Tab
 
 
 def stack(tables: Sequence[Table]) -> Table:
-    """Tables padded to a common shape and stacked along a new leading axis, for `vmap`."""
+    """Return the tables padded to a common shape and stacked along a new leading axis, for `vmap`.
+
+    Example:
+        >>> path = js.CondOT()
+        >>> tables = [js.tabulate(path, js.grids.uniform(path, n), js.solvers.euler) for n in (2, 4)]
+        >>> js.stack(tables)
+        <Table: 2 x 4 calls, 1 register, t = 1 -> 0>
+    """
     if not tables:
         raise ValueError("no tables to stack")
     nfe, regs = max(t.nfe for t in tables), max(t.regs for t in tables)
