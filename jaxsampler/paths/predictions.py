@@ -27,14 +27,14 @@ from .base import KINDS, Path
 Kind = str | tuple[Scalar, Scalar] | Callable[[Path, Time], tuple[Scalar, Scalar]]
 
 
-def linear_form(path: Path, t: Any, kind: Kind) -> tuple[Any, Any]:
+def linear_form(path: Path, t: Time, kind: Kind) -> tuple[Any, Any]:
     """(a, b) of a kind: its name, the two numbers themselves, or a function (path, t) -> (a, b)."""
     if isinstance(kind, str):
         return path.form(kind, t)
     return kind(path, t) if callable(kind) else kind
 
 
-def weights(path: Path, t: Any, source: Kind, target: Kind) -> tuple[Any, Any]:
+def weights(path: Path, t: Time, source: Kind, target: Kind) -> tuple[Any, Any]:
     """(u, w) with target = u (x - mu) + w source, both predictions as linear forms in (x_0 - mu, eps)."""
     alpha, sigma = path.alpha(t), path.sigma(t)
     scaled = source == "score" and target != "score"  # noise = -sigma score is finite where sigma = 0

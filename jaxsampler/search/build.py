@@ -83,16 +83,23 @@ def _rows(space: Choices, s: Schedule, assumed: bool) -> dict[str, np.ndarray]:
     for i in range(n):
         m = unit[i + 1 - int(assumed)] if i or not assumed else 0 * unit[0]  # x0 = 0
         for kind, made in outputs.items():
-            u, w = weights(path, (i,), "data", kind)
+            u, w = weights(path, path.at(i), "data", kind)
             made.append(u * states[i] + w * m)
         if i:
             _correct(space, path, s, i, states, outputs)
         ahead = np.empty_like(unit[0])
         for columns, d in _alike(space, s, i):
             back = range(i, i - 1 - max(d.points), -1)
-            times, past = [(j, columns) for j in back], [outputs[d.kind][j][:, columns] for j in back]
+            times = [path.at(j, columns) for j in back]
+            past = [outputs[d.kind][j][:, columns] for j in back]
             ahead[:, columns] = predict(
-                d, path, (i + 1, columns), states[i + d.start + 1][:, columns], times, past, s.c[columns, i]
+                d,
+                path,
+                path.at(i + 1, columns),
+                states[i + d.start + 1][:, columns],
+                times,
+                past,
+                s.c[columns, i],
             )
         states.append(ahead)
         rows.append(ahead.copy())  # a corrector changes the state, not what the output was made at
@@ -104,29 +111,36 @@ def _rows(space: Choices, s: Schedule, assumed: bool) -> dict[str, np.ndarray]:
 
 
 class _Points:
-    """A path at the grid points [points, schedules]; a time is an index, which formulas pass on."""
+    """A path at the grid points [points, schedules]; formulas pass on indices into them in place of times."""
 
     def __init__(self, path: Path, t: np.ndarray):
-        self._path = path
+        self._path, self._index = path, np.arange(t.size).reshape(t.shape)
         for name in ("alpha", "sigma", "lam", "rho"):
-            setattr(self, name, np.asarray(getattr(path, name)(t)).__getitem__)
-        self.form = lambda kind, at: path.form(kind, t[at])
+            setattr(self, name, np.asarray(getattr(path, name)(t)).ravel().__getitem__)
+        self.form = lambda kind, at: path.form(kind, t.ravel()[at])
+
+    def at(self, point: int, columns: Any = slice(None)) -> np.ndarray:
+        """What stands for the times of these schedules at a grid point."""
+        return self._index[point, columns]
 
     @property
     def __class__(self):  # isinstance sees the path that this stands in for
         return type(self._path)
 
 
-def _correct(space: Choices, path: Path, s: Schedule, i: int, states: list, outputs: dict) -> None:
+def _correct(space: Choices, path: Any, s: Schedule, i: int, states: list, outputs: dict) -> None:
     """Redo the states at point i with the output there, where interval i - 1 has a corrector."""
     for columns, d in _alike(space, s, i - 1):
         if d.corrector is None:
             continue
         points = [
-            ((i - j, columns), outputs[d.kind][i - j][:, columns]) for j in (1, 0, *range(2, d.corrector))
+            (path.at(i - j, columns), outputs[d.kind][i - j][:, columns])
+            for j in (1, 0, *range(2, d.corrector))
         ]
         counts = (d.corrector - 1,) * (d.corrector - 1)
-        states[i][:, columns] = advance(path, (i, columns), states[i - 1][:, columns], points, counts, d.kind)
+        states[i][:, columns] = advance(
+            path, path.at(i, columns), states[i - 1][:, columns], points, counts, d.kind
+        )
 
 
 def _alike(space: Choices, s: Schedule, i: int) -> list:

@@ -33,7 +33,7 @@ from ..paths import Denoiser, Path
 from ..paths.predictions import linear_form, weights
 from ..spelling import nearest
 from ..tables import Step
-from .exponential import Value, taylor
+from .exponential import Times, Value, taylor
 from .fitted_kind import FittedKind
 from .predictor_corrector import derivatives, exponent, increment, relaxed
 
@@ -130,7 +130,7 @@ class Decision:
 
 def advance(
     path: Path,
-    s: Any,
+    s: Time,
     x: Value,
     points: Sequence[tuple],
     counts: Sequence[int],
@@ -151,7 +151,7 @@ def advance(
 
 
 def predict(
-    d: Decision, path: Path, s: Any, x: Value, times: Any, outputs: Sequence[Value], c: Scalar | None
+    d: Decision, path: Path, s: Time, x: Value, times: Times, outputs: Sequence[Value], c: Scalar | None
 ) -> Value:
     """Take the step of `d` from state x; times and outputs of the points, newest first."""
     relax = None

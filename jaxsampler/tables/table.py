@@ -149,7 +149,7 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
 
 
 def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Table:
-    """Return the same sampler as a larger table, with rows that change nothing at the end and unused registers.
+    """Return the same sampler as a larger table: rows that change nothing at the end, unused registers.
 
     Tables of one shape share one compilation, and stack. Rows of padding do call the network.
 
