@@ -63,7 +63,7 @@ def dmn(
 
     Example:
         >>> js.search.dmn(js.VP(), 2, solver=js.solvers.ddim).round(2).tolist()
-        [1.0, 0.47, 0.0]
+        [1.0, 0.3, 0.0]
     """
     from scipy.optimize import minimize
 

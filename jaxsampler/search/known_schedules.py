@@ -33,7 +33,7 @@ def encode(space: Space, grid: Grid, decisions: Sequence[Decision], *, assumed: 
         >>> schedule = js.search.encode(space, [1.0, 0.5, 0.1], [first, second])
         >>> schedule.times.tolist(), schedule.order.tolist()
         ([1.0, 0.5, 0.1], [1, 2])
-        >>> two_m = js.tabulate(js.VP(), [1.0, 0.5, 0.1], js.solvers.dpmpp_2m)
+        >>> two_m = js.tabulate(js.VP(), [1.0, 0.5, 0.1], js.solvers.dpmpp_2m(form="taylor"))
         >>> x, model = jnp.ones(2), js.models.gaussian_mixture(np.zeros((1, 2)), 1.0, js.VP())
         >>> bool(jnp.allclose(js.run(model, space.table(schedule), x), js.run(model, two_m, x), atol=1e-5))
         True
