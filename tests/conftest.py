@@ -12,8 +12,6 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# of machine code: compiling is most of what the suite does
-jax.config.update("jax_disable_most_optimizations", True)
 _cache = os.environ.get(
     "JAXSAMPLER_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "jaxsampler-test-cache")
 )

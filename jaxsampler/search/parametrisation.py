@@ -191,7 +191,7 @@ class Learnable(eqx.Module):
 
 def learnable(
     path: Path,
-    parent: Step | Solver,
+    parent: Any,
     grid: Grid,
     *,
     vary: str = "table",

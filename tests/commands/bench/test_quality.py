@@ -260,7 +260,7 @@ def test_defaults_are_the_shipped_config():
         ({"solvers": ("unipc ordr=2",)}, "ordr"),
         ({"solvers": ("unipc order=two",)}, "give options as name=value"),
         ({"solvers": ("dpm_v3 order=9",)}, "orders 1, 2 and 3"),
-        ({"solvers": ("dpm_adaptive",)}, "'dpm_adaptive' is not a table"),
+        ({"solvers": ("dpm_adaptive",)}, "'dpm_adaptive' has no table"),
         ({"grids": ("karas",)}, "unknown grid 'karas'; did you mean 'karras'"),
         ({"resamples": 1}, "key 'resamples' must be at least 2; got 1"),
     ],
@@ -276,7 +276,7 @@ def test_refused_config(change, message):
     [
         (["quality", "--config", "none.toml"], "cannot read config none.toml"),
         (["quality", "--out", "{file}"], "exists"),
-        (["quality", "--config", "{config}", "--out", "{folder}"], "is not a file of `bench quality`"),
+        (["quality", "--config", "{config}", "--out", "{folder}"], "is not from `bench quality`"),
         (["precision", "--data", "x"], "--config, --data and --weights are for bench quality"),
         (["quality", "--config", "{tables}"], "cannot read the table gone.safetensors"),
     ],
