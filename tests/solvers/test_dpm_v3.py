@@ -535,10 +535,12 @@ def test_into_clean_data_and_gradients():
         denoiser = js.Denoiser(lambda x, t: scale * base(x, t), VP, "data")
         return js.sample(denoiser, x, key=None, x=x, solver=dpm_v3(statistics), grid=grid).sum()
 
-    gx, gs = jax.jit(jax.grad(total, (0, 1)))(x, jnp.float32(1.0))
-    chex.assert_tree_all_finite((gx, gs))
-    h = 1e-2
-    np.testing.assert_allclose(gs, (total(x, 1 + h) - total(x, 1 - h)) / (2 * h), rtol=2e-2)
+    slopes = jax.jit(jax.grad(total, (0, 1)))
+    chex.assert_tree_all_finite(slopes(x, jnp.float32(1.0)))
+    with jax.enable_x64(True):  # the tables are made up and the state grows: float32 loses the mixture's logits
+        x, one, h = x.astype(jnp.float64), jnp.float64(1.0), 1e-6
+        want = (total(x, one + h) - total(x, one - h)) / (2 * h)
+        np.testing.assert_allclose(slopes(x, one)[1], want, rtol=1e-3)
 
 
 @pytest.mark.usefixtures("x64")
