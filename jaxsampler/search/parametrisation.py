@@ -43,7 +43,6 @@ from jaxtyping import Float
 from ..numerics import Arr, Grid, is_traced, namespace, on_host
 from ..paths import Path
 from ..paths.grids import checked
-from ..scan import Solver
 from ..solvers import relax
 from ..tables import Step, Table, tabulate
 from ..tables.steps import schedule
