@@ -537,9 +537,8 @@ def test_into_clean_data_and_gradients():
 
     slopes = jax.jit(jax.grad(total, (0, 1)))
     chex.assert_tree_all_finite(slopes(x, jnp.float32(1.0)))
-    with jax.enable_x64(
-        True
-    ):  # the state grows on made-up tables: float32 loses the mixture's logits
+    # the state grows on made-up tables, where float32 loses the mixture's logits
+    with jax.enable_x64(True):
         x, one, h = x.astype(jnp.float64), jnp.float64(1.0), 1e-6
         want = (total(x, one + h) - total(x, one - h)) / (2 * h)
         np.testing.assert_allclose(slopes(x, one)[1], want, rtol=1e-3)
