@@ -314,7 +314,6 @@ def test_killed_four_times_it_ends_with_the_same_files(weights, tmp_path):
     env |= {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     args = [
         "--weights",

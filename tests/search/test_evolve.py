@@ -154,7 +154,6 @@ def killed(tmp_path_factory):
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     child = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), options], env=env, capture_output=True, text=True

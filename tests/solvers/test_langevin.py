@@ -17,14 +17,6 @@ WEIGHTS, STDS = np.array([0.5, 0.3, 0.2]), np.array([0.3, 0.2, 0.25])
 MEANS = np.array([[1.0, -0.5], [-0.8, 0.6], [0.2, 1.2]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_programs():
-    """Here most of the time is running: 20,000 samples through 600 levels."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def deviations(x, path, t):
     """Of the mean and of the covariance from those of the exact law at time t, in standard errors."""
     x, a, s = np.asarray(x, np.float64), float(path.alpha(t)), float(path.sigma(t))

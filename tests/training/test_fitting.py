@@ -77,7 +77,6 @@ def process(code: str, *args: object, devices: int = 1) -> subprocess.Popen:
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
