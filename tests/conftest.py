@@ -1,10 +1,16 @@
-"""Strict promotion everywhere, a persistent compilation cache, and float64 on request."""
+"""Strict promotion everywhere, fast compilation, a persistent cache of it, and float64 on request."""
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if importlib.metadata.version("jaxlib").startswith("0.10.") and "JAXSAMPLER_TEST_XLA" not in os.environ:
+    # XLA's earlier code generator for fusions compiles these small programs in 0.6 of the time. Later
+    # releases, as fast by themselves, refuse the flag. With JAXSAMPLER_TEST_XLA=default the tests compile as
+    # users do.
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import jaxtyping
@@ -33,13 +39,17 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def unchecked():
-    """Annotations are not checked: half the time of files that tabulate thousands of intervals.
+HERE = pathlib.Path(__file__).parent
+UNCHECKED = {"solvers", "search", "commands", "ode"}
 
-    The other files check them, tests/tables for every solver on every kind of path.
+
+@pytest.fixture(scope="module", autouse=True)
+def annotations(request):
+    """Annotations are not checked in rooms that call the same functions thousands of times: a fifth of the
+    time. The examples in test_docstrings.py call every public function with the checks on, and so do the
+    other rooms.
     """
-    jaxtyping.config.update("jaxtyping_disable", True)
+    jaxtyping.config.update("jaxtyping_disable", request.path.relative_to(HERE).parts[0] in UNCHECKED)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

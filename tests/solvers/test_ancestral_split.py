@@ -14,7 +14,7 @@ from test_orders import recursion
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 PATHS = {"vp": js.VP(), "edm": js.EDM(0.01, 20.0), "mr": js.MeanReverting(0.3), "ve": js.VE(0.01, 20.0)}
 SAME = {  # two names for one sampler, on any path

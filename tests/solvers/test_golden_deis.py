@@ -16,7 +16,7 @@ from scipy.integrate import quad
 import jaxsampler as js
 from jaxsampler.numerics import namespace
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 
 

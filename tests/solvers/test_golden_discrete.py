@@ -12,7 +12,7 @@ from golden_cases import CASES, GOLDEN, PATHS, cases, close, finish
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 PATH, N = PATHS["discrete"], 1000
 REPO, DDIM, DDPM, PNDM = (

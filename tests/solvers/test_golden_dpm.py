@@ -16,7 +16,7 @@ from golden_cases import CASES, GOLDEN, PATHS, cases, close, denoiser, finish, s
 import jaxsampler as js
 from jaxsampler.tables.steps import schedule
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 KIND = {"dpmsolver": "noise", "dpmsolver++": "data"}
 MULTISTEP = {"noise": (S.dpm_1, S.dpm_2m, S.dpm_3m), "data": (S.dpmpp_1, S.dpmpp_2m, S.dpmpp_3m)}

@@ -14,7 +14,7 @@ import pytest
 import jaxsampler as js
 from jaxsampler.numerics import namespace
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 N = (6, 18)
 

@@ -8,7 +8,7 @@ from golden_cases import CASES, GOLDEN, PATHS, cases, close, denoiser, finish, s
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 PATH = PATHS["ve"]
 SAMPLERS = {

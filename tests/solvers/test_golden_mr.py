@@ -21,7 +21,6 @@ import jaxsampler as js
 from jaxsampler.scan.driver import drive
 from jaxsampler.scan.protocol import Watch
 
-pytestmark = pytest.mark.usefixtures("unchecked")
 GOLDEN = np.load(GOLDEN_FOLDER / "mr_sampler.npz")
 INDEX = json.loads(str(GOLDEN["index_json"]))
 CASES = {c["id"]: c for c in INDEX["cases"]}

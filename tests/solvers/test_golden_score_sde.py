@@ -16,7 +16,7 @@ import jaxsampler as js
 from jaxsampler.scan.driver import drive
 from jaxsampler.scan.protocol import Watch
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 PATHS = {"vp": ("vp_linear", 1e-3), "subvp": ("subvp", 1e-3), "ve": ("score_sde_ve", 1e-5)}
 
 

@@ -10,7 +10,7 @@ from golden_cases import GOLDEN, PATHS, cases, close, finish
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 CASES = cases("unipc/")
 
 

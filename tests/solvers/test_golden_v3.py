@@ -12,7 +12,6 @@ import jaxsampler as js
 from jaxsampler.scan.driver import drive
 from jaxsampler.scan.protocol import Watch
 
-pytestmark = pytest.mark.usefixtures("unchecked")
 NAMES = CONFIG["v3_sched"]
 FITTED = [c for c in CASES if c.startswith("v3/")]
 DEGENERATE = [c for c in GOLDEN.files if re.match(r"v3/\w+/degenerate_", c)]

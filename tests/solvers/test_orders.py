@@ -18,7 +18,7 @@ from oracle import Cubic, gaussian, mixture, recurrence
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 X = np.array([0.9, -0.3, 0.2])
 RHO = {"midpoint": 2, "2heun": 2, "3kutta": 3, "3heun": 3, "3ralston": 3, "3vdh": 3, "3ssprk": 3, "4rk": 4}

@@ -13,7 +13,7 @@ from oracle import mixture
 
 import jaxsampler as js
 
-pytestmark = pytest.mark.usefixtures("unchecked", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
 VP = js.VP()
 ENDS = float(VP.time(-1.0)), float(VP.time(1.2))
