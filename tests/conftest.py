@@ -13,7 +13,6 @@ if importlib.metadata.version("jaxlib").startswith("0.10.") and "JAXSAMPLER_TEST
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 import jax
-import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -37,21 +36,6 @@ def x64():
     """Double precision for the duration of a test."""
     with jax.enable_x64(True):
         yield
-
-
-HERE = pathlib.Path(__file__).parent
-UNCHECKED = {"solvers", "search", "commands", "ode"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def annotations(request):
-    """Annotations are not checked in rooms that call the same functions thousands of times: a fifth of the
-    time. The examples in test_docstrings.py call every public function with the checks on, and so do the
-    other rooms.
-    """
-    jaxtyping.config.update("jaxtyping_disable", request.path.relative_to(HERE).parts[0] in UNCHECKED)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics import Arr, Time, namespace
+from ..numerics import Arr, Scalar, Time, namespace
 from ..paths import Path
 from ..tables import Step
 from ..tables.steps import ramp, variants
@@ -42,16 +42,22 @@ def lagrange(nodes: Sequence[Value], j: int, u: Value) -> Value:
     return math.prod((u - v) / (nodes[j] - v) for i, v in enumerate(nodes) if i != j)
 
 
+def over(values: Arr, like: Scalar) -> Arr:
+    """Return numbers as an axis of their own, ahead of those of `like`."""
+    xp = namespace(like)
+    return xp.asarray(values, xp.asarray(like).dtype).reshape(-1, *[1] * np.ndim(like))
+
+
 def quadrature(path: Path, t: Any, s: Any) -> tuple[Arr, Arr]:
     """Return times t_k and weights: sum_k w_k f(t_k) is the mean of f over the step with respect to rho."""
     xp = namespace(path.lam(t), path.lam(s))
-    x, w = (xp.asarray(v, path.lam(t).dtype)[None] for v in gauss(16 if len(path.knots) else 64))
-    between = xp.clip(xp.asarray(path.knots[::-1], x.dtype), s, t)  # knots outside the step give empty panels
+    x, w = (over(v, path.lam(t))[None] for v in gauss(16 if len(path.knots) else 64))
+    between = xp.clip(over(path.knots[::-1], path.lam(t)), s, t)  # those outside the step give empty panels
     lam = path.lam(xp.concatenate([t[None], between, s[None]]))
-    left, h = lam[:-1, None], xp.diff(lam)[:, None]
-    nodes = (left + h * x).reshape(-1)
-    mass = (h * w).reshape(-1) * xp.exp(-nodes)  # drho = -rho dlam
-    return path.time(nodes), mass / mass.sum()
+    left, h = lam[:-1, None], xp.diff(lam, axis=0)[:, None]
+    nodes = (left + h * x).reshape(-1, *np.shape(t))
+    mass = (h * w).reshape(-1, *np.shape(t)) * xp.exp(-nodes)  # drho = -rho dlam
+    return path.time(nodes), mass / mass.sum(0)
 
 
 def rectangles(path: Path, t: Time, s: Time) -> tuple[Arr, Arr]:
@@ -67,7 +73,7 @@ def ddim_of_average(
     path: Path, ts: Times, x: Value, eps: Sequence[Value], nodes: Sequence[Value], u: Arr, w: Arr
 ) -> Value:
     """Step with the polynomial through (nodes_j, eps_j), averaged over the points u with weights w."""
-    mean = sum((w * lagrange(nodes, j, u)).sum() * e for j, e in enumerate(eps))
+    mean = sum((w * lagrange(nodes, j, u)).sum(0) * e for j, e in enumerate(eps))
     return taylor(path, ts[-2], ts[-1], x, [mean], "noise")
 
 
@@ -118,8 +124,7 @@ def deis_rho(order: int = 4, published: bool = False) -> Step:
         u, w = (
             (np.arange(RECTANGLES) / RECTANGLES, np.ones(RECTANGLES) / RECTANGLES) if published else gauss(2)
         )
-        xp = namespace(new)
-        u, w = (xp.asarray(v, xp.asarray(new).dtype) for v in (u, w))
+        u, w = over(u, new), over(w, new)
         return ddim_of_average(path, ts, x, eps, nodes, nodes[0] + (new - nodes[0]) * u, w)
 
     return ramp("deis_rho", formula, order, kind="noise")

@@ -162,7 +162,9 @@ def unipc(
 
     def rule(n: int, lower_order_final: bool) -> list[Step]:
         orders = [min(i + 1, order, n - i if lower_order_final else order) for i in range(n)]
-        return [pair(p, c) for p, c in zip(orders, [0, *orders], strict=False)]
+        pairs = list(zip(orders, [0, *orders], strict=False))
+        steps = {pc: pair(*pc) for pc in dict.fromkeys(pairs)}
+        return [steps[pc] for pc in pairs]
 
     whole = pair(order, order)
     return Step(

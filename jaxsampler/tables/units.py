@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..numerics import Time
+from ..numerics import Time, is_traced
 
 MAX_CALLS = 16  # of one step; it only sizes the unit vectors
 
@@ -57,6 +57,45 @@ def unit_run(step: Any, path: Any, ts: Any, basis: list) -> UnitRun:
     result = step.formula(path, ts, basis[0], past, model, one_or_all(zs))
     result, corrected = result if isinstance(result, tuple) else (result, basis[0])
     return UnitRun(model.inputs, model.times, result, corrected)
+
+
+def checked_run(step: Any, path: Any, ts: Any) -> tuple[list, UnitRun]:
+    """(unit vectors, the run on them) of a step on known times, numbers or columns [n, 1] of them.
+
+    Behind each unit vector follow its entries of some random vectors. What a linear step makes of these is
+    the combination of its unit responses (superposition).
+
+    Raises:
+        ValueError: the step is not linear.
+    """
+    size = basis_size(step)
+    scales = np.array([1e-3, 1.0, 1e3])  # a clip or an offset shows at one of them
+    random = np.random.default_rng(0).standard_normal((size, 3)) * scales
+    given = list(np.hstack([np.eye(size), random]))
+    run = unit_run(step, path, ts, given)
+    if is_traced(run):
+        return given, run
+    basis = list(np.eye(size))
+
+    def response(vector: Any) -> Any:
+        for k, unit in enumerate(given):
+            if vector is unit:
+                return basis[k]
+        vector = np.asarray(vector)
+        unit, got = vector[..., :size], vector[..., size:] / scales
+        known = np.isfinite(unit).all(-1, keepdims=True)  # a singular end is named once the table is made
+        want = np.where(known, unit, 0.0) @ random / scales
+        off = np.abs(got - want) - 1e-6 * np.abs(want) - 1e-9 * np.abs(unit).max(-1, keepdims=True)
+        if np.any(~(off <= 0) & known):
+            raise ValueError(
+                f"{step.name} is not linear in (x, past, model outputs, z), so it has no table; "
+                "implement the four functions of js.Solver (rows, init, step, final) instead"
+            )
+        return unit
+
+    return basis, UnitRun(
+        [response(v) for v in run.inputs], run.times, response(run.result), response(run.corrected)
+    )
 
 
 class _Model:
