@@ -38,6 +38,28 @@ def x64():
         yield
 
 
+HERE = pathlib.Path(__file__).parent
+VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+NETWORKS = {"commands", "search", "nn", "training", "pretrained", "data"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_programs(request):
+    """Rooms that compile large networks and run them a few times leave XLA's expensive passes out, in child
+    processes too: results must be equal to the bit.
+    """
+    plain = request.path.relative_to(HERE).parts[0] in NETWORKS
+    before = os.environ.pop(VARIABLE, None)
+    if plain:
+        os.environ[VARIABLE] = "1"
+    jax.config.update("jax_disable_most_optimizations", plain)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    os.environ.pop(VARIABLE, None)
+    if before is not None:
+        os.environ[VARIABLE] = before
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """Compiled programs of one test file are of no use to the next, and hundreds of them fill the memory."""
