@@ -38,17 +38,16 @@ def x64():
         yield
 
 
-HERE = pathlib.Path(__file__).parent
 VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-NETWORKS = {"commands", "search", "nn", "training", "pretrained", "data"}
+LONG = ("tests/solvers/", "tests/test_notebooks.py")  # where most of the time is running, not compiling
 
 
 @pytest.fixture(scope="module", autouse=True)
 def plain_programs(request):
-    """Rooms that compile large networks and run them a few times leave XLA's expensive passes out, in child
-    processes too: results must be equal to the bit.
+    """Programs that run a few times only leave XLA's expensive passes out, in child processes too: those must
+    give the same bits.
     """
-    plain = request.path.relative_to(HERE).parts[0] in NETWORKS
+    plain = not request.node.nodeid.startswith(LONG)
     before = os.environ.pop(VARIABLE, None)
     if plain:
         os.environ[VARIABLE] = "1"

@@ -118,7 +118,8 @@ class Rows:
 
     def __init__(self, path: Any, grid: Any, steps: Sequence[Step]):
         self.path, self.grid, self.steps = path, grid, steps
-        self._known = {} if is_traced(grid) else intervals.runs(path, grid, steps)
+        self._traced = is_traced(grid) or is_traced(grid[-1])  # an array, or its times one by one
+        self._known = {} if self._traced else intervals.runs(path, grid, steps)
         self.rows: list[Row] = []
         self.start: list = [1.0, 0.0]
         self.last_use: dict[Value, int] = {}
@@ -165,7 +166,7 @@ class Rows:
     def _alone(self, i: int, step: Step) -> tuple[list, UnitRun]:
         """(unit vectors, the run on them) of one interval."""
         ts = self.grid[: i + 2]
-        if not is_traced(ts):
+        if not self._traced:
             return checked_run(step, self.path, ts)
         basis = list(np.eye(basis_size(step), dtype=self.grid.dtype))
         return basis, unit_run(step, self.path, ts, basis)
