@@ -39,7 +39,7 @@ def x64():
 
 
 VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-LONG = ("tests/solvers/", "tests/test_notebooks.py")  # where most of the time is running, not compiling
+LONG = ("tests/solvers/test_langevin.py", "tests/solvers/test_adaptive.py", "tests/test_notebooks.py")
 
 
 @pytest.fixture(scope="module", autouse=True)

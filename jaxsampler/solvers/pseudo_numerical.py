@@ -67,11 +67,9 @@ def warmed_up(order: int, first: list[Step]) -> Callable[[int, bool], list[Step]
     """Return the rule: `first`, then iPNDM with an order that rises with the history."""
 
     def rule(n: int, lower_order_final: bool) -> list[Step]:
-        rest = [
-            ipndm(order=min(order, i + 1, n - i if lower_order_final else order))
-            for i in range(len(first), n)
-        ]
-        return [*first[:n], *rest]
+        orders = [min(order, i + 1, n - i if lower_order_final else order) for i in range(len(first), n)]
+        steps = {p: ipndm(order=p) for p in dict.fromkeys(orders)}
+        return [*first[:n], *(steps[p] for p in orders)]
 
     return rule
 

@@ -450,7 +450,7 @@ def test_kind_and_path_errors():
         js.Denoiser(lambda x, t: x, js.VP(), "data")(x, 0.5, "x0")
     with pytest.raises(ValueError, match=f"unknown prediction kind 'Noise'; {valid}"):
         js.convert(x, x, 0.5, js.VP(), source="Noise", target="data")
-    with pytest.raises(TypeError, match=r"path must be a js\.Path, got str|parameter 'path'"):
+    with pytest.raises(TypeError, match=r"path must be a js\.Path \(or a dict of them, .*\), got str"):
         js.Denoiser(lambda x, t: x, "vp", "data")
 
 
