@@ -58,7 +58,7 @@ def test_no_solver_of_the_library_is_run_alone(name):
 
 @js.step(kind="data", order=1)
 def branching(path, ts, x, past, model, z):
-    t, s = ts[-2:]
+    t, _ = ts[-2:]
     return (0.5 if float(t) > 0.3 else 0.25) * x + model(x, t)
 
 
