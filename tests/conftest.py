@@ -39,7 +39,14 @@ def x64():
 
 
 VARIABLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-LONG = ("tests/solvers/test_langevin.py", "tests/solvers/test_adaptive.py", "tests/test_notebooks.py")
+WHOLE = (  # where most of the time is running, or two programs must agree to the bit
+    "tests/solvers/test_langevin.py",
+    "tests/solvers/test_adaptive.py",
+    "tests/test_notebooks.py",
+    "tests/scan/test_run_table.py",
+    "tests/test_callers.py",
+    "tests/search/test_predictor.py",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +54,7 @@ def plain_programs(request):
     """Programs that run a few times only leave XLA's expensive passes out, in child processes too: those must
     give the same bits.
     """
-    plain = not request.node.nodeid.startswith(LONG)
+    plain = not request.node.nodeid.startswith(WHOLE)
     before = os.environ.pop(VARIABLE, None)
     if plain:
         os.environ[VARIABLE] = "1"

@@ -86,8 +86,8 @@ def test_it_ranks_schedules_that_it_has_not_seen():
 
 
 def test_the_search_beats_random_search_and_what_it_began_with():
-    _, report = s3(SCORE, SPACE, key=KEY, budget=600, size=60, candidates=300, updates=300, progress=False)
-    _, drawn = random_search(SCORE, SPACE, key=KEY, budget=600, progress=False)
+    _, report = s3(SCORE, SPACE, key=KEY, budget=500, size=60, candidates=300, updates=300, progress=False)
+    _, drawn = random_search(SCORE, SPACE, key=KEY, budget=500, progress=False)
     began = SCORE(SPACE.tables(known(SPACE))).min()
     assert report.score < 0.7 * drawn.score and report.score < 0.8 * began
     stages = len(np.unique(report.archive.generation))

@@ -46,7 +46,7 @@ def test_stationary(path, predictor, corrector):
     """
     path = PATHS[path]
     end = float(path.time(3.0))
-    samples, levels, settings = 8_000, 600, {"snr": 0.1}
+    samples, levels, settings = 20_000, 600, {"snr": 0.1}
     if predictor == "none":  # annealed Langevin dynamics
         samples, levels, settings = 5_000, 60, {"snr": ANNEALED[corrector], "n_corrector": 20}
     x = js.sample(
