@@ -34,9 +34,9 @@ from .scan.protocol import Solver as Solver
 from .scan.protocol import StepEnd as StepEnd
 from .scan.protocol import Trajectory as Trajectory
 from .scan.run_table import run as run
+from .tables.authoring import step as step
 from .tables.oracle import loop as loop
 from .tables.steps import Step as Step
-from .tables.steps import step as step
 from .tables.table import Table as Table
 from .tables.table import pad as pad
 from .tables.table import stack as stack

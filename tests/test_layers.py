@@ -39,7 +39,7 @@ LEAVES = {
     "search": (),
     "commands": ("ode", "guidance", "data", "nn", "training", "pretrained", "search"),
 }
-LAZY = {("paths.grids", "search")}  # js.grids.optimise names grids that js.search finds
+LAZY = {("paths.grids.optimised", "search")}  # js.grids.optimise names grids that js.search finds
 
 
 def modules() -> dict[str, Path]:

@@ -35,7 +35,7 @@ from ..scan.protocol import Body, Carry, Scanned, Watch
 from ..scan.table_solver import Rows, TableSolver
 from ..solvers import rk_rho
 from ..tables import Step, Table, step
-from ..tables.steps import schedule
+from ..tables.scheduling import schedule
 from ..tables.tabulation import assemble
 
 

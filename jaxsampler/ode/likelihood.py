@@ -39,7 +39,7 @@ from ..paths import EDM, Denoiser, grids
 from ..scan import run
 from ..solvers import rk_rho
 from ..tables import Step
-from ..tables.steps import schedule
+from ..tables.scheduling import schedule
 from ..tables.tabulation import assemble
 from .probability_flow import Flow, Times, begin, lenient
 

@@ -45,7 +45,7 @@ from ..paths import Path
 from ..paths.grids import checked
 from ..solvers import relax
 from ..tables import Step, Table, tabulate
-from ..tables.steps import schedule
+from ..tables.scheduling import schedule
 from ..tables.tabulation import tabulate_points
 from .unrolled import from_unrolled, interpolation, unrolled
 from .vary import leaves_of

@@ -24,7 +24,7 @@ import numpy as np
 from ..numerics import Arr, Scalar, Time, namespace
 from ..paths import Path
 from ..tables import Step
-from ..tables.steps import ramp, variants
+from ..tables.authoring import ramp, variants
 from .exponential import Times, Value, dpm_1, taylor
 
 RECTANGLES = 10_000

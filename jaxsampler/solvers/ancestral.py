@@ -13,7 +13,7 @@ posterior sampling).
 from ..numerics import Scalar, Time, namespace
 from ..paths import Path
 from ..tables import Step, step
-from ..tables.steps import variants
+from ..tables.authoring import variants
 from .exponential import Times
 
 

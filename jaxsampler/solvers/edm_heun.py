@@ -28,7 +28,7 @@ from ..numerics import Scalar, Time, namespace
 from ..paths import EDM, Path
 from ..spelling import nearest
 from ..tables import Step
-from ..tables.steps import variants
+from ..tables.authoring import variants
 from .exponential import Value, dpm_1, dpmpp_1
 
 HIGHEST = 8  # order up to which the conditions are checked: 200 trees

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from ..numerics import Arr, Scalar, Time, namespace, phi
 from ..paths import Path
 from ..tables import Step, step
-from ..tables.steps import variants
+from ..tables.authoring import variants
 
 Times = Arr | Sequence[Scalar]  # the grid as a formula sees it: ts[-2] is now, ts[-1] is next
 Value = Scalar  # a state, an output or a coefficient inside a formula: a number or an array

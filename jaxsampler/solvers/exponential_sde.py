@@ -18,7 +18,7 @@ References: Lu et al. 2022b (SDE-DPM-Solver++); Li et al. 2025 (MR Sampler).
 from ..numerics import Scalar, namespace, phi
 from ..paths import Path
 from ..tables import Step, step
-from ..tables.steps import variants
+from ..tables.authoring import variants
 from .exponential import Times, Value, checked_form, dpm_1, pick, published_mr_steps, third
 
 

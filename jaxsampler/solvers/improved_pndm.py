@@ -8,7 +8,7 @@ References: Zhang & Chen 2023, app. H.2; Liu et al. 2022.
 """
 
 from ..tables import Step
-from ..tables.steps import ramp, variants
+from ..tables.authoring import ramp, variants
 from .exponential import taylor
 
 WEIGHTS = ([1], [3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24])

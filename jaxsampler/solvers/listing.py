@@ -1,4 +1,4 @@
-"""The solvers by name: for configs, the command line and the table in the README."""
+"""The solvers by name: for configs, the command line and tables of solvers in guides."""
 
 import dataclasses
 import inspect
@@ -8,7 +8,7 @@ from typing import Any
 from ..scan import Solver
 from ..spelling import nearest
 from ..tables import Step
-from ..tables.steps import reference
+from ..tables.authoring import reference
 
 
 def catalogue() -> dict[str, Step]:

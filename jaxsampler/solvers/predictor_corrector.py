@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from ..numerics import Scalar, Time, namespace, phi
 from ..paths import Path
 from ..tables import Step
-from ..tables.steps import variants
+from ..tables.authoring import variants
 from .exponential import Value, scaled, taylor
 
 Node = tuple[Scalar, Value]  # lam and the output there

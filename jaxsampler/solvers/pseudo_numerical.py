@@ -20,7 +20,7 @@ from collections.abc import Callable
 from ..numerics import Time, namespace
 from ..paths import DiscreteVP, Path
 from ..tables import Step, step
-from ..tables.steps import variants
+from ..tables.authoring import variants
 from .exponential import Value, dpm_1, taylor
 from .improved_pndm import ipndm
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..tables import Step
-from ..tables.steps import schedule
+from ..tables.scheduling import schedule
 
 RELAXED = "dpm_2m, dpm_3m, dpmpp_2m, dpmpp_3m, mr_ode, unipc"
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..numerics import Scalar, on_host
+from ..numerics import Grid, Scalar, on_host
 from ..paths import Path
-from ..paths.grids import Grid, log_snr
+from ..paths.grids import log_snr
 from ..tables import Step, step
 from .exponential import Times, Value, checked_form, dpm_1, dpmpp_1, taylor
 

@@ -43,9 +43,11 @@ def identity(value: Any, inside: tuple = ()) -> Hashable:
         >>> identity(make(0.3)) == identity(make(0.3)), identity(make(0.3)) == identity(make(0.4))
         (True, False)
     """
+    if isinstance(value, np.bool | np.integer | np.floating | np.complexfloating):
+        value = value.item()  # np.float64(0.3) is 0.3
     if value is None or isinstance(value, str | bytes | bool | int | float | complex | type):
         return type(value), value
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray):
         return "array", str(value.dtype), value.shape, value.tobytes()
     if isinstance(value, jax.Array):
         return Same(value)

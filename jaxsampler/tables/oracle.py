@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from ..numerics import normal, on_host
 from ..paths import Denoiser, Path, grids
 from ..paths.predictions import match, weights
-from .steps import schedule
+from .scheduling import schedule
 from .units import Past, one_or_all
 
 

@@ -106,17 +106,13 @@ class Step:
     reference: str = dataclasses.field(default="", compare=False)
     doc: str = dataclasses.field(default="", compare=False)
     make: Callable | None = dataclasses.field(default=None, compare=False)  # options -> the step with them
-    given: tuple[tuple[str, Any], ...] = dataclasses.field(
-        default=(), compare=False
-    )  # options chosen, with their values
-    origin: tuple | None = dataclasses.field(
-        default=None, compare=False
-    )  # (function, arguments) that make it again
+    # options chosen, with their values
+    given: tuple[tuple[str, Any], ...] = dataclasses.field(default=(), compare=False)
+    # (function, arguments) that make it again
+    origin: tuple | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(
-            self, "__doc__", self.doc
-        )  # so that help() and ? show what the solver's author wrote
+        object.__setattr__(self, "__doc__", self.doc)  # help() and ? show what the solver's author wrote
         if not callable(self.kind) and self.kind not in KINDS:
             raise ValueError(f"unknown prediction kind {self.kind!r}; {nearest(str(self.kind), KINDS)}")
         if self.start and len(self.start) < self.past:
@@ -204,9 +200,7 @@ class Step:
         try:
             calls = self.calls
             facts.append(f"{calls} call{'s' if calls != 1 else ''} a step")
-        except (
-            Exception
-        ):  # a step under construction, or one for paths of another kind: its line leaves the calls out
+        except Exception:  # under construction, or for paths of another kind: the line leaves the calls out
             pass
         facts += ["draws noise"] if self.stochastic else []
         return f"<{self.name}{f'({options})' if options else ''}: {', '.join(facts)}>"
@@ -219,9 +213,8 @@ class Step:
             same = False
         if not same:
             raise pickle.PicklingError(
-                f"cannot pickle the step {self.name}: it was made inside a function or a session; define it "
-                "in a module, "
-                "or save its table (js.tabulate(..).save(path))"
+                f"cannot pickle the step {self.name}: it was made inside a function or a session; "
+                "define it in a module, or save its table (js.tabulate(..).save(path))"
             )
         return _again, (self.origin,)
 
@@ -234,7 +227,7 @@ def _again(origin: tuple | None) -> Step:
     return function(*arguments)
 
 
-def _named(module: str, name: str) -> Step:
+def named(module: str, name: str) -> Step:
     found = functools.reduce(
         getattr, name.split("."), sys.modules.get(module) or __import__(module, fromlist=["_"])
     )
@@ -277,100 +270,3 @@ def unknown(given: Iterable[str], valid: Sequence[str], what: str) -> None:
     for name in given:
         if name not in valid:
             raise TypeError(f"{what} has no option {name!r}; {nearest(name, [*valid, 'lower_order_final'])}")
-
-
-def step(**rules: Any) -> Callable[[Callable], Step]:
-    """Decorate a textbook update with its rules, the fields of `Step`: it becomes a solver named after the
-    function.
-
-    Example:
-        >>> @js.step(kind="velocity", order=1)
-        ... def my_euler(path, ts, x, past, model, z):
-        ...     t, s = ts[-2:]
-        ...     return x + (s - t) * model(x, t)
-        >>> my_euler
-        <my_euler: order 1, 1 call a step>
-        >>> js.tabulate(js.CondOT(), [0.9, 0.5, 0.1], my_euler).B[:, 0]
-        array([-0.4, -0.4])
-    """
-
-    def wrap(formula: Callable) -> Step:
-        return Step(formula, formula.__name__, **_about(formula), **rules)
-
-    return wrap
-
-
-def variants(build: Callable[..., Step]) -> Step:
-    """Decorate `build(**options) -> Step`, all options with defaults: it becomes the default step, callable
-    for the others.
-    """
-
-    def variant(chosen: dict[str, Any]) -> Step:
-        def make(**options: Any) -> Step:  # options add up: mr_ode(order=3)(kind="noise") is of order 3
-            unknown(options, list(inspect.signature(build).parameters), build.__name__)
-            return variant(chosen | options)
-
-        make.__signature__ = inspect.signature(build)
-        given = tuple(chosen.items())
-        return dataclasses.replace(
-            build(**chosen), name=build.__name__, make=make, given=given, **_about(build)
-        )
-
-    return variant({})
-
-
-def _about(function: Callable) -> dict[str, Any]:
-    """What a step takes from the function that it is written as."""
-    origin = (_named, (function.__module__, function.__qualname__))
-    return {"reference": reference(function), "doc": inspect.getdoc(function) or "", "origin": origin}
-
-
-def ramp(name: str, formula: Callable, order: int, *, highest: int = 4, **rules: Any) -> Step:
-    """A multistep solver that starts itself: orders 1 .. `order` of one formula, which uses all past outputs
-    it is given.
-    """
-    if order not in range(1, highest + 1):
-        raise ValueError(f"{name} has orders 1 to {highest}, got {order!r}")
-    steps: list[Step] = []
-    for p in range(1, order + 1):
-        steps.append(Step(formula, name, order=p, past=p - 1, start=tuple(steps), **rules))
-    return steps[-1]
-
-
-def reference(documented: Any) -> str:
-    """The publication that a docstring cites in [brackets]."""
-    doc = " ".join((documented.__doc__ or "").split())
-    return doc[doc.find("[") + 1 : doc.find("]")] if "[" in doc else ""
-
-
-def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[Step]:
-    """One step per interval: the rules of a step spelled out, or a list of steps taken literally."""
-    if isinstance(solver, Step):
-        family = solver.family
-        if solver.rule is not None:
-            steps = list(solver.rule(n, solver.lower_order_final))
-        else:
-            lowered = [n - i if solver.lower_order_final else n for i in range(n)]
-            steps = [family[min(i + 1, lowered[i], len(family)) - 1] for i in range(n)]
-        if from_noise and steps[0].from_noise is not None:
-            steps[0] = steps[0].from_noise
-        if to_zero and steps[-1].to_zero is not None:
-            steps[-1] = steps[-1].to_zero
-    elif isinstance(solver, list | tuple) and all(isinstance(s, Step) for s in solver):
-        steps = list(solver)
-        if len(steps) != n:
-            raise ValueError(f"a schedule needs one step per interval: {len(steps)} steps for {n} intervals")
-    else:
-        raise TypeError(
-            f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name"
-        )
-    for i, s in enumerate(steps):
-        if max(s.past, s.states, s.inputs) > i:
-            what = f"{s.past} past outputs" if s.past >= s.states else f"{s.states} past states"
-            raise ValueError(
-                f"{s.name} at interval {i} reads {what} but only {i} intervals came before; start with lower "
-                "orders"
-            )
-        if s.assumed is not None and i > 0:
-            raise ValueError(f"{s.name} at interval {i} assumes its output: only the first interval may")
-    return steps

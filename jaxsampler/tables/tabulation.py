@@ -16,7 +16,8 @@ from ..paths import Path, grids
 from ..paths.predictions import linear_form
 from .remembered import Points, Remembered
 from .rows import Row, Rows, Value
-from .steps import Step, schedule
+from .scheduling import schedule
+from .steps import Step
 from .table import Table
 
 

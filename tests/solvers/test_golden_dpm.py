@@ -14,7 +14,7 @@ import pytest
 from golden_cases import CASES, GOLDEN, PATHS, cases, close, denoiser, finish, start
 
 import jaxsampler as js
-from jaxsampler.tables.steps import schedule
+from jaxsampler.tables.scheduling import schedule
 
 pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers

@@ -145,6 +145,7 @@ def test_identity_of_functions_and_values():
         (functools.partial(make, 1), functools.partial(make, 1)),
         ([1, (2.0,)], [1, (2.0,)]),
     ]
+    same += [(np.float64(0.3), 0.3), (np.int64(3), 3)]
     same += [(np.arange(3.0), np.arange(3.0)), ({"a": np.ones(2)}, {"a": np.ones(2)}), (js.VP(), js.VP())]
     for a, b in same:
         assert identity(a) == identity(b)
