@@ -46,7 +46,17 @@ __version__ = "0.1.0"
 
 models = _exact
 _LAZY = ("data", "nn", "pretrained", "search", "training")  # rooms that sampling does not need
-_GROUND = ("checkpoint", "config", "files", "front_door", "metrics", "numerics", "spelling")
+_GROUND = (
+    "checkpoint",
+    "config",
+    "convolutions",
+    "eager",
+    "files",
+    "front_door",
+    "metrics",
+    "numerics",
+    "spelling",
+)
 
 # Nobody is promised these as js.NAME; `from jaxsampler.files import write` works all the same.
 for _name in _GROUND:

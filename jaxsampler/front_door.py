@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
+from .eager import Latest, once
 from .numerics import Grid, Key, Like, State
-from .paths import Denoiser, grids
+from .paths import Denoiser, Path, grids
 from .scan import Adjoint, Sampler, Solver, StepEnd
 from .scan.driver import drive
 from .scan.protocol import Save, Watch
@@ -34,6 +36,7 @@ def sample(
     noise: PyTree | None = None,
     check: bool = False,
     per_step: PyTree | None = None,
+    jit: bool = True,
 ) -> Any:
     """Return samples shaped like `like`, or a `Trajectory` if `save` is given.
 
@@ -49,7 +52,7 @@ def sample(
         grid: decreasing times, by default `js.grids.default(path, steps)`.
         steps: number of intervals of the default grid.
         x: the starting state x_T, by default drawn from the path's prior.
-        adjoint, save, progress, hook, noise, check, per_step: as in `run`.
+        adjoint, save, progress, hook, noise, check, per_step, jit: as in `run`.
 
     Raises:
         TypeError: `denoiser` is not a Denoiser, or samples would not be floating point.
@@ -72,12 +75,12 @@ def sample(
     for leaf in jax.tree.leaves(like):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"samples are floating point: `like` has dtype {leaf.dtype}; use jnp.float32")
-    keys = None if key is None else jax.random.split(key)
-    noise_key = None if keys is None else keys[1]
-    if x is None:
-        if keys is None:
-            raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
-        x = denoiser.prior(keys[0], like)
+    if x is None and key is None:
+        raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
+    if jit:
+        x, noise_key = once(_begin, Denoiser(_no_network, path, denoiser.kind), key, like, x)
+    else:
+        x, noise_key = _begin(denoiser, key, like, x)
     if jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, like):
         raise ValueError(
             f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be "
@@ -85,7 +88,7 @@ def sample(
         )
     if isinstance(solver, type | FunctionType):
         raise TypeError(f"solver is {solver.__name__} itself: call it, {solver.__name__}()")
-    watch = Watch(adjoint, save, progress, hook, check, per_step)
+    watch = Watch(adjoint, save, progress, hook, check, per_step, jit)
 
     if isinstance(solver, Table) or (
         isinstance(solver, dict) and all(isinstance(v, Table) for v in solver.values())
@@ -95,9 +98,7 @@ def sample(
                 "a Table has its grid already: leave grid out, or give the step that the table was made from"
             )
         return run_watched(denoiser, solver, x, key=noise_key, noise=noise, watch=watch)
-    made = lambda path, grid, solver: tabulate(
-        path, grids.default(path, steps) if grid is None else grid, solver
-    )
+    made = lambda path, grid, solver: tabulate(path, _times(path, steps) if grid is None else grid, solver)
     if isinstance(path, dict):
         each = lambda a: a if isinstance(a, dict) else dict.fromkeys(path, a)
         tables = denoiser.each(made, each(grid), each(solver))
@@ -108,7 +109,25 @@ def sample(
                 "noise= is for tables; give it to this solver itself, as in "
                 "js.solvers.mr_published(noise=...)"
             )
-        times: Any = grids.default(path, steps) if grid is None else grid
+        times: Any = _times(path, steps) if grid is None else grid
         rows = solver.rows(path, grids.checked(path, times))
         return drive(solver, rows, denoiser, x, key=noise_key, watch=watch)
     return run_watched(denoiser, made(path, grid, solver), x, key=noise_key, noise=noise, watch=watch)
+
+
+def _no_network(x: State, t: Any) -> State:
+    raise NotImplementedError("the prior does not depend on the network")
+
+
+def _begin(denoiser: Denoiser, key: Key | None, like: Like, x: State | None) -> tuple[State, Key | None]:
+    """x_T and the key of the solver's noise."""
+    keys = [None, None] if key is None else jax.random.split(key)
+    return denoiser.prior(keys[0], like) if x is None else x, keys[1]
+
+
+_grids = Latest(128)  # by path and number of intervals
+
+
+def _times(path: Path, steps: int) -> np.ndarray:
+    """The default grid."""
+    return _grids.made((path.law, steps), lambda: grids.default(path, steps))

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import State, cast, is_traced, on_host, wide
+from ..numerics import Arr, State, cast, is_traced, on_host, wide
 from ..paths import Denoiser, Path
 from ..scan import Direct
 from ..scan.adjoints import as_arrays, explicit, floats
@@ -67,6 +67,7 @@ class AdjointDPM(eqx.Module):
     """
 
     solver: Step | None = eqx.field(static=True, default=None)
+    plan: "_Plan | None" = eqx.field(default=None, repr=False)
 
     def __check_init__(self):
         if self.solver is not None and (
@@ -77,16 +78,27 @@ class AdjointDPM(eqx.Module):
                 f"got {self.solver!r}"
             )
 
-    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
-        """One scan; backwards, the augmented system on the reversed grid."""
+    def planned(self, body: Body, scanned: Scanned) -> "AdjointDPM":
+        """With the backward table, and what the backward pass reads of the forward one."""
         denoiser, path, table = _checked(body, scanned)
         ends = np.asarray(table.end, np.float64)[scanned.is_end]
         grid = np.concatenate([np.asarray(table.t, np.float64)[:1], ends])
-        back = rising_table(self._step(), path, grid, denoiser.kind)
-        starts = np.concatenate([[0], np.flatnonzero(scanned.is_end)[:-1] + 1])  # first row of each interval
-        slots = np.asarray(scanned.slot)[scanned.is_end]
+        starts = np.concatenate([[0], np.flatnonzero(scanned.is_end)[:-1] + 1])
+        plan = _Plan(
+            table=rising_table(rk_rho() if self.solver is None else self.solver, path, grid, denoiser.kind),
+            grid=grid,
+            scales=np.asarray([path.alpha(t) for t in (grid[0], grid[-1])], np.float64),
+            starts=starts,
+            slots=np.asarray(scanned.slot)[scanned.is_end],
+        )
+        return AdjointDPM(self.solver, plan)
+
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
+        """One scan; backwards, the augmented system on the reversed grid."""
+        plan = self.planned(body, scanned).plan if self.plan is None else self.plan
+        path = body.denoiser.path
         scanned = as_arrays(scanned)
-        entries = jax.tree.map(lambda a: a[starts], scanned.entry)
+        entries = jax.tree.map(lambda a: a[plan.starts], scanned.entry)
 
         leaves, static = eqx.partition(body, eqx.is_array)
         first = jax.tree.map(lambda a: a[0], scanned)
@@ -99,19 +111,20 @@ class AdjointDPM(eqx.Module):
         more, noise = explicit(noise, leaves, carry.state[0], first.row.t, first.entry)
 
         @jax.custom_vjp
-        def fold(values, carry, entries, rows):
+        def fold(values, plan, carry, entries, rows):
             leaves, hoisted, _ = values
             return jax.lax.scan(lambda c, row: (forward(leaves, c, row, *hoisted), None), carry, rows)[0]
 
-        def save(values, carry, entries, rows):
-            out = fold(values, carry, entries, rows)
-            return out, (values, out.state[0], entries)
+        def save(values, plan, carry, entries, rows):
+            out = fold(values, plan, carry, entries, rows)
+            return out, (values, plan, out.state[0], entries)
 
         def pull(residual, cotangent):
-            values, x, entries = residual
+            values, plan, x, entries = residual
+            grid, starts, slots, (top, bottom) = plan.grid, plan.starts, plan.slots, plan.scales
             (ct_state, ct_saved, _), ct_x = cotangent, cotangent.state[0]
             moving, fixed = floats(values)
-            high, low = (jax.tree.map(lambda a, t=t: cast(path.alpha(t), a), x) for t in (grid[0], grid[-1]))
+            high, low = (jax.tree.map(lambda a, s=s: cast(s, a), x) for s in (top, bottom))
 
             def field(state, t, form, entry):
                 entry, i = entry
@@ -137,9 +150,12 @@ class AdjointDPM(eqx.Module):
 
             def inject(end):  # cotangents of saved states enter where these were
                 scale = jax.tree.map(lambda a: cast(path.alpha(end.t), a), x)
-                nearest = jnp.searchsorted(jnp.asarray(grid[1:][::-1], end.t.dtype), end.t)
+                rising = jnp.asarray(grid)[1:][::-1].astype(end.t.dtype)
+                nearest = jnp.searchsorted(rising, end.t)
                 slot = jnp.asarray(slots)[::-1][nearest]
-                inside = end.t < grid[0] * (1 - 1e-6)  # the start of the grid is not the end of an interval
+                inside = end.t < cast(grid[0], end.t) * (
+                    1 - 1e-6
+                )  # the start of the grid is not the end of an interval
                 add = lambda a, s, ct: a + jnp.where(inside, s**2 * ct[slot], 0)
                 return end.x | {"a": jax.tree.map(add, end.x["a"], scale, ct_saved)}
 
@@ -150,21 +166,28 @@ class AdjointDPM(eqx.Module):
             state = {"x": x, "a": begin, "w": total[0], "c": total[1]}
             numbers = np.arange(len(starts), dtype=np.int32)[::-1]
             per_step = (jax.tree.map(lambda a: a[::-1], entries), numbers)
-            out = _integrate(back, field, state, per_step, None if ct_saved is None else inject)
-            top = cast(path.alpha(grid[0]), jnp.zeros((), jax.tree.leaves(out["a"])[0].dtype))
+            out = _integrate(plan.table, field, state, per_step, None if ct_saved is None else inject)
             unit = lambda g, v: (g / cast(top, g)).astype(v.dtype)
             by_values, by_entries = jax.tree.map(unit, (out["w"], out["c"]), (moving, entries))
             by_x = jax.tree.map(lambda g, s: g / s**2, out["a"], high)
             # states that were written over get nothing; a saved start passes through
-            by_saved = jax.tree.map(lambda c: c.at[np.unique(slots)].set(0), ct_saved)
+            by_saved = jax.tree.map(lambda c: c.at[slots].set(0), ct_saved)
             by_state = (by_x, jax.tree.map(jnp.zeros_like, ct_state[1]))
-            return by_values, cotangent._replace(state=by_state, saved=by_saved, fault=None), by_entries, None
+            by_carry = cotangent._replace(state=by_state, saved=by_saved, fault=None)
+            return by_values, None, by_carry, by_entries, None
 
         fold.defvjp(save, pull)
-        return fold((leaves, hoisted, more), carry, entries, scanned)
+        return fold((leaves, hoisted, more), jax.tree.map(jnp.asarray, plan), carry, entries, scanned)
 
-    def _step(self) -> Step:
-        return rk_rho() if self.solver is None else self.solver
+
+class _Plan(eqx.Module):
+    """What is known of the grid before the loop is compiled."""
+
+    table: Table  # backwards
+    grid: Arr  # its times, falling
+    scales: Arr  # alpha at its ends
+    starts: Arr  # first row of each interval
+    slots: Arr  # where the last row of each interval saves
 
 
 def _checked(body: Body, scanned: Scanned) -> tuple[Denoiser, Path, Table]:
@@ -220,5 +243,5 @@ def _integrate(table: Table, field: Callable, state: State, per_step: PyTree, ho
     dtype = wide(state["x"])
     rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     solver = TableSolver([rows.start], None, None, jax.tree.structure(0))
-    watch = Watch(adjoint=Direct(), hook=hook, per_step=per_step)
+    watch = Watch(adjoint=Direct(), hook=hook, per_step=per_step, jit=False)
     return drive(solver, Rows(rows, None), field, state, watch=watch)

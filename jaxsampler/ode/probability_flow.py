@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..convolutions import fast
 from ..numerics import Key, Like, Real, Scalar, State, Time, cast, namespace, on_host
 from ..paths import Denoiser, Path, convert, grids
 from ..paths.predictions import match, weights
@@ -160,7 +161,7 @@ class Flow(eqx.Module):
             a, b = _slope(path, t, self.variable, self.eta)
             return convert(m, x, t, path, source=self.denoiser.kind, target=(-speed * a, -speed * b))
 
-        return self.denoiser.each(slope, match(self.denoiser.net(x, t), x), x, t, self._speed)
+        return self.denoiser.each(slope, match(fast(self.denoiser.net)(x, t), x), x, t, self._speed)
 
     def diffusion(self, s: Scalar, y: State, args: Any = None) -> Any:
         """Return the diagonal of the noise, the same whatever y, as a lineax operator."""

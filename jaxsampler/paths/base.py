@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ..numerics import Key, Like, Scalar, State, Time, axpy, cast, namespace, normal, on_host
 
@@ -154,6 +155,16 @@ class Path(eqx.Module):
         raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
 
     @property
+    def law(self) -> tuple:
+        """What alpha and sigma depend on, mu left out: equal for paths that have equal tables.
+
+        It has no hash if that is a traced or a large array.
+        """
+        leaves, structure = jax.tree.flatten(self)
+        centre = [id(leaf) for leaf in jax.tree.leaves(self.centre)]
+        return structure, tuple(_content(leaf) for leaf in leaves if id(leaf) not in centre)
+
+    @property
     def knots(self) -> np.ndarray:
         """Rising times at which the speed of a tabulated schedule jumps: quadrature over t splits there."""
         return np.empty(0)
@@ -189,6 +200,15 @@ class Path(eqx.Module):
         shown = [(f, getattr(self, f.name)) for f in dataclasses.fields(self) if f.repr]
         given = [f"{f.name}={short(value)}" for f, value in shown if value is not f.default]
         return f"{type(self).__name__}({', '.join(given)})"
+
+
+def _content(leaf: Any) -> Any:
+    """The value of a leaf, to compare; a list, which has no hash, if it cannot be had or is large."""
+    if not isinstance(leaf, np.ndarray | jax.Array):
+        return leaf
+    if isinstance(leaf, Tracer) or leaf.size > 4096:
+        return []
+    return str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes()
 
 
 def short(value: Any, most: int = 60) -> str:

@@ -233,19 +233,25 @@ class LastK(eqx.Module):
 
     k: int = eqx.field(static=True)
     variance_reduction: int = eqx.field(static=True, default=0)
+    cut: int | None = eqx.field(static=True, default=None, repr=False)
 
     def __check_init__(self):
         if self.k < 1 or self.variance_reduction < 0 or (self.variance_reduction and self.k != 1):
             raise ValueError(f"k counts intervals from 1, and variance_reduction goes with k=1; got {self}")
 
-    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
-        """All but the last intervals under stop_gradient, then plain reverse mode."""
+    def planned(self, body: Body, scanned: Scanned) -> "LastK":
+        """With the number of rows before the last intervals."""
         if is_traced(scanned.is_end):
             raise ValueError(
                 "LastK counts grid intervals, which a traced table does not show: close over the table"
             )
         ends = np.flatnonzero(np.asarray(scanned.is_end))
         cut = 0 if self.k >= len(ends) else int(ends[-1 - self.k]) + 1
+        return LastK(self.k, self.variance_reduction, cut)
+
+    def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
+        """All but the last intervals under stop_gradient, then plain reverse mode."""
+        cut = self.planned(body, scanned).cut if self.cut is None else self.cut
         cuts = slice(None, cut), slice(cut, None)
         head, tail = (jax.tree.map(lambda a, at=at: jnp.asarray(a)[at], scanned) for at in cuts)
         leaves, static = eqx.partition(body, eqx.is_array)

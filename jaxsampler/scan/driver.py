@@ -4,6 +4,7 @@ Observers are saved states, the progress bar, hooks at the ends of grid interval
 non-finite values.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+from ..convolutions import fast
+from ..eager import once
 from ..numerics import Arr, Key, State, is_traced, namespace
 from ..paths import Denoiser
 from ..paths.predictions import match
@@ -41,7 +44,7 @@ class _Iteration(eqx.Module):
             key = jax.random.fold_in(self.key, i)
             hook_key = jax.random.fold_in(jax.random.fold_in(self.key, 2**31 - 1), i)
         outputs_finite: list = []
-        model = self.model if entry is None else with_entry(self.model, entry)
+        model = _in_loop(self.model) if entry is None else with_entry(_in_loop(self.model), entry)
         model = _observed(model, outputs_finite) if self.check and self.observe else model
         state = self.solver.step(model, state, row, key)
         if self.check:
@@ -61,13 +64,19 @@ class _Iteration(eqx.Module):
     def reverse(self, carry: Carry, scanned: Scanned) -> Carry:
         """The carry before this iteration, by the solver's own inverse; what was saved is left as it is."""
         key = None if self.key is None else jax.random.fold_in(self.key, scanned.index)
-        model = self.model if scanned.entry is None else with_entry(self.model, scanned.entry)
+        model = _in_loop(self.model)
+        model = model if scanned.entry is None else with_entry(model, scanned.entry)
         return carry._replace(state=self.solver.reverse(model, carry.state, scanned.row, key))
 
     def _hooked(self, hook: Any, x: State, t: Any, key: Key | None) -> State:
         whole = x if self.denoiser is None else self.denoiser.uncentred(x)
-        new = match(hook(StepEnd(whole, t, key)), x)
+        new = match(fast(hook)(StepEnd(whole, t, key)), x)
         return new if self.denoiser is None else self.denoiser.centred(new)
+
+
+def _in_loop(model: Callable) -> Callable:
+    """The model, with convolutions that are fast in loops."""
+    return model.in_loop() if isinstance(model, Denoiser) else fast(model)
 
 
 def _observed(model: Callable, finite: list) -> Callable:
@@ -97,8 +106,8 @@ def interval(end: Arr) -> Arr:
     return xp.cumsum(is_end) - is_end.astype(int)
 
 
-def _entries(per_step: PyTree, end: Arr) -> PyTree:
-    """The entry of each row, gathered by its interval."""
+def _entry_of_row(per_step: PyTree, end: Arr) -> Arr:
+    """The number of each row's entry, that of its interval."""
     where = interval(end)
     n = None if is_traced(end) else int((~np.isnan(end)).sum())
     for leaf in jax.tree.leaves(per_step):
@@ -107,8 +116,7 @@ def _entries(per_step: PyTree, end: Arr) -> PyTree:
                 f"per_step needs one entry for each of the {n} grid intervals as leading axis; "
                 f"got shape {jnp.shape(leaf)}"
             )
-    # rows of padding come after the last interval
-    return jax.tree.map(lambda a: jnp.asarray(a).at[where].get(mode="clip"), per_step)
+    return where
 
 
 def _all_finite(x: State) -> Any:
@@ -168,37 +176,77 @@ def drive(
             control flow.
     """
     watch = Watch() if watch is None else watch
-    n = rows.end.shape[0]
-    state = solver.init(x, rows)
-    saved, points, slot = None, np.zeros(0, int), np.zeros(n, np.int32)
+    n, points, slot = rows.end.shape[0], np.zeros(0, int), np.zeros(rows.end.shape[0], np.int32)
     if watch.save is not None:
         points, slot = _saved_points(watch.save, rows.end)
-        blank = lambda a: jnp.broadcast_to(jnp.full_like(a, jnp.nan), (len(points) + 1, *a.shape))
-        saved = jax.tree.map(blank, state[0])
-        if 0 in points:
-            k = int(np.argmax(points == 0))
-            write = lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, k, 0)
-            saved = jax.tree.map(write, saved, state[0])
-    bar = Bar(n) if watch.progress else None
-    index = np.arange(n, dtype=np.int32) if bar is None else begin(bar, n)
-    body = _Iteration(solver, model, key, denoiser, watch.hook, bar, watch.check, observe)
-    entries = None if watch.per_step is None else _entries(watch.per_step, rows.end)
-    scanned = Scanned(rows, index, slot, ~namespace(rows.end).isnan(rows.end), entries)
-    carry = Carry(state, saved, jnp.asarray(2 * n, jnp.int32))
+    where = None if watch.per_step is None else _entry_of_row(watch.per_step, rows.end)
+    body = _Iteration(
+        solver, model, key, denoiser, watch.hook, Bar.of(n) if watch.progress else None, watch.check, observe
+    )
+    scanned = Scanned(rows, None, slot, ~namespace(rows.end).isnan(rows.end), where)
     adjoint = RecursiveCheckpoint() if watch.adjoint is None else watch.adjoint
-    state, saved, fault = adjoint.loop(body, carry, scanned)
-    out = solver.final(state)
-    if denoiser is not None:
-        out = denoiser.uncentred(out)
-        saved = None if saved is None else denoiser.uncentred(saved)
-    if watch.check:
+    if hasattr(adjoint, "planned"):
+        adjoint = adjoint.planned(body, scanned)
+    saving = None if watch.save is None else _Points(tuple(points.tolist()))
+    args = adjoint, body, scanned, x, watch.per_step, saving
+    out, saved, fault = once(_loop, *args) if watch.jit else _loop(*args)
+    if watch.check and (is_traced(fault) or fault < 2 * n):
         number = jnp.clip(fault, 0, 2 * n - 1)
         out = eqx.branched_error_if(out, fault < 2 * n, number, _fault_messages(rows))
     if saved is None:
         return out
-    t = jnp.full(len(points) + 1, jnp.nan).at[slot].set(jnp.asarray(rows.end, jnp.result_type(float)))
-    t = jnp.where(np.append(points, -1) == 0, rows.t[0] if hasattr(rows, "t") else jnp.nan, t)
-    return Trajectory(out, t[:-1], jax.tree.map(lambda a: a[:-1], saved))
+    start = rows.t[0] if hasattr(rows, "t") else np.nan
+    return Trajectory(out, _saved_times(points, slot, rows.end, start), saved)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Points:
+    """Indices of the grid points to save: one constant of the program."""
+
+    points: tuple[int, ...]
+
+
+def _loop(
+    adjoint: Any,
+    body: _Iteration,
+    scanned: Scanned,
+    x: State,
+    per_step: PyTree,
+    saving: _Points | None,
+) -> tuple[State, State | None, Array]:
+    """What is compiled: the sample, the saved states, and the number of the first fault."""
+    x = x if body.denoiser is None else body.denoiser.centred(x)
+    n, state = len(scanned.slot), body.solver.init(x, scanned.row)
+    saved = None
+    if saving is not None:
+        points = saving.points
+        blank = lambda a: jnp.broadcast_to(jnp.full_like(a, jnp.nan), (len(points) + 1, *a.shape))
+        saved = jax.tree.map(blank, state[0])
+        if 0 in points:
+            write = lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, points.index(0), 0)
+            saved = jax.tree.map(write, saved, state[0])
+    index = np.arange(n, dtype=np.int32) if body.bar is None else begin(body.bar, n)
+    entry = scanned.entry
+    if entry is not None:  # rows of padding come after the last interval
+        entry = jax.tree.map(lambda a: jnp.asarray(a).at[scanned.entry].get(mode="clip"), per_step)
+    scanned = scanned._replace(index=index, entry=entry)
+    carry = Carry(state, saved, jnp.asarray(2 * n, jnp.int32))
+    state, saved, fault = adjoint.loop(body, carry, scanned)
+    out = body.solver.final(state)
+    if body.denoiser is not None:
+        out = body.denoiser.uncentred(out)
+        saved = None if saved is None else body.denoiser.uncentred(saved)
+    return out, None if saved is None else jax.tree.map(lambda a: a[:-1], saved), fault
+
+
+def _saved_times(points: np.ndarray, slot: Arr, end: Arr, start: Any) -> Array:
+    """The times of the saved states; the last slot is waste."""
+    if is_traced(slot, end, start):
+        t = jnp.full(len(points) + 1, jnp.nan).at[slot].set(jnp.asarray(end, jnp.result_type(float)))
+        return jnp.where(points == 0, start, t[:-1])
+    t = np.full(len(points) + 1, np.nan)
+    t[slot] = end
+    return jnp.asarray(np.where(points == 0, start, t[:-1]), jnp.result_type(float))
 
 
 def _fault_messages(rows: Any) -> list[str]:

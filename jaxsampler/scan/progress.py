@@ -5,6 +5,7 @@ is called from inside the scan. Indices do not depend on the state, so the bar s
 row, not one per sample) and grad (recomputed rows tick again, but the bar never runs backwards).
 """
 
+import functools
 import sys
 import time
 from typing import Any
@@ -20,6 +21,12 @@ class Bar:
 
     def __init__(self, total: int, label: str = "sampling"):
         self.total, self.label, self.done, self.began = total, label, 0, 0.0
+
+    @classmethod
+    @functools.lru_cache(maxsize=256)
+    def of(cls, total: int) -> "Bar":
+        """The bar of this many rows: one object, so that the program that drives it is compiled once."""
+        return cls(total)
 
     def restart(self) -> np.ndarray:
         """Back to nothing done; returns a zero that the row indices are added to."""

@@ -163,6 +163,9 @@ class Body(Protocol):
 class Adjoint(Protocol):
     """How gradients flow through the scan: a stand-in for `lax.scan` without outputs per row.
 
+    `loop` is compiled with the rows as arguments. An adjoint that must look at their values has also
+    `planned(body, scanned) -> Adjoint`, called before: a copy of itself that knows what it saw.
+
     Example:
         >>> all(isinstance(a, js.scan.Adjoint) for a in (js.Direct(), js.LastK(2), js.AdjointDPM()))
         True
@@ -183,6 +186,7 @@ class Watch:
     hook: Callable[[StepEnd], State] | None = None
     check: bool = False
     per_step: PyTree | None = None
+    jit: bool = True
 
 
 def hook_time(row: Any) -> Time | dict[str, Time]:

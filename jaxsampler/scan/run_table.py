@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..eager import Latest
 from ..numerics import Key, State, Time, cast, is_traced, on_host, wide
 from ..paths import Denoiser, Path, convert
 from ..paths.predictions import match, weights
@@ -37,6 +38,7 @@ def run(
     hook: Callable[[StepEnd], State] | None = None,
     check: bool = False,
     per_step: PyTree | None = None,
+    jit: bool = True,
 ) -> Any:
     """Run `table` from x_T = `x` and return x at the last grid time, or a `Trajectory` if `save` is given.
 
@@ -60,6 +62,8 @@ def run(
             Costs a host callback.
         per_step: a pytree of arrays with one entry for each grid interval (guidance weights, prompts); the
             network is then called as net(x, t, entry).
+        jit: keep the compiled loop for the next call with the same network. It does not see a Python value
+            that the network reads and that changes in between; jit=False does.
 
     Raises:
         TypeError: `table` is not a table, or the state is not floating point.
@@ -71,7 +75,7 @@ def run(
         >>> js.run(denoiser, table, jnp.array([[1.0], [-1.0]])).round().ravel()
         Array([ 2., -2.], dtype=float32)
     """
-    watch = Watch(adjoint, save, progress, hook, check, per_step)
+    watch = Watch(adjoint, save, progress, hook, check, per_step, jit)
     return run_watched(model, table, x, key=key, noise=noise, watch=watch)
 
 
@@ -113,7 +117,6 @@ def run_watched(
     elif not (is_traced(table) or any(part.draws for part in parts) or _needs_key(watch)):
         key = None  # nothing to draw
     parts = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, parts)
-    x = x if denoiser is None else denoiser.centred(x)
     if key is None and noise is None and is_traced(table):
         noisy = jnp.stack([(part.C != 0).any() | (part.start[1] != 0) for part in parts]).any()
         x = jax.tree.map(lambda a: a + cast(jnp.where(noisy, jnp.nan, 0.0), a), x)
@@ -169,9 +172,17 @@ def _check_tables(tables: Any) -> None:
 
 def _check_kind(kind: str, path: Path, table: Table) -> None:
     """A kind that does not determine what a row wants (noise at alpha = 0) is found here, not as a NaN."""
-    if not is_traced(table):
+    if is_traced(table):
+        return
+
+    def check() -> None:
         with on_host():
             weights(path, table.t, kind, (table.form[..., 0], table.form[..., 1]))
+
+    _fitting.made((path.law, kind, np.asarray(table.t).tobytes(), np.asarray(table.form).tobytes()), check)
+
+
+_fitting = Latest(256)  # what has been checked before
 
 
 def _predict(model: Callable, y: State, t: Time | dict, form: PyTree, *extra: PyTree) -> State:

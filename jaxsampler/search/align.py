@@ -128,7 +128,7 @@ def _changes(
         (t, alpha, sigma, kept, fresh), key = row
         eps = kept * eps + fresh * jax.random.normal(key, eps.shape, eps.dtype)
         x = path.uncentred(alpha * path.centred(x0) + sigma * eps)
-        return eps, path.centred(denoiser(x, t)).reshape(-1)
+        return eps, path.centred(denoiser.in_loop()(x, t)).reshape(-1)
 
     def one(pair):
         x0, key = pair

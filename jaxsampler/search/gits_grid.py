@@ -102,7 +102,7 @@ def _mean_costs(
     def one(key):
         x = run(denoiser, table, path.prior(key, like), save=range(table.nfe + 1)).xs
         t, alpha, sigma = (v.astype(x.dtype) for v in schedule)
-        m = jax.lax.map(lambda at: path.centred(denoiser(*at)), (x, t))
+        m = jax.lax.map(lambda at: path.centred(denoiser.in_loop()(*at)), (x, t))
         flat = lambda a: a.reshape(len(t), -1)
         return jump_costs(flat(path.centred(x)), flat(m), alpha, sigma, cost)
 

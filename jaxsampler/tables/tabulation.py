@@ -8,9 +8,11 @@ columns.
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..eager import Latest
 from ..numerics import Arr, Grid, is_traced, namespace, on_host
 from ..paths import Path, grids
 from ..paths.predictions import linear_form
@@ -50,10 +52,27 @@ def tabulate(
         ([1.0, 1.0], [-0.5, -0.5])
     """
     grid = grids.checked(path, grid)
-    n = len(grid) - 1
     if is_traced(grid):
-        steps = schedule(solver, n, to_zero=bool(to_zero), from_noise=bool(from_noise))
+        steps = schedule(solver, len(grid) - 1, to_zero=bool(to_zero), from_noise=bool(from_noise))
         return _table(path, Rows(path, grid, steps), grid)
+    if is_traced([getattr(step, "given", ()) for step in _listed(solver)]):
+        return _concrete(path, grid, solver, to_zero, from_noise)
+    key = path.law, grid.tobytes(), tuple(_listed(solver)), to_zero, from_noise
+    known = TABLES.made(key, lambda: _concrete(path, grid, solver, to_zero, from_noise))
+    return jax.tree.map(np.copy, known)  # the caller may write into it
+
+
+TABLES = Latest(128)  # by path, grid and solver
+
+
+def _listed(solver: Any) -> Sequence:
+    return solver if isinstance(solver, list | tuple) else [solver]
+
+
+def _concrete(
+    path: Path, grid: Arr, solver: Any, to_zero: bool | None, from_noise: bool | None
+) -> Table:
+    n = len(grid) - 1
     with on_host():
         zero = bool(np.asarray(path.sigma(grid[-1])) == 0) if to_zero is None else to_zero
         pure = bool(np.asarray(path.alpha(grid[0])) == 0) if from_noise is None else from_noise

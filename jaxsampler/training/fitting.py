@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..convolutions import fast
 from ..files import write
 from ..numerics import Key
 
@@ -142,8 +143,11 @@ def gradient(
         raise ValueError(f"accumulate={parts} does not divide a batch of {size}: choose a divisor")
     pieces = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
+    arrays, static = eqx.partition(model, eqx.is_array)
+    one = fast(lambda arrays, *piece: both(eqx.combine(arrays, static), *piece))
+
     def add(total, piece):
-        return jax.tree.map(jnp.add, total, both(model, *piece)), None
+        return jax.tree.map(jnp.add, total, one(arrays, *piece)), None
 
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
     total, _ = jax.lax.scan(add, zero, (pieces, jax.random.split(key, parts)))
