@@ -121,7 +121,7 @@ def _no_network(x: State, t: Any) -> State:
 
 def _begin(denoiser: Denoiser, key: Key | None, like: Like, x: State | None) -> tuple[State, Key | None]:
     """x_T and the key of the solver's noise."""
-    keys = [None, None] if key is None else jax.random.split(key)
+    keys: Any = [None, None] if key is None else jax.random.split(key)
     return denoiser.prior(keys[0], like) if x is None else x, keys[1]
 
 

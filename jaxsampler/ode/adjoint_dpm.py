@@ -19,6 +19,7 @@ time.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -95,8 +96,8 @@ class AdjointDPM(eqx.Module):
 
     def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
         """One scan; backwards, the augmented system on the reversed grid."""
-        plan = self.planned(body, scanned).plan if self.plan is None else self.plan
-        path = body.denoiser.path
+        plan: Any = self.planned(body, scanned).plan if self.plan is None else self.plan
+        path: Any = body.denoiser.path if body.denoiser else None
         scanned = as_arrays(scanned)
         entries = jax.tree.map(lambda a: a[plan.starts], scanned.entry)
 

@@ -185,8 +185,8 @@ def drive(
     )
     scanned = Scanned(rows, None, slot, ~namespace(rows.end).isnan(rows.end), where)
     adjoint = RecursiveCheckpoint() if watch.adjoint is None else watch.adjoint
-    if hasattr(adjoint, "planned"):
-        adjoint = adjoint.planned(body, scanned)
+    plan: Any = getattr(adjoint, "planned", None)
+    adjoint = adjoint if plan is None else plan(body, scanned)
     saving = None if watch.save is None else _Points(tuple(points.tolist()))
     args = adjoint, body, scanned, x, watch.per_step, saving
     out, saved, fault = once(_loop, *args) if watch.jit else _loop(*args)
