@@ -163,7 +163,9 @@ def train(config: Positional[str], /, *, out: str | None = None, data: str | Non
 
 @app.command
 def bench(
-    what: Positional[Literal["gradients", "inversion", "likelihood", "overhead", "precision", "quality"]],
+    what: Positional[
+        Literal["gradients", "inversion", "likelihood", "overhead", "precision", "quality", "speed"]
+    ],
     /,
     *,
     out: Path = Path("bench"),
@@ -171,6 +173,7 @@ def bench(
     config: Path | None = None,
     data: Path | None = None,
     weights: Path | None = None,
+    against: Path | None = None,
 ) -> None:
     """Measure the samplers; print a Markdown table and write it with a figure and the raw numbers.
 
@@ -179,16 +182,19 @@ def bench(
             bits per dimension of the Fashion-MNIST networks, about 5 minutes on 2 cores. overhead: time on
             top of the network's, compile time, compilations. precision: error of low precision, per solver.
             quality: error of the samples per solver and number of calls, about 25 minutes on 2 cores; an
-            interrupted run goes on.
+            interrupted run goes on. speed: CPU time against an older checkout, about 10 minutes.
         out: The folder for WHAT.md, WHAT.json (quality.csv) and WHAT.png.
         rounds: Turns of paired timing; the least time counts.
         config: For quality: what is measured; by default as configs/bench/quality.toml.
         data: For quality: the folder with the files of Fashion-MNIST; by default the user's data folder,
             filled by download.
         weights: For quality: a folder with networks to replace the shipped ones, by the same names.
+        against: For speed: the folder of an older checkout, which holds jaxsampler/.
     """
     from .bench import quality_report, report
 
+    if against is not None and what != "speed":
+        raise ValueError(f"--against is for bench speed: leave it out of bench {what}")
     if what == "quality":
         print(quality_report.main(config, out, data, weights), end="")
     elif config or data or weights:
@@ -196,7 +202,7 @@ def bench(
             f"--config, --data and --weights are for bench quality: leave them out of bench {what}"
         )
     else:
-        print(report.write(what, out, rounds), end="")
+        print(report.write(what, out, rounds, against), end="")
 
 
 @app.command

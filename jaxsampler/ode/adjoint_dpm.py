@@ -29,6 +29,7 @@ from jaxtyping import PyTree
 
 from ..numerics import Arr, State, cast, is_traced, on_host, wide
 from ..paths import Denoiser, Path
+from ..paths.predictions import weights
 from ..scan import Direct
 from ..scan.adjoints import as_arrays, explicit, floats
 from ..scan.driver import drive
@@ -97,7 +98,8 @@ class AdjointDPM(eqx.Module):
     def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
         """One scan; backwards, the augmented system on the reversed grid."""
         plan: Any = self.planned(body, scanned).plan if self.plan is None else self.plan
-        path: Any = body.denoiser.path if body.denoiser else None
+        denoiser: Any = body.denoiser
+        path, kind = denoiser.path, denoiser.kind
         scanned = as_arrays(scanned)
         entries = jax.tree.map(lambda a: a[plan.starts], scanned.entry)
 
@@ -107,7 +109,8 @@ class AdjointDPM(eqx.Module):
 
         def noise(leaves, x, t, entry):
             extra = () if entry is None else (entry,)
-            return eqx.combine(leaves, static).model(x, t, jnp.asarray([0.0, 1.0], t.dtype), *extra)
+            pair = jnp.stack(weights(path, t, kind, "noise")).astype(t.dtype)
+            return eqx.combine(leaves, static).model(x, t, pair, *extra)
 
         more, noise = explicit(noise, leaves, carry.state[0], first.row.t, first.entry)
 

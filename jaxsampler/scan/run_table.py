@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..eager import Latest
-from ..numerics import Key, State, Time, cast, is_traced, on_host, wide
-from ..paths import Denoiser, Path, convert
+from ..numerics import Arr, Key, State, Time, axpy, cast, is_traced, on_host, wide
+from ..paths import Denoiser, Path
 from ..paths.predictions import match, weights
 from ..tables import Table
 from .brownian import Brownian
@@ -98,13 +98,14 @@ def run_watched(
 
     # concrete tables stay numpy, also under jit, so that what depends on them (saved points, messages) is
     # known
+    pairs = None
     if denoiser is not None:
         if isinstance(table, dict) and not isinstance(denoiser.path, dict):
             raise ValueError(
                 f"tables for {sorted(table)}, but the denoiser has one path: give js.Denoiser a dict of "
                 "paths with these names"
             )
-        denoiser.each(lambda path, table: _check_kind(denoiser.kind, path, table), table)
+        pairs = denoiser.each(lambda path, table: _weights(denoiser.kind, path, table), table)
     parts, structure = parts_of(table)
     spans = None
     if brownian:
@@ -116,13 +117,13 @@ def run_watched(
         noise = [Brownian(jax.random.fold_in(key, p)) for p in range(len(parts))]
     elif not (is_traced(table) or any(part.draws for part in parts) or _needs_key(watch)):
         key = None  # nothing to draw
-    parts = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, parts)
+    parts = _cast(parts, dtype)
     if key is None and noise is None and is_traced(table):
         noisy = jnp.stack([(part.C != 0).any() | (part.start[1] != 0) for part in parts]).any()
         x = jax.tree.map(lambda a: a + cast(jnp.where(noisy, jnp.nan, 0.0), a), x)
     return drive(
         TableSolver([part.start for part in parts], key, noise, structure),
-        Rows(structure.unflatten(parts), spans),
+        Rows(structure.unflatten(parts), spans, None if pairs is None else _cast(pairs, dtype)),
         eqx.Partial(_predict, model),
         x,
         key=key,
@@ -170,29 +171,43 @@ def _check_tables(tables: Any) -> None:
         )
 
 
-def _check_kind(kind: str, path: Path, table: Table) -> None:
-    """A kind that does not determine what a row wants (noise at alpha = 0) is found here, not as a NaN."""
+def _cast(tree: PyTree, dtype: Any) -> PyTree:
+    """The floats in this dtype."""
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+_known_weights = Latest(256)
+
+
+def _weights(kind: str, path: Path, table: Table) -> Arr:
+    """The weights of x - mu and of the network's output in the prediction that each row wants.
+
+    Raises:
+        ValueError: a prediction of this kind does not determine it (noise at alpha = 0); a traced table
+            cannot be looked at, and gives NaN.
+    """
+    forms = table.form[..., 0], table.form[..., 1]
     if is_traced(table):
-        return
+        return jnp.stack(weights(path, table.t, kind, forms), -1)
 
-    def check() -> None:
+    def made() -> np.ndarray:
         with on_host():
-            weights(path, table.t, kind, (table.form[..., 0], table.form[..., 1]))
+            a, b = (np.asarray(form) for form in forms)
+            pair = weights(path, np.asarray(table.t), kind, (a, b))
+            return np.stack([np.broadcast_to(np.asarray(w), table.t.shape) for w in pair], -1)
 
-    _fitting.made((path.law, kind, np.asarray(table.t).tobytes(), np.asarray(table.form).tobytes()), check)
+    key = path.law, kind, np.asarray(table.t).tobytes(), np.asarray(table.form).tobytes()
+    return _known_weights.made(key, made)
 
 
-_fitting = Latest(256)  # what has been checked before
-
-
-def _predict(model: Callable, y: State, t: Time | dict, form: PyTree, *extra: PyTree) -> State:
+def _predict(model: Callable, y: State, t: Time | dict, pair: PyTree, *extra: PyTree) -> State:
     """The prediction that a row wants, at the centred state y."""
     if not isinstance(model, Denoiser):
         return match(model(y, t, *extra), y)
     x = model.uncentred(y)
     m = match(model.net(x, t, *extra), x)
-    wanted = lambda path, m, x, t, form: convert(m, x, t, path, source=model.kind, target=(form[0], form[1]))
-    return model.each(wanted, m, x, t, form)
+    m = model.centred(m) if model.kind == "data" else m
+    return model.each(lambda path, m, y, pair: axpy(pair[0], y, pair[1], m), m, y, pair)
 
 
 def _float_state(x: State) -> State:

@@ -19,23 +19,26 @@ from ..tables import Table
 
 
 class Rows(eqx.Module):
-    """What the driver scans: the tables of all parts, their times, and the angles between which draws are
+    """What the driver scans: the tables of all parts, their times, what the model is asked for (the form of
+    its prediction, or the weights that make it from a network's), and the angles between which draws are
     increments.
     """
 
     tables: list[Table]
     spans: list | None
+    asked: Any
     t: Arr
     end: Arr
     when: Any
 
-    def __init__(self, tables: Table | dict[str, Table], spans: list | None):
+    def __init__(self, tables: Table | dict[str, Table], spans: list | None, asked: Any = None):
         parts, structure = parts_of(tables)
         self.t, self.end = parts[0].t, parts[0].end
         self.when = structure.unflatten([part.end for part in parts])
         # what is scanned has one leading axis, which `start` has not
         self.tables = [eqx.tree_at(lambda table: table.start, part, None) for part in parts]
         self.spans = spans
+        self.asked = structure.unflatten([part.form for part in parts]) if asked is None else asked
 
 
 class TableSolver(eqx.Module):
@@ -74,8 +77,7 @@ class TableSolver(eqx.Module):
     def step(self, model: Callable, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """One row of the recurrence."""
         x, memory = state
-        times, forms = ([getattr(table, name) for table in row.tables] for name in ("t", "form"))
-        outputs = model(x, self.structure.unflatten(times), self.structure.unflatten(forms))
+        outputs = model(x, self.structure.unflatten([table.t for table in row.tables]), row.asked)
         parts, outputs, new = self.structure.flatten_up_to(x), self.structure.flatten_up_to(outputs), []
         for p, table in enumerate(row.tables):
             z = self.draw(p, table.draw, None if row.spans is None else row.spans[p], parts[p])

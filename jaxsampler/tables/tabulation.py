@@ -69,9 +69,7 @@ def _listed(solver: Any) -> Sequence:
     return solver if isinstance(solver, list | tuple) else [solver]
 
 
-def _concrete(
-    path: Path, grid: Arr, solver: Any, to_zero: bool | None, from_noise: bool | None
-) -> Table:
+def _concrete(path: Path, grid: Arr, solver: Any, to_zero: bool | None, from_noise: bool | None) -> Table:
     n = len(grid) - 1
     with on_host():
         zero = bool(np.asarray(path.sigma(grid[-1])) == 0) if to_zero is None else to_zero

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ...files import write as write_file
-from . import gradients, inversion, likelihood, overhead, precision
+from . import gradients, inversion, likelihood, overhead, precision, speed
 
 
 def benchmarks() -> dict[str, ModuleType]:
@@ -21,14 +21,22 @@ def benchmarks() -> dict[str, ModuleType]:
         "likelihood": likelihood,
         "overhead": overhead,
         "precision": precision,
+        "speed": speed,
     }
 
 
-def write(what: str, out: Path, rounds: int) -> str:
+def write(what: str, out: Path, rounds: int, against: Path | None = None) -> str:
     """Measure `what`, write WHAT.md, WHAT.json and WHAT.png into `out`, and return the Markdown."""
     module: Any = benchmarks()[what]
     out.mkdir(parents=True, exist_ok=True)  # fail before minutes of work if this is impossible
-    result = module.measure(rounds=rounds) if what in ("gradients", "overhead") else module.measure()
+    given: dict[str, Any] = {"rounds": rounds} if what in ("gradients", "overhead", "speed") else {}
+    if what == "speed":
+        if against is None:
+            raise ValueError(
+                "missing --against: bench speed compares with an older checkout, give its folder"
+            )
+        given["against"] = against
+    result = module.measure(**given)
     text = module.markdown(result)
     write_file(out / f"{what}.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
     write_file(out / f"{what}.md", text.encode())

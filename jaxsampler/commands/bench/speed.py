@@ -1,0 +1,155 @@
+"""This checkout against an older one: `jaxsampler bench speed --against PATH`.
+
+Two processes of the same Python, one for each checkout, run the cases of `speed_cases.py` in turns. The ratio
+of a case is the median over the turns of older/newer CPU time: other load on the machine hits both sides of a
+pair alike. Values are compared, so that nothing is fast by being wrong.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import speed_cases
+from .timing import device
+
+ROOT = Path(__file__).parents[3]
+IMPORTS = {"import jaxsampler": "import jaxsampler", "import jax, equinox": "import jax, equinox"}
+
+
+@dataclasses.dataclass
+class Speed:
+    """Seconds of CPU time, [older, newer] for each turn of a case."""
+
+    device: str
+    older: str
+    seconds: dict[str, list[tuple[float, float]]]
+    compiled: dict[str, tuple[int, int]]  # programs in the second call, older and newer
+    differences: dict[str, float]  # of the values, relative to the largest
+
+
+class _Checkout:
+    """A process that runs the cases with the library of one checkout."""
+
+    def __init__(self, root: Path):
+        self.root, self.env = root, os.environ | {"PYTHONPATH": str(root)}
+        command = [sys.executable, speed_cases.__file__]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=self.env, cwd=root, **pipes)
+        self.names = self._answer()
+
+    def _answer(self) -> Any:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise ValueError(f"the checkout {self.root} cannot run the cases (its own message is above)")
+        return json.loads(line)
+
+    def call(self, name: str) -> dict[str, Any]:
+        """One call of a case."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{name}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def imports(self, statement: str) -> float:
+        """Seconds of CPU time of a Python that runs one statement."""
+        before = os.times()
+        subprocess.run([sys.executable, "-c", statement], env=self.env, cwd=self.root, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    def close(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(against: Path, rounds: int = 5, only: str = "") -> Speed:
+    """Time the cases whose names begin with `only`.
+
+    Raises:
+        ValueError: there is no checkout of the library at `against`, or it cannot run a case.
+    """
+    if not (against / "jaxsampler" / "__init__.py").exists():
+        raise ValueError(f"{against} is no checkout of jaxsampler: give the folder that holds jaxsampler/")
+    both = [_Checkout(root.resolve()) for root in (against, ROOT)]
+    names = [n for n in both[1].names if n in both[0].names and n.startswith(only)]
+    seconds, compiled, differences = {}, {}, {}
+    try:
+        for name in names:
+            heads = [np.asarray(c.call(name)["head"]) for c in both]
+            scale = max(np.abs(heads[0]).max(), 1e-12)
+            differences[name] = float(np.abs(heads[0] - heads[1]).max() / scale)
+            second = [c.call(name) for c in both]
+            compiled[name] = (second[0]["compiled"], second[1]["compiled"])
+            turns = [[c.call(name)["cpu"] for c in both] for _ in range(rounds)]
+            seconds[name] = [(a, b) for a, b in turns]
+            print(f"{name}: {_ratio(seconds[name]):.1f}", file=sys.stderr, flush=True)
+        for name, statement in IMPORTS.items():
+            if name.startswith(only):
+                turns = [[c.imports(statement) for c in both] for _ in range(rounds)]
+                seconds[name] = [(a, b) for a, b in turns]
+    finally:
+        for c in both:
+            c.close()
+    return Speed(device(), _commit(against), seconds, compiled, differences)
+
+
+def _commit(root: Path) -> str:
+    """The commit of a checkout, or its folder's name."""
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return root.name
+
+
+def _ratio(turns: list[tuple[float, float]]) -> float:
+    return float(np.median([a / b for a, b in turns]))
+
+
+def markdown(result: Speed) -> str:
+    """Format the table."""
+    lines = [
+        f"{result.device}; commit {result.older} against this one, CPU milliseconds, medians of turns",
+        "",
+        "| case | older | newer | older/newer | compiled by a second call, older | newer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, turns in result.seconds.items():
+        old, new = 1e3 * np.median(turns, axis=0)
+        compiled = result.compiled.get(name, ("", ""))
+        lines.append(
+            f"| {name} | {old:.3g} | {new:.3g} | {_ratio(turns):.2g} | {compiled[0]} | {compiled[1]} |"
+        )
+    for n in (300, 1000):
+        tabulated = [_ratio(t) for name, t in result.seconds.items() if name.startswith(f"tabulate {n},")]
+        if tabulated:
+            lines.append("")
+            lines.append(
+                f"`tabulate`, {n} steps, {len(tabulated)} solvers, without its cache: older/newer median "
+                f"{np.median(tabulated):.1f}, least {min(tabulated):.1f}."
+            )
+    worst = max(result.differences.items(), key=lambda item: item[1], default=("nothing", 0.0))
+    lines += ["", f"Largest relative difference of values: {worst[1]:.1e} ({worst[0]})."]
+    return "\n".join(lines) + "\n"
+
+
+def figure(result: Speed) -> Any:
+    """Plot the ratios."""
+    import matplotlib.pyplot as plt
+
+    items = [(name, _ratio(turns)) for name, turns in result.seconds.items()][::-1]
+    fig, ax = plt.subplots(figsize=(7, 0.2 * len(items) + 1), layout="constrained")
+    ax.scatter([ratio for _, ratio in items], range(len(items)), s=20, zorder=3)
+    ax.axvline(1.0, color="0.3", lw=1)
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(items)), [name for name, _ in items], fontsize=7)
+    ax.set_xlabel(f"CPU time of {result.older}/CPU time of this checkout")
+    ax.grid(axis="x", alpha=0.3)
+    return fig

@@ -1,0 +1,171 @@
+"""What `bench speed` times, with public names only: any checkout of the library runs it, as a script.
+
+It reads the name of a case from each line of its input, and answers with one line of JSON: the seconds of CPU
+and wall-clock time of a call. The first call of a case prepares and compiles it, and answers with what that
+compiled.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsampler as js
+
+COMPILED = []
+TABULATED = """ddim heun edm dpm_2 dpm_3 dpm_2m dpmpp_2s dpmpp_3s dpmpp_2m dpmpp_3m unipc deis deis_rho lms
+    ipndm pndm dpmpp_sde dpmpp_2m_sde dpmpp_3m_sde euler_ancestral mr_ode mr_sde rk_rho"""
+
+
+class Conv(eqx.Module):
+    """A network as equinox users write it: channels first."""
+
+    layers: list
+
+    def __init__(self, key, width: int = 32):
+        sizes, keys = [(3, width), (width, width), (width, 3)], jax.random.split(key, 3)
+        self.layers = [
+            eqx.nn.Conv2d(a, b, 3, padding=1, key=k) for (a, b), k in zip(sizes, keys, strict=True)
+        ]
+
+    def __call__(self, x, t):
+        first, second, last = (jax.vmap(layer) for layer in self.layers)
+        return last(jax.nn.silu(second(jax.nn.silu(first(x)))))
+
+
+def gradients() -> dict[str, Callable]:
+    """Gradients and samples of convolutional networks, jitted."""
+    key = jax.random.key(0)
+
+    def slope(denoiser, x, steps):
+        arrays, static = eqx.partition(denoiser, eqx.is_inexact_array)
+
+        def loss(arrays, x):
+            d = eqx.combine(arrays, static)
+            return jnp.square(js.sample(d, x, x=x, key=None, steps=steps)).mean()
+
+        program = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        return lambda: program(arrays, x)
+
+    def restoration():
+        net = js.pretrained.load("restore")
+        mu = jax.random.uniform(key, (1, 64, 64, 3))
+        net_at = lambda x, t: net(x, t, mu, jnp.zeros(1, jnp.int32))
+        return slope(js.Denoiser(net_at, net.path(mu), "data"), mu, 5)
+
+    def nchw(what):
+        x, net = jax.random.normal(key, (4, 3, 16, 16)), Conv(key)
+        if what == "gradient":
+            return slope(js.Denoiser(net, js.VP(), "noise"), x, 10)
+        program = eqx.filter_jit(
+            lambda net, x: js.sample(js.Denoiser(net, js.VP(), "noise"), x, x=x, key=None, steps=10)
+        )
+        return lambda: program(net, x)
+
+    x = jax.random.normal(key, (4, 32, 32, 1))
+    return {
+        "gradient of fashion_edm": lambda: slope(js.pretrained.load("fashion_edm"), 80 * x, 8),
+        "gradient of restore": restoration,
+        "NCHW network, sample": lambda: nchw("sample"),
+        "NCHW network, gradient": lambda: nchw("gradient"),
+    }
+
+
+def eager() -> dict[str, Callable]:
+    """Calls outside jit, on a small problem."""
+    path = js.VP()
+    denoiser = js.models.gaussian_mixture(jnp.array([[1.0, 0.0], [-1.0, 0.0]]), 0.2, path)
+    like, key = jnp.zeros((64, 2)), jax.random.key(0)
+    x = jax.random.normal(key, like.shape)
+    table = js.tabulate(path, js.grids.log_snr(path, 20), js.solvers.dpmpp_2m)
+    draw = lambda x: js.sample(denoiser, like, x=x, key=None)
+    calls = {
+        "eager sample": lambda: js.sample(denoiser, like, key=key),
+        "eager sample, unipc": lambda: js.sample(denoiser, like, key=key, solver=js.solvers.unipc()),
+        "eager run": lambda: js.run(denoiser, table, x),
+        "eager log_prob": lambda: js.likelihood.log_prob(denoiser, x[0]),
+        "eager invert": lambda: js.inversion.invert(denoiser, x).x,
+        "eager gradient": lambda: jax.grad(lambda x: draw(x).sum())(x),
+    }
+    return {name: lambda call=call: call for name, call in calls.items()}
+
+
+def tables() -> dict[str, Callable]:
+    """`tabulate`: a path that was never seen, so that no cache knows it."""
+    fresh: Iterator[float] = (20 + 1e-9 * i for i in range(10**9))
+
+    def made(name, n):
+        step = js.solvers.by_name(name)
+
+        def tabulate():
+            path = js.VP(0.1, next(fresh))
+            return js.tabulate(path, js.grids.log_snr(path, n), step).A
+
+        return tabulate
+
+    names = [name for name in TABULATED.split() if hasattr(js.solvers, name)]
+    return {
+        f"tabulate {n}, {name}": lambda name=name, n=n: made(name, n) for n in (300, 1000) for name in names
+    }
+
+
+def small_states() -> dict[str, Callable]:
+    """Jitted samples of cheap networks, where the rows themselves cost."""
+    path = js.VP()
+
+    def sampled(shape, name):
+        x = jax.random.normal(jax.random.key(0), shape)
+        denoiser = js.Denoiser(lambda x, t: x * (1 - t).astype(x.dtype), path, "data")
+        program = jax.jit(lambda table, x: js.run(denoiser, table, x, adjoint=js.Direct()))
+        table = js.tabulate(path, js.grids.log_snr(path, 20), js.solvers.by_name(name))
+        table = jax.tree.map(jnp.asarray, table)
+
+        def many():
+            for _ in range(200 if x.size < 1000 else 5):
+                out = program(table, x)
+            return out
+
+        return many
+
+    cases = [((64, 2), "dpmpp_2m"), ((64, 2), "ddim"), ((1024, 1024), "dpmpp_2m")]
+    return {
+        f"{shape[0]} x {shape[1]}, {name}": lambda shape=shape, name=name: sampled(shape, name)
+        for shape, name in cases
+    }
+
+
+def first_use() -> dict[str, Callable]:
+    return {"pretrained.load": lambda: lambda: jax.tree.leaves(js.pretrained.load("fashion_edm"))[0]}
+
+
+def cases() -> dict[str, Callable]:
+    return gradients() | eager() | tables() | small_states() | first_use()
+
+
+def main() -> None:
+    def hear(event: str, duration_secs: float, **about: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            COMPILED.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    known, ready = cases(), {}
+    print(json.dumps(list(known)), flush=True)
+    for line in sys.stdin:
+        name, before = line.strip(), len(COMPILED)
+        if first := name not in ready:
+            ready[name] = known[name]()
+        wall, cpu = time.perf_counter(), time.process_time()
+        out = jax.block_until_ready(ready[name]())
+        seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        head = np.concatenate([np.ravel(np.asarray(a, np.float64))[:50] for a in jax.tree.leaves(out)][:8])
+        answer = seconds | {"first": first, "compiled": len(COMPILED) - before, "head": head.tolist()}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
