@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 from PIL import Image, ImageDraw
-from scipy.signal import fftconvolve
 
 from ..spelling import nearest
 from .fields import RgbImage, blur, coordinates, flake, hills, scatter, splat
@@ -106,6 +105,8 @@ def haze(image: RgbImage, depth: np.ndarray, beta: float, air: np.ndarray) -> Rg
 
 def rainy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """Add streaks in one direction: a far layer (many, thin), a near one (few, long), and a faint veil."""
+    from scipy.signal import fftconvolve  # slow to import
+
     rng = generator(key)
     lean = rng.uniform(-0.6, 0.6)
     light = np.zeros(image.shape[:2], np.float32)
@@ -122,6 +123,8 @@ def rainy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) 
 
 def snowy(key: Key, image: RgbImage, severity: float | int, view: View = WHOLE) -> RgbImage:
     """Add drifting flakes: many small sharp ones, some larger, a few large and blurred."""
+    from scipy.signal import fftconvolve  # slow to import
+
     rng = generator(key)
     clear = np.ones(image.shape[:2], np.float32)
     drift = rng.uniform(-0.8, 0.8)

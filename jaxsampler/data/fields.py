@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy.signal import fftconvolve, oaconvolve
 
 RgbImage = Float[np.ndarray, "H W 3"]
 
@@ -56,6 +55,8 @@ def scatter(
 
 def blur(image: RgbImage, kernel: np.ndarray) -> RgbImage:
     """Convolve each channel with a normalised kernel of odd sides; the image is mirrored at its edges."""
+    from scipy.signal import fftconvolve, oaconvolve  # slow to import
+
     (top, left), (height, width, _) = (k // 2 for k in kernel.shape), image.shape
     rows, columns = mirror(height, top), mirror(width, left)
     convolve = oaconvolve if height * width > 65_536 else fftconvolve

@@ -95,17 +95,19 @@ class RecursiveCheckpoint(eqx.Module):
             )
 
     def loop(self, body: Body, carry: Carry, scanned: Scanned) -> Carry:
-        """Scans nested until a level has at most `checkpoints` rows."""
+        """Scans nested until a level has at most `checkpoints` rows; two levels if that is None."""
         n = len(jax.tree.leaves(scanned)[0])
         c = math.isqrt(max(n - 1, 0)) + 1 if self.checkpoints is None else self.checkpoints
+        even = [k for k in range(-(-c // 2), c + 1) if n % k == 0] if self.checkpoints is None else []
         leaves, shared = _shared(body)
         shared = jax.checkpoint(shared)
 
-        def fold(leaves, carry, rows):
+        def fold(leaves, carry, rows, top=False):
             n = len(jax.tree.leaves(rows)[0])
-            if n <= c:
+            if n <= c or (self.checkpoints is None and not top):
                 return jax.lax.scan(lambda x, row: (shared(leaves, x, row), None), carry, rows)[0]
-            block = -(-n // c)  # c blocks or fewer, then what is left over
+            # c blocks or fewer, then what is left over: another scan, whose network is compiled once more
+            block = n // even[-1] if even else -(-n // c)
             whole = n // block * block
             blocks = jax.tree.map(lambda a: a[:whole].reshape(n // block, block, *a.shape[1:]), rows)
             inner = jax.checkpoint(fold)
@@ -114,7 +116,7 @@ class RecursiveCheckpoint(eqx.Module):
                 carry = inner(leaves, carry, jax.tree.map(lambda a: a[whole:], rows))
             return carry
 
-        return fold(leaves, carry, scanned)
+        return fold(leaves, carry, scanned, top=True)
 
 
 def explicit(function: Callable, *example: Any) -> tuple[list, Callable]:

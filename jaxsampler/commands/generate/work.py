@@ -29,7 +29,7 @@ from ...front_door import sample
 from ...guidance import classifier_free
 from ...numerics import Key
 from ...paths import Denoiser
-from ...scan import Solver
+from ...scan import Direct, Solver
 from ...solvers import Adaptive
 from ...tables import Table
 from .plans import Plan
@@ -62,7 +62,9 @@ def draw(
         if guidance is not None:
             d = cast(Denoiser, classifier_free(d, denoiser, guidance))
         like, own = jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.fold_in(key, number)
-        x = sample(d, like, key=own, solver=solver, grid=None if grid is None else np.array(grid))
+        x = sample(
+            d, like, key=own, solver=solver, grid=None if grid is None else np.array(grid), adjoint=Direct()
+        )
         x, arrived = (x.x, x.reached) if isinstance(x, Adaptive) else (x, True)
         return x, jnp.isfinite(x).all() & arrived
 

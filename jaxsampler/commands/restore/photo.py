@@ -20,7 +20,7 @@ from ...nn.unet import RestorationNet
 from ...numerics import Key
 from ...paths import Denoiser, grids
 from ...pretrained import samplers
-from ...scan import run
+from ...scan import Direct, run
 from ...tables import Step, Table, tabulate
 from .tiles import Tiled
 
@@ -65,7 +65,7 @@ def restore(
     prior_key, noise_key = jax.random.split(key)
     path = net.path(mu)
     denoiser = Denoiser(partial(net, mu=mu, task=task), path, "data")
-    return run(denoiser, table, path.prior(prior_key, mu), key=noise_key, progress=progress)
+    return run(denoiser, table, path.prior(prior_key, mu), key=noise_key, progress=progress, adjoint=Direct())
 
 
 class Restorer:
