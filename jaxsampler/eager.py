@@ -88,6 +88,11 @@ def once(function: Callable, *args: Any) -> Any:
     return program([a for a in arrays if a is not None])
 
 
+def forget() -> None:
+    """Drop all programs."""
+    _programs.clear()
+
+
 def staged() -> bool:
     """Whether what is computed now becomes part of a larger program."""
     return isinstance(jax.lax.neg(np.float32(0)), Tracer)

@@ -15,6 +15,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10.") and "JAXSAMPLER_TEST
 import jax
 import pytest
 
+from jaxsampler import eager
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 _cache = os.environ.get(
@@ -22,6 +24,8 @@ _cache = os.environ.get(
 )
 jax.config.update("jax_compilation_cache_dir", _cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache  # child processes use it too
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_collection_modifyitems(items):
@@ -70,4 +74,5 @@ def plain_programs(request):
 def forget_programs():
     """Compiled programs of one test file are of no use to the next, and hundreds of them fill the memory."""
     yield
+    eager.forget()
     jax.clear_caches()

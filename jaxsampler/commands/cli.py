@@ -38,6 +38,7 @@ def restore(
     full: Flag[bool] = False,
     choose: Flag[bool] = False,
     weights: Path | None = None,
+    no_cache: Flag[bool] = False,
 ) -> None:
     """Restore a damaged photo or a folder of them; without arguments, ten held-out examples, with numbers.
 
@@ -57,9 +58,12 @@ def restore(
         full: Run the whole comparison on all held-out photos, about 10 minutes on 2 cores.
         choose: Compare the members of MR Sampler on training photos.
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
+        no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
     """
+    from . import compilations
     from .restore import command
 
+    compilations.keep(not no_cache)
     if photo is None and batch is None:
         if any(option is not None for option in (task, mask, solver, steps, order)):
             raise ValueError(
@@ -104,6 +108,7 @@ def sample(
     seed: int = 0,
     batch: int = 100,
     out: Path = Path("samples"),
+    no_cache: Flag[bool] = False,
 ) -> None:
     """Sample images from a trained network: a PNG of the first hundred, an NPZ of all, a JSON to repeat it.
 
@@ -126,9 +131,11 @@ def sample(
         seed: Seed of all noise.
         batch: How many images are computed at a time; it changes the memory needed, not the images.
         out: The folder for samples.png, samples.npz and samples.json.
+        no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
     """
-    from . import generate
+    from . import compilations, generate
 
+    compilations.keep(not no_cache)
     plan = generate.plan(
         model=model,
         weights=weights,
@@ -146,7 +153,14 @@ def sample(
 
 
 @app.command
-def train(config: Positional[str], /, *, out: str | None = None, data: str | None = None) -> None:
+def train(
+    config: Positional[str],
+    /,
+    *,
+    out: str | None = None,
+    data: str | None = None,
+    no_cache: Flag[bool] = False,
+) -> None:
     """Train a network as a TOML config says; an interrupted training goes on where it stopped.
 
     Args:
@@ -155,9 +169,12 @@ def train(config: Positional[str], /, *, out: str | None = None, data: str | Non
             NAME beside.
         data: The folder with the files of Fashion-MNIST, if the config does not name it; without either they
             are downloaded.
+        no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
     """
+    from . import compilations
     from .train import main
 
+    compilations.keep(not no_cache)
     print(main(config, out, data))
 
 
@@ -206,7 +223,14 @@ def bench(
 
 
 @app.command
-def search(config: Positional[Path], /, *, out: Path = Path("search"), data: Path | None = None) -> None:
+def search(
+    config: Positional[Path],
+    /,
+    *,
+    out: Path = Path("search"),
+    data: Path | None = None,
+    no_cache: Flag[bool] = False,
+) -> None:
     """Search for better samplers of one problem, as a TOML config says; an interrupted search goes on.
 
     Args:
@@ -215,9 +239,12 @@ def search(config: Positional[Path], /, *, out: Path = Path("search"), data: Pat
             PROBLEM.md and PROBLEM.png.
         data: The folder with the files of Fashion-MNIST; by default the user's data folder, filled by
             download.
+        no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
     """
+    from . import compilations
     from .search.report import main
 
+    compilations.keep(not no_cache)
     print(main(config, out, data), end="")
 
 

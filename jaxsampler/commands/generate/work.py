@@ -32,6 +32,7 @@ from ...paths import Denoiser
 from ...scan import Direct, Solver
 from ...solvers import Adaptive
 from ...tables import Table
+from ..compilations import waiting
 from .plans import Plan
 
 SHOWN = 100  # images in the PNG
@@ -73,15 +74,21 @@ def draw(
     return grey, good
 
 
-def batch(plan: Plan, first: int) -> UInt8[np.ndarray, "k h w c"]:
-    """Sample the images from number `first` on; the last batch is computed at full length, and cut."""
+def begin(plan: Plan, first: int) -> tuple[Array, Array]:
+    """Start to sample the images from number `first` on; the last batch is computed at full length."""
     numbers = np.arange(first, first + plan.batch, dtype=np.int32)
     labels = None if plan.guidance == 0 else jnp.asarray(plan.labels(numbers))
     guidance = None if plan.guidance in (0, 1) else jnp.asarray(plan.guidance, jnp.float32)
     key = jax.random.key(np.uint32(plan.seed))
-    images, good = draw(
-        plan.denoiser, plan.solver, key, jnp.asarray(numbers), labels, guidance, plan.shape, plan.grid
-    )
+    with waiting("the sampler"):
+        images, good = draw(
+            plan.denoiser, plan.solver, key, jnp.asarray(numbers), labels, guidance, plan.shape, plan.grid
+        )
+    return images, good
+
+
+def checked(plan: Plan, first: int, images: Array, good: Array) -> UInt8[np.ndarray, "k h w c"]:
+    """Wait for a batch and cut it; ValueError if a solver failed."""
     left = min(plan.batch, plan.n - first)
     if not np.all(good[:left]):
         bad = first + int(np.argmin(good[:left]))
@@ -120,8 +127,11 @@ def run(plan: Plan, out: Path) -> Path:
     there = {first for first in starts if (kept / f"{first}.npy").exists()}
     done = sum(min(plan.batch, plan.n - first) for first in there)
     with tqdm(total=plan.n, initial=done, unit="image", desc=out.name) as bar:
-        for first in (first for first in starts if first not in there):
-            images = batch(plan, first)
+        missing = [first for first in starts if first not in there]
+        coming = [begin(plan, first) for first in missing[:1]]
+        for i, first in enumerate(missing):  # the next batch is computed while this one is written
+            drawn, coming = coming, [begin(plan, following) for following in missing[i + 1 : i + 2]]
+            images = checked(plan, first, *drawn[0])
             if not begun.exists():  # once there is something to keep
                 write(begun, encoded(plan.settings))
             write(kept / f"{first}.npy", saved(np.save, images))

@@ -19,6 +19,7 @@ from ... import data, solvers
 from ...data.photos import Photo
 from ...nn.unet import RestorationNet
 from ...tables import Step, Table, pad
+from ..compilations import waiting
 from .photo import restore, table
 
 FAMILY: dict[str, Step] = {
@@ -137,7 +138,8 @@ class Bench:
         shape = (rows.nfe, batch.degraded.shape)
         if shape not in self.compiled:
             began = time.perf_counter()
-            self.compiled[shape] = restore.lower(*args).compile()
+            with waiting(f"the network for {rows.nfe} calls"):
+                self.compiled[shape] = restore.lower(*args).compile()
             self.compile_seconds += time.perf_counter() - began
         began = time.perf_counter()
         out = np.array(self.compiled[shape](*args))

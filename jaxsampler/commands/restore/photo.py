@@ -22,6 +22,7 @@ from ...paths import Denoiser, grids
 from ...pretrained import samplers
 from ...scan import Direct, run
 from ...tables import Step, Table, tabulate
+from ..compilations import waiting
 from .tiles import Tiled
 
 # The member of MR Sampler that does best on training photos at 5 and 10 calls: `jaxsampler restore --choose`.
@@ -128,7 +129,8 @@ class Restorer:
         height, width, _ = image.shape
         mu = np.pad(mu, ((0, -height % CANVAS), (0, -width % CANVAS), (0, 0)), mode="symmetric")
         index = jnp.array([list(TASKS).index(task)])
-        out = restore(self.net, self.table, jnp.asarray(mu[None]), index, self.key, progress=progress)
+        with waiting("the network for photos of this size"):
+            out = restore(self.net, self.table, jnp.asarray(mu[None]), index, self.key, progress=progress)
         out = np.clip(np.asarray(out[0, :height, :width]), 0, 1)
         jax.effects_barrier()  # the progress bar's last line
         return out if mask is None else np.where(mask[..., None], image, out)
