@@ -58,6 +58,10 @@ def same(x, t):
     return x
 
 
+def half(x, t):
+    return 0.5 * x
+
+
 def system():
     both = js.Denoiser(same, {"a": js.VP(), "b": js.CondOT()}, "velocity")
     return js.sample(both, {"a": LIKE, "b": LIKE}, key=KEY, steps=4)
@@ -281,5 +285,34 @@ def test_paths_that_differ_have_tables_of_their_own():
 
     one, two = (js.tabulate(Mine(k), grid, S.ddim).B for k in (1.0, 2.0))
     assert not np.allclose(one, two)
+
+
+def test_what_a_users_formulas_read_may_change():
+    """Their tables are made anew: a notebook's constant is seen by the next call."""
+    weight = [1.0]
+
+    @js.step(kind="velocity", order=1)
+    def mine(path, ts, x, past, model, z):
+        return x + weight[0] * (ts[-1] - ts[-2]) * model(x, ts[-2])
+
+    class Own(js.Path):
+        def alpha(self, t):
+            return 1 - weight[0] * t
+
+        def sigma(self, t):
+            return t
+
+    grid = [0.4, 0.2, 0.1]
+    draw = lambda path, step: js.sample(
+        js.Denoiser(half, path, "noise"), X, x=X, key=None, grid=grid, solver=step
+    )
+    cases = [(js.CondOT(), mine), (js.CondOT(), [mine, S.euler]), (Own(), S.ddim)]
+    before = [draw(*case) for case in cases]
+    weight[0] = 0.5
+    for case, old in zip(cases, before, strict=True):
+        assert not np.allclose(draw(*case), old)
+
+
+def test_paths_have_a_law_without_mu():
     assert js.MeanReverting(0.0).law == js.MeanReverting(jnp.ones(3)).law
     assert js.MeanReverting(0.0).law != js.MeanReverting(0.0, std=0.3).law

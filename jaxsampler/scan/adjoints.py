@@ -47,9 +47,7 @@ class Direct(eqx.Module):
     Args:
         remat: recompute the network call of each row on the way back instead of storing its activations.
         unroll: run the rows one after another instead of in a loop. The network is still traced once, but
-            compiled once per row: for few rows only. It pays on CPUs, where gradients of convolutions are
-                several times slower inside a loop than
-            outside; keep it out of loops of your own as well.
+            compiled once per row: for few rows only.
 
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.CondOT(), "data")

@@ -3,8 +3,7 @@ r"""How corrections are fitted: what an iteration does, which stages there are, 
 An iteration is two compiled calls. The network's part, the gradient of the loss in the numbers of a table,
 takes the table as an argument: all parents with as many rows share that program, which is the slow one to
 compile. The parent's part pulls the gradient back to the corrections, moves them, and makes the next table.
-Iterations are dispatched one by one, not scanned: inside a loop XLA runs convolutions and their gradients
-several times slower on CPUs.
+Iterations are dispatched one by one, not scanned: a run can then be stopped and watched between any two.
 """
 
 import dataclasses

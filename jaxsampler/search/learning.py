@@ -164,7 +164,7 @@ def begin(
         penalty: on the squares of the table's corrections.
         rates: learning rates by leaf, in place of the measured ones.
         ema: decay of the running average of the corrections.
-        adjoint: of the table's rows, by default `Direct()`; `Direct(unroll=True)` suits convolutions on CPUs.
+        adjoint: of the table's rows, by default `Direct()`.
         initial: a table on this grid, for instance of `distill`, that the run starts from in place of the
             parent's; `vary` must be able to reach it.
         folder: where the state is saved after each of 12 blocks; a killed and restarted run ends with the

@@ -8,7 +8,7 @@ even with the same text: what they read from their modules may have changed in b
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -69,6 +69,15 @@ def identity(value: Any, inside: tuple = ()) -> Hashable:
             deeper(getattr(value, f.name)) for f in dataclasses.fields(value) if f.compare
         )
     return Same(value)
+
+
+def codes(same: Hashable) -> Iterator[types.CodeType]:
+    """The code of all functions in what `identity` returned."""
+    if isinstance(same, Same) and isinstance(same.value, types.CodeType):
+        yield same.value
+    if isinstance(same, tuple):
+        for part in same:
+            yield from codes(part)
 
 
 def _function(f: types.FunctionType, deeper: Callable) -> Hashable:

@@ -39,6 +39,7 @@ import inspect
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ import numpy as np
 from ..numerics import is_traced
 from ..paths import KINDS, VP
 from ..spelling import nearest
-from .identity import identity
+from .identity import codes, identity
 from .units import count_calls
 
 
@@ -187,6 +188,12 @@ class Step:
     @functools.cached_property
     def _identity(self) -> Any:
         return identity(self)
+
+    @functools.cached_property
+    def ours(self) -> bool:
+        """Whether all its code is of this package, so that it reads nothing that a user may change."""
+        package = str(Path(__file__).parents[1])
+        return all(code.co_filename.startswith(package) for code in codes(self._identity))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Step) and self._identity == other._identity

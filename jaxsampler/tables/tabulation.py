@@ -55,8 +55,9 @@ def tabulate(
     if is_traced(grid):
         steps = schedule(solver, len(grid) - 1, to_zero=bool(to_zero), from_noise=bool(from_noise))
         return _table(path, Rows(path, grid, steps), grid)
-    if is_traced([getattr(step, "given", ()) for step in _listed(solver)]):
-        return _concrete(path, grid, solver, to_zero, from_noise)
+    steps = [step for step in _listed(solver) if isinstance(step, Step)]
+    if is_traced([step.given for step in steps]) or not all(step.ours for step in steps):
+        return _concrete(path, grid, solver, to_zero, from_noise)  # a user's step may read what changes
     key = path.law, grid.tobytes(), tuple(_listed(solver)), to_zero, from_noise
     known = TABLES.made(key, lambda: _concrete(path, grid, solver, to_zero, from_noise))
     return jax.tree.map(np.copy, known)  # the caller may write into it

@@ -8,8 +8,10 @@ pair alike. Values are compared, so that nothing is fast by being wrong.
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,21 @@ from . import speed_cases
 from .timing import device
 
 ROOT = Path(__file__).parents[3]
-IMPORTS = {"import jaxsampler": "import jaxsampler", "import jax, equinox": "import jax, equinox"}
+COMMAND = """
+import sys
+try:
+    from jaxsampler.commands.cli import main
+except ModuleNotFoundError:  # as it was called once
+    from jaxsampler.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+PROCESSES = {  # what a new Python runs: (code, arguments, whether compiled programs may be there)
+    "import jaxsampler": ("import jaxsampler", (), True),
+    "import jax, equinox": ("import jax, equinox", (), True),
+    "sample --n 64, nothing compiled": (COMMAND, ("sample", "--n", "64"), False),
+    "sample --n 64, again": (COMMAND, ("sample", "--n", "64"), True),
+    "restore, nothing compiled": (COMMAND, ("restore",), False),
+}
 
 
 @dataclasses.dataclass
@@ -56,11 +72,21 @@ class _Checkout:
         self.process.stdin.flush()
         return self._answer()
 
-    def imports(self, statement: str) -> float:
-        """Seconds of CPU time of a Python that runs one statement."""
-        before = os.times()
-        subprocess.run([sys.executable, "-c", statement], env=self.env, cwd=self.root, check=True)
-        after = os.times()
+    def run(self, name: str, scratch: Path) -> float:
+        """Seconds of CPU time of a Python of its own; its bytecode is compiled before."""
+        code, arguments, warm = PROCESSES[name]
+        home = scratch / self.root.name
+        if not warm:
+            shutil.rmtree(home / "cache", ignore_errors=True)
+        env = {k: v for k, v in self.env.items() if not k.startswith("JAX_")}
+        env |= {"XDG_CACHE_HOME": str(home / "cache"), "PYTHONPYCACHEPREFIX": str(home / "bytecode")}
+        env["PYTHONDONTWRITEBYTECODE"] = ""
+        with tempfile.TemporaryDirectory() as out:
+            where = ("--out", str(Path(out) / "out")) if arguments else ()
+            command = [sys.executable, "-c", code, *arguments, *where]
+            before = os.times()
+            subprocess.run(command, env=env, cwd=self.root, check=True, capture_output=True)
+            after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
     def close(self) -> None:
@@ -90,10 +116,11 @@ def measure(against: Path, rounds: int = 5, only: str = "") -> Speed:
             turns = [[c.call(name)["cpu"] for c in both] for _ in range(rounds)]
             seconds[name] = [(a, b) for a, b in turns]
             print(f"{name}: {_ratio(seconds[name]):.1f}", file=sys.stderr, flush=True)
-        for name, statement in IMPORTS.items():
-            if name.startswith(only):
-                turns = [[c.imports(statement) for c in both] for _ in range(rounds)]
-                seconds[name] = [(a, b) for a, b in turns]
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in (name for name in PROCESSES if name.startswith(only)):
+                turns = [[c.run(name, Path(scratch)) for c in both] for _ in range(rounds + 1)]
+                seconds[name] = [(a, b) for a, b in turns[1:]]
+                print(f"{name}: {_ratio(seconds[name]):.1f}", file=sys.stderr, flush=True)
     finally:
         for c in both:
             c.close()

@@ -14,7 +14,6 @@ import numpy as np
 
 from ... import metrics, pretrained
 from ...files import write
-from ...scan import Direct
 from ...search.baselines import Handmade, best
 from ...search.distillation import distill, waypoints
 from ...search.error_measures import squared
@@ -254,7 +253,6 @@ class Task:
             rates=dict.fromkeys(("amplitude", "weights"), self.c.rate) if self.c.rate else None,
             split=self.c.split or None,
             teacher=teacher,
-            adjoint=Direct(unroll=self.p.bound),
             folder=folder,
             progress=self.progress,
         )
