@@ -67,8 +67,7 @@ def sample(
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
             f"denoiser must be a js.Denoiser(net, path, kind), got {type(denoiser).__name__}: the sampler "
-            "must know "
-            "the path and what the network predicts"
+            "must know the path and what the network predicts"
         )
     path = denoiser.path
     like = jax.tree.map(lambda a: a if isinstance(a, jax.ShapeDtypeStruct) else jnp.asarray(a), like)

@@ -9,9 +9,9 @@ so is its adjoint. With a = dL/dy the augmented system, integrated from data bac
 
 ends in the gradients with respect to x_T (a/alpha_T) and all w that the network depends on: weights,
 conditioning, entries per interval. It has the form of the flow itself, so a noise-kind table of ours
-integrates it: the whole state is (y, a, a_w) times alpha. The way forward stores nothing but the sample. The
-    gradient is that of the continuous flow: it differs from the gradient of
-the discrete sampler by the errors of both solvers, and converges at the lower of their two orders.
+integrates it: the whole state is (y, a, a_w) times alpha. The way forward stores nothing but the sample.
+The gradient is that of the continuous flow: it differs from the gradient of the discrete sampler by the errors
+of both solvers, and converges at the lower of their two orders.
 
 At sigma = 0 a network that predicts data does not determine the noise. The backward solver's first step is
 then Euler's, with the slope at its noisy end; its error is of second order in the rho of the last positive

@@ -139,8 +139,7 @@ class Reversible(eqx.Module):
     """Reverse mode without a tape: the solver's exact inverse recomputes each state on the way back.
 
     For edict, bdia, obelm, reversible_heun and mccallum_foster of `js.solvers`. The gradient is that of the
-    discrete program up to
-    rounding, which the inverse may amplify: see `solvers/reversible.py`.
+    discrete program up to rounding, which the inverse may amplify: see `solvers/reversible.py`.
 
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: 0.5 * x, js.VP(), "data")
@@ -156,8 +155,7 @@ class Reversible(eqx.Module):
         if not hasattr(body.solver, "reverse"):
             raise ValueError(
                 f"{type(body.solver).__name__} cannot be run backwards: Reversible() is for edict, bdia, "
-                "obelm, reversible_heun and "
-                "mccallum_foster of js.solvers; RecursiveCheckpoint() takes any solver"
+                "obelm, reversible_heun and mccallum_foster of js.solvers; RecursiveCheckpoint() takes any solver"
             )
         if body.hook is not None:
             raise ValueError(
@@ -166,8 +164,7 @@ class Reversible(eqx.Module):
         if scanned.entry is not None and getattr(body.solver, "carries_slope", False):
             raise ValueError(
                 f"{type(body.solver).__name__} carries its slope from one interval to the next, where "
-                "per_step entries differ: it cannot "
-                "be undone; take obelm or mccallum_foster"
+                "per_step entries differ: it cannot be undone; take obelm or mccallum_foster"
             )
         scanned = as_arrays(scanned)
         leaves, static = eqx.partition(body, eqx.is_array)
