@@ -10,8 +10,8 @@ so is its adjoint. With a = dL/dy the augmented system, integrated from data bac
 ends in the gradients with respect to x_T (a/alpha_T) and all w that the network depends on: weights,
 conditioning, entries per interval. It has the form of the flow itself, so a noise-kind table of ours
 integrates it: the whole state is (y, a, a_w) times alpha. The way forward stores nothing but the sample.
-The gradient is that of the continuous flow: it differs from the gradient of the discrete sampler by the errors
-of both solvers, and converges at the lower of their two orders.
+The gradient is that of the continuous flow: it differs from the gradient of the discrete sampler by the
+errors of both solvers, and converges at the lower of their two orders.
 
 At sigma = 0 a network that predicts data does not determine the noise. The backward solver's first step is
 then Euler's, with the slope at its noisy end; its error is of second order in the rho of the last positive
@@ -34,7 +34,7 @@ from ..scan import Direct
 from ..scan.adjoints import as_arrays, explicit, floats
 from ..scan.driver import drive
 from ..scan.protocol import Body, Carry, Scanned, Watch
-from ..scan.table_solver import Rows, TableSolver
+from ..scan.table_solver import Columns, TableSolver, rows_of
 from ..solvers import rk_rho
 from ..tables import Step, Table, step
 from ..tables.scheduling import schedule
@@ -194,7 +194,7 @@ class _Plan(eqx.Module):
     slots: Arr  # where the last row of each interval saves
 
 
-def _checked(body: Body, scanned: Scanned) -> tuple[Denoiser, Path, Table]:
+def _checked(body: Body, scanned: Scanned) -> tuple[Denoiser, Path, Columns]:
     """The denoiser, its path and the table; ValueError where the adjoint ODE does not apply."""
     other = "; use RecursiveCheckpoint()"
     if not isinstance(body.solver, TableSolver):
@@ -248,4 +248,4 @@ def _integrate(table: Table, field: Callable, state: State, per_step: PyTree, ho
     rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     solver = TableSolver([rows.start], None, None, jax.tree.structure(0))
     watch = Watch(adjoint=Direct(), hook=hook, per_step=per_step, jit=False)
-    return drive(solver, Rows(rows, None), field, state, watch=watch)
+    return drive(solver, rows_of(rows, None), field, state, watch=watch)

@@ -155,7 +155,8 @@ class Reversible(eqx.Module):
         if not hasattr(body.solver, "reverse"):
             raise ValueError(
                 f"{type(body.solver).__name__} cannot be run backwards: Reversible() is for edict, bdia, "
-                "obelm, reversible_heun and mccallum_foster of js.solvers; RecursiveCheckpoint() takes any solver"
+                "obelm, reversible_heun and mccallum_foster of js.solvers; "
+                "RecursiveCheckpoint() takes any solver"
             )
         if body.hook is not None:
             raise ValueError(

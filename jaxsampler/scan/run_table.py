@@ -22,7 +22,7 @@ from .brownian import Brownian
 from .brownian import spans as brownian_spans
 from .driver import drive
 from .protocol import Adjoint, Save, StepEnd, Watch
-from .table_solver import Rows, TableSolver, parts_of
+from .table_solver import TableSolver, parts_of, rows_of
 
 
 def run(
@@ -123,7 +123,7 @@ def run_watched(
         x = jax.tree.map(lambda a: a + cast(jnp.where(noisy, jnp.nan, 0.0), a), x)
     return drive(
         TableSolver([part.start for part in parts], key, noise, structure),
-        Rows(structure.unflatten(parts), spans, None if pairs is None else _cast(pairs, dtype)),
+        rows_of(structure.unflatten(parts), spans, None if pairs is None else _cast(pairs, dtype)),
         eqx.Partial(_predict, model),
         x,
         key=key,

@@ -7,7 +7,7 @@ elementwise, so no accelerator rounds it to a lower precision.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,27 +18,47 @@ from ..numerics import Arr, Key, Scalar, State, axpy, cast, normal
 from ..tables import Table
 
 
-class Rows(eqx.Module):
-    """What the driver scans: the tables of all parts, their times, what the model is asked for (the form of
-    its prediction, or the weights that make it from a network's), and the angles between which draws are
-    increments.
+class Columns(NamedTuple):
+    """A `Table` but for its `start`: what is scanned has one leading axis."""
+
+    t: Arr
+    A: Arr
+    B: Arr
+    C: Arr
+    end: Arr
+    slot: Arr
+    keep: Arr
+    draw: Arr
+
+
+class Rows(NamedTuple):
+    """What the driver scans.
+
+    Attributes:
+        tables: those of all parts.
+        spans: the angles between which draws are increments of a Brownian path.
+        asked: what the model is asked for: the form of its prediction, or the weights that make it from a
+            network's.
+        t, end: times of the first part.
+        when: the times that hooks get.
     """
 
-    tables: list[Table]
+    tables: list[Columns]
     spans: list | None
     asked: Any
     t: Arr
     end: Arr
     when: Any
 
-    def __init__(self, tables: Table | dict[str, Table], spans: list | None, asked: Any = None):
-        parts, structure = parts_of(tables)
-        self.t, self.end = parts[0].t, parts[0].end
-        self.when = structure.unflatten([part.end for part in parts])
-        # what is scanned has one leading axis, which `start` has not
-        self.tables = [eqx.tree_at(lambda table: table.start, part, None) for part in parts]
-        self.spans = spans
-        self.asked = structure.unflatten([part.form for part in parts]) if asked is None else asked
+
+def rows_of(tables: Table | dict[str, Table], spans: list | None, asked: Any = None) -> Rows:
+    """The rows of one table, or of one for each part of the state."""
+    parts, structure = parts_of(tables)
+    columns = [Columns(*(getattr(part, name) for name in Columns._fields)) for part in parts]
+    if asked is None:
+        asked = structure.unflatten([part.form for part in parts])
+    when = structure.unflatten([part.end for part in parts])
+    return Rows(columns, spans, asked, parts[0].t, parts[0].end, when)
 
 
 class TableSolver(eqx.Module):
@@ -67,7 +87,7 @@ class TableSolver(eqx.Module):
         """Start scale and noise, empty registers."""
         parts, memory = self.structure.flatten_up_to(x), []
         for p, (start, table) in enumerate(zip(self.starts, rows.tables, strict=True)):
-            empty = lambda a, regs=table.regs: jnp.stack([jnp.zeros_like(a)] * regs)
+            empty = lambda a, regs=table.B.shape[-1]: jnp.stack([jnp.zeros_like(a)] * regs)
             memory.append(jax.tree.map(empty, parts[p]))
             scaled = axpy(start[0], parts[p], 0.0, parts[p])
             z = None if rows.spans is not None else self.draw(p, 0, None, parts[p])
@@ -91,7 +111,7 @@ class TableSolver(eqx.Module):
         return state[0]
 
 
-def _advance(row: Table, x: State, memory: State, m: State) -> tuple[State, State]:
+def _advance(row: Columns, x: State, memory: State, m: State) -> tuple[State, State]:
     """The row's update without its noise, and the registers after it."""
 
     def write(registers, a, b):  # a slice, unlike a scatter, keeps the sharding of the state
