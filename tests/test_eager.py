@@ -134,6 +134,22 @@ def test_eager_and_jitted_are_one():
     np.testing.assert_array_equal(sample(key=None, x=X), sample(key=None, x=X, jit=False))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **o: js.likelihood.log_prob(DENOISER, X[0], steps=4, **o),
+        lambda **o: js.inversion.invert(DENOISER, X, steps=4, **o).x,
+        lambda **o: js.run(DENOISER, table(), X, **o),
+    ],
+    ids=["log_prob", "invert", "run"],
+)
+def test_uncached_calls_give_the_same(call):
+    before = len(eager._programs)
+    uncached = call(jit=False)
+    assert len(eager._programs) == before
+    np.testing.assert_allclose(uncached, call(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_changed_python_value_is_seen_without_the_cache():
     """As under jax.jit, the program keeps what it saw; jit=False does not."""
     scale = [1.0]

@@ -85,6 +85,7 @@ def invert(
     per_step: Entries = None,
     adjoint: Adjoint | None = None,
     progress: bool = False,
+    jit: bool = True,
 ) -> Inverted:
     """Return the state at the first (noisiest) grid time that samples to `x` at the last one.
 
@@ -94,6 +95,7 @@ def invert(
         grid, steps: as in `sample`.
         refine: fixed-point iterations per step, for first-order steps, which are then DDIM's.
         per_step: entries of the grid's intervals, in the order of sampling.
+        adjoint, progress, jit: as in `run`.
 
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: jnp.tanh(x), js.VP(), "data")
@@ -107,7 +109,7 @@ def invert(
         raise ValueError("inversion works on one path, not on a system")
     grid = np.asarray(grids.checked(path, grids.default(path, steps) if grid is None else grid))
     flipped = jax.tree.map(lambda a: jnp.asarray(a)[::-1], per_step)
-    options: dict = dict(adjoint=adjoint, progress=progress, per_step=flipped)
+    options: dict = dict(adjoint=adjoint, progress=progress, per_step=flipped, jit=jit)
     reversible: Any = solver
     if hasattr(solver, "reverse"):
         if refine:

@@ -38,9 +38,9 @@ from ..numerics import Arr, Grid, Key, Real, Scalar, State, cast, on_host, wide
 from ..paths import EDM, Denoiser, grids
 from ..scan import run
 from ..solvers import rk_rho
-from ..tables import Step
+from ..tables import Step, Table
 from ..tables.scheduling import schedule
-from ..tables.tabulation import assemble
+from ..tables.tabulation import TABLES, assemble
 from .probability_flow import Flow, Times, begin, lenient
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def log_prob(
     controller: "diffrax.AbstractStepSizeController | None" = None,
     adjoint: Any = None,
     prior: str | Callable[[State], Scalar] = "path",
+    jit: bool = True,
 ) -> Float[Array, ""]:
     """log p(x) in nats of one sample x, a pytree of D numbers, at t_min [Song et al. 2021b]; vmap a batch.
 
@@ -152,6 +153,7 @@ def log_prob(
         solver: any deterministic noise-kind step (default RK4, `rk_rho(tableau="4rk")`), or one of diffrax.
         adjoint: one of ours for a table, else one of diffrax's.
         prior: "path", N(mu, prior_std^2) as samplers draw it, or a function x_T -> log p_T(x_T).
+        jit: keep the compiled loop of a table, as in `run`.
 
     Example:
         >>> denoiser = js.models.gaussian_mixture([[0.0, 0.0]], 1.0, js.VP())  # N(0, I) at all times
@@ -185,10 +187,8 @@ def log_prob(
             else -np.asarray(flow.s(grid), np.float64)[::-1]
         )
     if controller is None and (solver is None or isinstance(solver, Step)):
-        table = assemble(
-            EDM(), levels, _schedule(solver, len(levels) - 1)
-        )  # with alpha = 1 and sigma = l the table's state is y
-        y, volume = run(field, table, (y, jnp.zeros((), dtype)), adjoint=adjoint)
+        table = _table(levels, _schedule(solver, len(levels) - 1))
+        y, volume = run(field, table, (y, jnp.zeros((), dtype)), adjoint=adjoint, jit=jit)
     else:
         y, volume = _adaptive(field, y, (bottom, top), solver, controller, adjoint)
     x_T = flow.leave(y, high)
@@ -238,6 +238,13 @@ def _schedule(solver: Step | None, n: int) -> list[Step]:
                 "by rk_rho, dpm_2, deis_rho, .."
             )
     return steps
+
+
+def _table(levels: np.ndarray, steps: list[Step]) -> Table:
+    """On EDM, where alpha = 1 and sigma is the level, the table's state is y."""
+    if not all(step.ours for step in steps):
+        return assemble(EDM(), levels, steps)
+    return TABLES.made((levels.tobytes(), tuple(steps)), lambda: assemble(EDM(), levels, steps))
 
 
 def _adaptive(
