@@ -1,8 +1,8 @@
 """The publications behind the solvers, as BibTeX: `jaxsampler solvers --bibtex`.
 
 `references.bib` beside this file has one entry for each publication that a docstring cites. Its key follows
-from the
-citation: [Lu et al. 2022a, alg. 1] is lu2022a.
+from the citation: [Lu et al. 2022a, alg. 1] is lu2022a. A citation names one author, two, or the first of
+more (`et al.`); an entry whose authors are others is another publication.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 REFERENCES = Path(__file__).with_name("references.bib")
-CITATION = re.compile(r"([A-Z][\w'-]*)(?: et al\.| & [A-Z][\w'-]*)? (\d{4}[a-z]?)")
+CITATION = re.compile(r"([A-Z][\w'-]*)( et al\.| & [A-Z][\w'-]*)? (\d{4}[a-z]?)")
 
 
 def publications() -> dict[str, str]:
@@ -21,7 +21,22 @@ def publications() -> dict[str, str]:
 
 def cited(reference: str) -> list[str]:
     """The keys of the publications that a reference names."""
-    return [(author + year).lower() for author, year in CITATION.findall(reference)]
+    return [(author + year).lower() for author, _, year in CITATION.findall(reference)]
+
+
+def found(reference: str) -> list[str]:
+    """The keys of those that references.bib holds, by the same authors."""
+    known = publications()
+    named = {(author + year).lower(): others for author, others, year in CITATION.findall(reference)}
+    return [key for key, others in named.items() if key in known and _by(known[key], others)]
+
+
+def _by(entry: str, others: str) -> bool:
+    """Whether an entry has no, one, or more authors beside its first, as a citation says."""
+    authors = re.findall(r"author = \{(.*)\}", entry)[0].split(" and ")[1:]
+    if others.startswith(" &"):
+        return [a.split(",")[0] for a in authors] == [others.removeprefix(" & ")]
+    return len(authors) > 1 if others else not authors
 
 
 def bibtex(references: Iterable[tuple[str, str]]) -> str:
@@ -31,7 +46,7 @@ def bibtex(references: Iterable[tuple[str, str]]) -> str:
     """
     known, solvers, others = publications(), {}, []
     for solver, reference in references:
-        keys = [key for key in cited(reference) if key in known]
+        keys = found(reference)
         others += [] if keys else [f"% {solver}: {reference or 'no reference'}"]
         for key in keys:
             solvers.setdefault(key, []).append(solver)
