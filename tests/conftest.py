@@ -50,6 +50,7 @@ WHOLE = (  # where most of the time is running, or two programs must agree to th
     "tests/scan/test_run_table.py",
     "tests/test_callers.py",
     "tests/search/test_predictor.py",
+    "tests/search/test_learn.py",
 )
 
 

@@ -378,6 +378,9 @@ def test_sample_is_prior_then_run():
     want = js.run(net, js.tabulate(path, js.grids.log_snr(path, 6), S["mr_sde"]), x, key=b)
     got = js.sample(net, jax.ShapeDtypeStruct((3, 2), jnp.float32), key=key, solver=S["mr_sde"], steps=6)
     np.testing.assert_allclose(got, want, rtol=1e-6)  # the prior is compiled as one, and rounds so
+    like = jax.ShapeDtypeStruct((3, 2), jnp.float32)
+    uncompiled = js.sample(net, like, key=key, solver=S["mr_sde"], steps=6, jit=False)
+    np.testing.assert_array_equal(uncompiled, want)
     same = js.sample(
         net, jnp.zeros((3, 2)), key=key, solver=js.tabulate(path, js.grids.log_snr(path, 6), S["mr_sde"])
     )

@@ -214,8 +214,7 @@ def test_choices():
 
 def test_the_first_call_is_of_use_with_less_noise():
     """From sigma = 80 the first output is the mean of the data and little more; with its scale free, it is
-    asked where it knows more. The ratio is .73 to .83 whatever the seed and the rounding, less where the
-    fixed run ends early.
+    asked where it knows more.
     """
     path = js.EDM()
     net = js.models.gaussian_mixture(
@@ -224,7 +223,7 @@ def test_the_first_call_is_of_use_with_less_noise():
     (_, fixed), (table, free) = (
         train(net, path, grid=js.grids.log_snr(path, 3), vary=vary) for vary in ("table", "table+scale")
     )
-    assert free.best < 0.9 * fixed.best and free.numbers[0] == fixed.numbers[0] + 1
+    assert free.best < 0.8 * fixed.best and free.numbers[0] == fixed.numbers[0] + 1
     assert 0.02 < table.start[0] < 0.2 and table.t[0] < 10  # 80 -> some 4
 
 
