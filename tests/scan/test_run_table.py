@@ -387,6 +387,18 @@ def test_sample_is_prior_then_run():
     np.testing.assert_array_equal(same, got)
 
 
+@pytest.mark.parametrize("kind", ["data", "noise", "score", "velocity", "v"])
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpm_2m", "euler"])
+def test_any_prediction_serves_any_solver(x64, kind, name):
+    """What a row wants is weighed before the loop: it is what the loop in plain Python converts."""
+    grid, x = js.grids.log_snr(VP, 5, t_min=0.05), jnp.array([0.7, -1.2])
+    net = js.Denoiser(lambda x, t: jnp.tanh(x + t), VP, kind)
+    want = js.loop(net, VP, grid, S[name], x)
+    np.testing.assert_allclose(js.run(net, js.tabulate(VP, grid, S[name]), x), want, rtol=1e-12)
+    traced = jax.jit(lambda table: js.run(net, table, x))(js.tabulate(VP, grid, S[name]))
+    np.testing.assert_allclose(traced, want, rtol=1e-11)
+
+
 def test_an_undetermined_conversion_is_named_not_nan():
     """A noise network says nothing about the data where alpha = 0."""
     net = js.Denoiser(Counted(), js.CondOT(), "noise")
