@@ -1,10 +1,23 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and a folder of results has one writer at a time."""
 
 import contextlib
 import errno
+import json
 import os
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on this system: folders are not claimed
+    fcntl = None
+
+CLAIM = ".lock"
 
 
 def write(path: str | Path, data: bytes, *, parents: bool = True) -> None:
@@ -45,3 +58,84 @@ def writable(folder: Path) -> Path:
             f"cannot write into {folder}: {error.strerror}; choose another place with --out"
         ) from None
     return folder
+
+
+def from_json(data: bytes | str) -> Any:
+    """What a JSON file holds; ValueError if it is not JSON, or nested too deeply to be read."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+@contextlib.contextmanager
+def claimed(folder: str | Path, of: str = "") -> Iterator[Path]:
+    """Be the only process that writes into `folder`, which is made if missing, while the context is open.
+
+    The claim is a lock of the system on the file .lock, which says who holds it. It ends with its process,
+    killed or not, so nothing is ever left to be removed by hand.
+
+    Args:
+        of: claim only the results of this name; the file is .NAME.lock then.
+
+    Raises:
+        OSError: another process holds the folder; the error names it. Or the folder cannot be made.
+    """
+    folder = writable(Path(folder))
+    file = folder / (f".{of}{CLAIM}" if of else CLAIM)
+    if fcntl is None:
+        yield folder
+        return
+    descriptor = _locked(file)
+    if descriptor is None:
+        yield folder
+        return
+    try:
+        mine = {
+            "process": os.getpid(),
+            "host": os.uname().nodename,
+            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(mine).encode(), 0)
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()  # while it is locked, so that nobody removes the claim of the next
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _locked(file: Path) -> int | None:
+    """Open and lock a file; None where locks are not possible, OSError if another process has it."""
+    assert fcntl
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OSError(
+                f"{file.parent} is in use by {_holder(file)}: wait until it ends, or choose another folder"
+            ) from None
+        except OSError as error:  # a file system without locks
+            os.close(descriptor)
+            print(f"jaxsampler: {file.parent} cannot be locked: {error.strerror}", file=sys.stderr)
+            return None
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(file)):
+                return descriptor
+        os.close(descriptor)  # its holder has just removed it
+
+
+def _holder(file: Path, patience: float = 1.0) -> str:
+    """Who holds a claim, in words; a holder needs a moment to write its name."""
+    began = time.monotonic()
+    while True:
+        try:
+            told = from_json(file.read_bytes())
+            return f"process {told['process']} on {told['host']} since {told['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            if time.monotonic() - began > patience:
+                return "another process"
+        time.sleep(0.05)

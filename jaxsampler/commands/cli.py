@@ -60,6 +60,7 @@ def restore(
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
         no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
     """
+    from ..files import claimed
     from . import compilations
     from .restore import command
 
@@ -72,10 +73,9 @@ def restore(
         net, target = command.network(weights), command.writable(out or Path("restored"))
         if choose:
             command.choice(net, seed=seed)
-        elif full:
-            command.everything(net, target, seed=seed)
-        else:
-            command.demonstration(net, target, seed=seed)
+            return
+        with claimed(target):
+            (command.everything if full else command.demonstration)(net, target, seed=seed)
         return
     if photo is not None and batch is not None:
         raise ValueError("a photo and --batch exclude each other: leave one out")

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from .. import checkpoint, config
 from ..checkpoint import Card
+from ..files import claimed
 from ..numerics import Key
 from .fitting import Profile, fit, start
 from .optimisers import Rates, muon
@@ -78,19 +79,20 @@ class Task(Generic[C, D, N]):
         """
         train, test = self.data(c)
         card, folder = self.card(c, train), target.with_suffix("")
-        fit(
-            self.network(c, card),
-            partial(self.loss, c),
-            self.batches(c, train),
-            muon(c),
-            steps=c.steps,
-            seed=c.seed,
-            decay=self.average(c),
-            folder=folder,
-            card=card,
-            minutes=c.minutes,
-        )
-        self.publish(folder, target, test)
+        with claimed(folder):
+            fit(
+                self.network(c, card),
+                partial(self.loss, c),
+                self.batches(c, train),
+                muon(c),
+                steps=c.steps,
+                seed=c.seed,
+                decay=self.average(c),
+                folder=folder,
+                card=card,
+                minutes=c.minutes,
+            )
+            self.publish(folder, target, test)
 
     def publish(self, folder: Path, out: Path, test: D) -> Card:
         """Write the averaged weights of the checkpoint in `folder` to `out`, judged, with their card.

@@ -3,6 +3,7 @@ hold it wrong is one line.
 """
 
 import errno
+import io
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ from places import ROOT
 import jaxsampler as js
 from jaxsampler import checkpoint, files
 from jaxsampler.commands import cli
+from jaxsampler.commands import generate as generate_command
 from jaxsampler.commands.generate import work
 from jaxsampler.nn import small_images
 from jaxsampler.pretrained import samplers
@@ -73,7 +75,7 @@ def sample(weights, tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         network = () if model is None else ("--weights", weights[model])
         code = cli.main(["sample", *map(str, network), "--out", str(out), *map(str, args)])
-        said = capsys.readouterr()
+        run.said = said = capsys.readouterr()
         if fails:
             last = said.err.splitlines()[-1:]  # above it there may be a progress bar
             assert (code, said.out) == (2, ""), said.err
@@ -157,6 +159,8 @@ def test_files_hold_all_that_is_needed_to_repeat_them(sample, weights, tmp_path)
     with zipfile.ZipFile("out/samples.npz") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     sheet = np.asarray(Image.open("out/samples.png"))
+    np.testing.assert_array_equal(sheet, sheet[::8, ::8].repeat(8, 0).repeat(8, 1))  # enlarged, to be seen
+    sheet = sheet[::8, ::8]
     assert sheet.shape == (2 + 10 * 3, 2 + 10 * 3)  # three by three, on white
     for i in range(9):
         y, x = 2 + 10 * (i // 3), 2 + 10 * (i % 3)
@@ -170,6 +174,7 @@ def test_files_hold_all_that_is_needed_to_repeat_them(sample, weights, tmp_path)
     # once more into the same folder: nothing to do
     times = [os.stat(f"out/{name}").st_mtime_ns for name in RESULTS]
     sample(*USUAL, "--class", "emu", "--seed", 3)
+    assert sample.said.err == "out holds these 7 images already: nothing was drawn\n"
     assert times == [os.stat(f"out/{name}").st_mtime_ns for name in RESULTS]
     # damaged: made again
     Path("out/samples.npz").write_bytes(before["samples.npz"][:-9])
@@ -388,6 +393,63 @@ def test_what_another_run_left_is_not_touched(sample, monkeypatch):
         *USUAL, "--seed", 1, out="half", fails=True
     )
     assert contents("half") == left
+
+
+def test_kept_batches_are_not_trusted(sample, weights):
+    """What is not the very batch of this run is computed again, and named; the results are the same."""
+    want = sample(*USUAL, out="whole")
+    plan = generate_command.plan(weights=weights["edm"], n=7, batch=3, steps=2)
+    other = generate_command.plan(weights=weights["edm"], n=7, batch=3, steps=2, seed=1)
+    settings = (json.dumps(plan.settings, indent=2) + "\n").encode()
+    npy = lambda images: work.saved(np.save, np.asarray(images, np.uint8))
+    kept = {
+        "empty": b"",
+        "as numpy saves it": npy(want[:3]),
+        "two of three": npy(want[:2]),
+        "of another place": work.sealed(plan, 3, npy(want[:3])),
+        "of another run": work.sealed(other, 0, npy(want[:3])),
+        "damaged": work.sealed(plan, 0, npy(want[:3]))[:-1] + b"!",
+    }
+    for name, data in kept.items():
+        folder = Path("out", name, ".samples")
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_bytes(settings)
+        (folder / "0.npy").write_bytes(data)
+        sample(*USUAL, out=folder.parent)
+        assert f"{folder}/0.npy is not what this run has written" in sample.said.err, name
+        assert contents(folder.parent) == contents("whole"), name
+    folder = Path("good", ".samples")  # and what is, is not computed
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_bytes(settings)
+    (folder / "0.npy").write_bytes(work.sealed(plan, 0, npy(want[:3] * 0)))
+    assert np.array_equal(sample(*USUAL, out="good"), np.concatenate([want[:3] * 0, want[3:]]))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 200_000, '{"settings": 3}'])
+def test_a_foreign_card_in_the_folder_is_named(sample, text):
+    Path("out").mkdir()
+    Path("out/samples.json").write_text(text)
+    said = sample(*USUAL, out="out", fails=True)
+    assert "out holds the results of a run with another" in said
+    assert contents("out") == {"samples.json": text.encode()}
+
+
+def test_a_folder_in_use_is_left_alone(sample):
+    with files.claimed("out"):
+        assert f"out is in use by process {os.getpid()} on " in sample(*USUAL, fails=True)
+    assert os.listdir("out") == []
+
+
+def test_eight_images_are_seen(tmp_path):
+    """The picture of eight small images: near 800 pixels wide, each image at least 256."""
+    images = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 1), np.uint8)
+    sheet = Image.open(io.BytesIO(work.contact_sheet(images, 3)))
+    assert sheet.size == (8 * 104, 8 * 104)
+    assert np.array_equal(np.asarray(sheet)[8 * 2 : 8 * 34 : 8, 8 * 2 : 8 * 34 : 8], images[0, ..., 0])
+    many = np.zeros((100, 64, 64, 3), np.uint8)
+    assert Image.open(io.BytesIO(work.contact_sheet(many, 10))).size == (2 * 662, 2 * 662)
+    large = np.zeros((4, 512, 512, 3), np.uint8)
+    assert Image.open(io.BytesIO(work.contact_sheet(large, 2))).size == (1030, 1030)
 
 
 # -- held wrong

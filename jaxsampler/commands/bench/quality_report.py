@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ... import config
-from ...files import write
+from ...files import claimed, write
 from .cells import Cell
 from .problems import problem
 from .quality import Quality, learned, measure
@@ -43,8 +43,8 @@ def main(file: Path | None, out: Path, data: Path | None, weights: Path | None) 
     c = Quality() if file is None else config.load(file, Quality)
     for entry in c.tables:  # fail before minutes of work if a table cannot be read or the folder not made
         learned(entry)
-    out.mkdir(parents=True, exist_ok=True)
-    cells = measure(c, out / "quality.csv", partial(problem, data=data, weights=weights))
+    with claimed(out, "quality"):
+        cells = measure(c, out / "quality.csv", partial(problem, data=data, weights=weights))
     text = markdown(cells)
     write(out / "quality.md", text.encode())
     write(out / "quality.png", png(figure(cells)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ...files import claimed
 from ...files import write as write_file
 from . import gradients, inversion, likelihood, overhead, precision, speed
 
@@ -28,7 +29,6 @@ def benchmarks() -> dict[str, ModuleType]:
 def write(what: str, out: Path, rounds: int, against: Path | None = None) -> str:
     """Measure `what`, write WHAT.md, WHAT.json and WHAT.png into `out`, and return the Markdown."""
     module: Any = benchmarks()[what]
-    out.mkdir(parents=True, exist_ok=True)  # fail before minutes of work if this is impossible
     given: dict[str, Any] = {"rounds": rounds} if what in ("gradients", "overhead", "speed") else {}
     if what == "speed":
         if against is None:
@@ -36,7 +36,8 @@ def write(what: str, out: Path, rounds: int, against: Path | None = None) -> str
                 "missing --against: bench speed compares with an older checkout, give its folder"
             )
         given["against"] = against
-    result = module.measure(**given)
+    with claimed(out, what):  # before minutes of work
+        result = module.measure(**given)
     text = module.markdown(result)
     write_file(out / f"{what}.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
     write_file(out / f"{what}.md", text.encode())

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from ...files import writable, write
+from ...files import claimed, from_json, write
 from ...front_door import sample
 from ...guidance import classifier_free
 from ...numerics import Key
@@ -36,6 +37,7 @@ from ..compilations import waiting
 from .plans import Plan
 
 SHOWN = 100  # images in the PNG
+SEEN, LARGEST = 800, 8  # pixels of a side of the PNG, for which a pixel of an image becomes up to 8 x 8
 RESULTS = ("samples.npz", "samples.png")
 FINAL, KEPT, BEGUN = "samples.json", ".samples", "settings.json"
 
@@ -105,13 +107,19 @@ def run(plan: Plan, out: Path) -> Path:
 
     Raises:
         ValueError: `out` holds something else.
-        OSError: `out` cannot be written.
+        OSError: `out` cannot be written, or another process is at it.
     """
-    writable(out)
+    with claimed(out):
+        return carry_out(plan, out)
+
+
+def carry_out(plan: Plan, out: Path) -> Path:
+    """`run`, in a folder that is this process's alone."""
     kept, final = out / KEPT, out / FINAL
     begun = kept / BEGUN
     if finished(plan, out):
         shutil.rmtree(kept, ignore_errors=True)
+        print(f"{out} holds these {plan.n} images already: nothing was drawn", file=sys.stderr)
         return out / RESULTS[1]
     other = [name for name in RESULTS if (out / name).exists()]
     if other and not final.exists() and not begun.exists():
@@ -124,8 +132,9 @@ def run(plan: Plan, out: Path) -> Path:
     ):  # of a run killed in the middle of a write
         stale.unlink(missing_ok=True)
     starts = range(0, plan.n, plan.batch)
-    there = {first for first in starts if (kept / f"{first}.npy").exists()}
-    done = sum(min(plan.batch, plan.n - first) for first in there)
+    found = {first: read_batch(plan, kept / f"{first}.npy", first) for first in starts}
+    there = {first: images for first, images in found.items() if images is not None}
+    done = sum(map(len, there.values()))
     with tqdm(total=plan.n, initial=done, unit="image", desc=out.name) as bar:
         missing = [first for first in starts if first not in there]
         coming = [begin(plan, first) for first in missing[:1]]
@@ -134,9 +143,10 @@ def run(plan: Plan, out: Path) -> Path:
             images = checked(plan, first, *drawn[0])
             if not begun.exists():  # once there is something to keep
                 write(begun, encoded(plan.settings))
-            write(kept / f"{first}.npy", saved(np.save, images))
+            write(kept / f"{first}.npy", sealed(plan, first, saved(np.save, images)))
+            there[first] = images
             bar.update(len(images))
-    images = np.concatenate([np.load(kept / f"{first}.npy") for first in starts])
+    images = np.concatenate([there[first] for first in starts])
     labels = {} if plan.guidance == 0 else {"labels": plan.labels(np.arange(plan.n))}
     written = saved(np.savez, images=images, **labels), contact_sheet(images[:SHOWN], columns(plan))
     results = dict(zip(RESULTS, written, strict=True))
@@ -148,15 +158,31 @@ def run(plan: Plan, out: Path) -> Path:
     return out / RESULTS[1]
 
 
+def sealed(plan: Plan, first: int, data: bytes) -> bytes:
+    """The bytes of a batch followed by a checksum of them, of their place and of the plan's settings."""
+    return data + hashlib.sha256(encoded(plan.settings) + str(first).encode() + data).digest()
+
+
+def read_batch(plan: Plan, file: Path, first: int) -> UInt8[np.ndarray, "k h w c"] | None:
+    """The kept images from number `first` on; None if there are none, or others, or damaged ones."""
+    if not file.exists():
+        return None
+    data = file.read_bytes()
+    if sealed(plan, first, data[:-32]) != data:
+        print(f"{file} is not what this run has written: its images are computed again", file=sys.stderr)
+        return None
+    return np.load(io.BytesIO(data[:-32]), allow_pickle=False)
+
+
 def finished(plan: Plan, out: Path) -> bool:
     """Whether the results of this plan are in `out`, undamaged; ValueError if those of another plan are."""
     final = out / FINAL
     if not final.exists():
         return False
     expect(plan, final, "the results of a run")
-    sums = json.loads(final.read_bytes())["sha256"]
-    return all(
-        (out / name).exists() and hashlib.sha256((out / name).read_bytes()).hexdigest() == sums[name]
+    sums = from_json(final.read_bytes()).get("sha256")
+    return isinstance(sums, dict) and all(
+        (out / name).exists() and hashlib.sha256((out / name).read_bytes()).hexdigest() == sums.get(name)
         for name in RESULTS
     )
 
@@ -166,7 +192,7 @@ def expect(plan: Plan, file: Path, what: str) -> None:
     if not file.exists():
         return
     try:
-        old = json.loads(file.read_bytes())
+        old = from_json(file.read_bytes())
         old = old["settings"] if file.name == FINAL else old
         changed = sorted(k for k in {*old, *plan.settings} if old.get(k) != plan.settings.get(k))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -178,13 +204,13 @@ def expect(plan: Plan, file: Path, what: str) -> None:
 
 
 def columns(plan: Plan) -> int:
-    """Columns of the PNG: one for each class if classes take turns, else as many as rows."""
-    kinds = len(plan.classes)
-    return kinds if plan.label is None and 1 < kinds <= 16 else math.ceil(math.sqrt(min(plan.n, SHOWN)))
+    """Columns of the PNG: one for each class if classes take turns for a whole row, else as many as rows."""
+    kinds, shown = len(plan.classes), min(plan.n, SHOWN)
+    return kinds if plan.label is None and 1 < kinds <= min(16, shown) else math.ceil(math.sqrt(shown))
 
 
 def contact_sheet(images: UInt8[np.ndarray, "k h w c"], columns: int, gap: int = 2) -> bytes:
-    """Put images side by side on white, row by row, as a PNG."""
+    """Put images side by side on white, row by row, as a PNG; small ones are enlarged to be seen."""
     k, h, w, c = images.shape
     columns = min(columns, k)
     rows = math.ceil(k / columns)
@@ -192,6 +218,8 @@ def contact_sheet(images: UInt8[np.ndarray, "k h w c"], columns: int, gap: int =
     for i, image in enumerate(images):
         y, x = (gap + side * (length + gap) for side, length in zip(divmod(i, columns), (h, w), strict=True))
         sheet[y : y + h, x : x + w] = image
+    larger = min(max(1, math.ceil(SEEN / max(sheet.shape[:2]))), LARGEST)
+    sheet = sheet.repeat(larger, 0).repeat(larger, 1)
     data = io.BytesIO()
     Image.fromarray(sheet[..., 0] if c == 1 else sheet).save(data, "PNG")
     return data.getvalue()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import data, pretrained, solvers
-from ...files import writable, write
+from ...files import claimed, writable, write
 from ...nn.unet import RestorationNet
 from ...pretrained import samplers
 from ...tables import Step
@@ -69,8 +69,8 @@ def one(restorer: Restorer, photo: Path, task: str, mask: Path | None, out: Path
 
 def folder(restorer: Restorer, source: Path, task: str, mask: Path | None, out: Path) -> list[str]:
     """Restore a folder into another; return a line for each photo that failed."""
-    writable(out)
-    outcome = restore_folder(restorer, source, out, task, mask)
+    with claimed(out):
+        outcome = restore_folder(restorer, source, out, task, mask)
     done, skipped, failed = (len(x) for x in (outcome.done, outcome.skipped, outcome.failed))
     print(f"{done} restored into {out}, {skipped} were there already, {failed} failed")
     return outcome.failed

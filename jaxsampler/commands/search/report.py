@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import config
-from ...files import write
+from ...files import claimed, write
 from ..bench.problems import problem
 from ..bench.report import png
 from .command import Result, search
@@ -20,10 +20,8 @@ def main(file: str | Path, out: Path, data: Path | None = None, progress: bool =
     """
     c = config.load(file, Search)
     folder = out / c.problem
-    folder.mkdir(
-        parents=True, exist_ok=True
-    )  # fail now, not after minutes of work, if it cannot be written to
-    results = search(c, problem(c.problem, data=data), folder, progress)
+    with claimed(folder):  # fails now, not after minutes of work, if it cannot be written to
+        results = search(c, problem(c.problem, data=data), folder, progress)
     for best in winners(results):
         write(out / f"{c.problem}_{best.calls}.safetensors", (folder / best.file).read_bytes())
     text = "\n".join(form(results) for form in (summary, ratios, markdown))
