@@ -16,13 +16,13 @@ from .known_schedules import encode as encode
 from .known_schedules import known as known
 from .learning import begin as begin
 from .learning import learn as learn
-from .learning import learn_best as learn_best
 from .parametrisation import learnable as learnable
 from .predictor import s3 as s3
 from .schedules import Schedule as Schedule
 from .score import each as each
 from .score import frechet as frechet
 from .score import rmse as rmse
+from .several_starts import learn_best as learn_best
 from .space import Space as Space
 from .transfers import transfer as transfer
 from .vary import METHODS as METHODS

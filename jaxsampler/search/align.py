@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Int
 
 from ..numerics import Arr, Grid, Key, Real
 from ..paths import Denoiser
-from ..solvers.model_statistics import draw_data
+from ..solvers.estimate_statistics import draw_data
 from .nodes import candidates, cheapest, levels, path_of
 
 REACH = 5  # a time moves to one of 11 candidates, itself included

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from ..numerics import Arr, Real, Scalar, namespace, on_host
 from ..paths import Path, grids
 from ..solvers import mr_ode
-from ..solvers.model_statistics import finite_ends
+from ..solvers.estimate_statistics import finite_ends
 from ..tables import Step, Table, tabulate
 
 LAGRANGE = mr_ode(order=3, kind="data", lower_order_final=True)  # the integrator of the publication

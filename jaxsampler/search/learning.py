@@ -36,13 +36,12 @@ from ..scan import Adjoint, Direct
 from ..spelling import nearest
 from ..tables import Step, Table
 from .error_measures import squared
-from .fit import BLOCKS, RATES, Corrections, Fit, Objective, Plan
+from .fit import RATES, Corrections, Fit, Objective, Plan
 from .initial import at_table
 from .parametrisation import Learnable, learnable, replaced
 from .teacher import Teacher, called, pairs, source_of, taught
 from .vary import leaves_of
 
-CUT = 4  # blocks after which `learn_best` continues with the finalists only
 LOSSES: dict[str, Callable] = {
     "rmse": lambda x, reference: jnp.log(squared(x, reference).mean()),
     "mean_log": lambda x, reference: jnp.log(squared(x, reference)).mean(),
@@ -104,7 +103,7 @@ def learn(
     began = time.monotonic()
     fit = begin(denoiser, path, parent, grid, key=key, progress=progress, **options)
     fit.advance(progress=progress)
-    report = _report(fit, began)
+    report = report_of(fit, began)
     return report.model.table(), report
 
 
@@ -201,7 +200,7 @@ def begin(
     for name in rates or {}:
         if name not in RATES:
             raise ValueError(f"there is no rate of {name!r}; {nearest(name, RATES)}")
-    stages, model = _model(path, parent, grid, vary, options)
+    stages, model = model_of(path, parent, grid, vary, options)
     model = model if initial is None else at_table(model, initial)
     plan = Plan.of(stages, split, iterations, model.rows, rates)
 
@@ -249,7 +248,7 @@ def begin(
     return Fit(objective, model, score, plan, ema=ema, penalty=penalty, **kept)
 
 
-def _model(
+def model_of(
     path: Path, parent: Step, grid: Grid, vary: str | Sequence[str], options: dict[str, Any]
 ) -> tuple[list[tuple[str, ...]], Learnable]:
     """Return the leaves that each stage frees, and the corrections with all of them."""
@@ -258,73 +257,11 @@ def _model(
     return stages, learnable(path, parent, grid, vary=free, **options)
 
 
-def _report(fit: Fit, began: float) -> Report:
+def report_of(fit: Fit, began: float) -> Report:
     """Return what a run found, with the model in float64."""
     model = replaced(fit.exact, {name: np.asarray(a, np.float64) for name, a in fit.best.items()})
     numbers = tuple(model.count(leaves) for leaves in fit.plan.free)
     return Report(float(fit.log[0, 2]), fit.lowest, fit.log, numbers, model, time.monotonic() - began)
-
-
-def learn_best(
-    denoiser: Denoiser,
-    path: Path,
-    starts: Sequence[tuple],
-    *,
-    key: Key,
-    seeds: int = 1,
-    finalists: int | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> tuple[Table, list[Report]]:
-    """Run `learn` from every start, `seeds` times each; return the table of best score and all reports.
-
-    All starts must have the same number of rows, because they share the compiled gradient and, unless
-    noises=None, the teacher's work.
-
-    Args:
-        denoiser: the network.
-        path: its path.
-        starts: tuples (parent, grid) or (parent, grid, initial), for instance those of `best`.
-        key: draws the noises.
-        seeds: runs from each start.
-        finalists: number of runs that continue after the first third of the iterations, the best by then;
-            None: all.
-        progress: whether to show a progress bar.
-        options: those of `begin`.
-
-    Example:
-        >>> path, exact = js.VP(), js.models.gaussian_mixture(np.zeros((1, 2)), 0.5, js.VP())
-        >>> grid = js.grids.log_snr(path, 2)
-        >>> starts = [(js.solvers.euler, grid), (js.solvers.dpmpp_2m, grid)]
-        >>> few = dict(noises=16, held_out=16, batch=16, teacher=8, iterations=12, vary="weights")
-        >>> run = dict(key=jax.random.key(0), like=jnp.zeros(2), progress=False) | few
-        >>> table, reports = js.search.learn_best(exact, path, starts, **run)
-        >>> all(report.best <= report.start for report in reports)
-        True
-    """
-    if not starts or seeds < 1 or (finalists is not None and finalists < 1):
-        raise ValueError("give at least one start (parent, grid), one seed and one finalist")
-    names = "derivatives", "consistent", "band", "fix_first"
-    free = {name: options[name] for name in names if name in options}
-    vary = options.get("vary", "grid")
-    rows = [_model(path, parent, grid, vary, free)[1].rows for parent, grid, *_ in starts]
-    if len(set(rows)) > 1:
-        raise ValueError(f"the starts have tables of {rows} rows: compare samplers of as many network calls")
-    folder, began, fits = options.pop("folder", None), time.monotonic(), []
-    for i, (parent, grid, *initial) in enumerate(starts):
-        for seed in range(seeds):
-            where = None if folder is None else FilePath(folder) / f"{i}_{seed}"
-            own = {"initial": initial[0] if initial else None, "seed": seed, "folder": where}
-            fit = begin(denoiser, path, parent, grid, key=key, progress=progress, **own, **options)
-            if options.get("noises", 1) is not None:
-                options["teacher"] = fit.taught
-            fits.append(fit)
-    for fit in fits:
-        fit.advance(BLOCKS if finalists is None else CUT, progress)
-    for fit in sorted(fits, key=lambda fit: fit.lowest)[:finalists]:
-        fit.advance(progress=progress)
-    reports = [_report(fit, began) for fit in fits]
-    return min(reports, key=lambda r: r.best).model.table(), reports
 
 
 def _whole(n: int, batch: int) -> int:

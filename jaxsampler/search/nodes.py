@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from ..numerics import Grid, Real, on_host
 from ..paths import Denoiser, Path, grids
-from ..solvers.model_statistics import finite_ends
+from ..solvers.estimate_statistics import finite_ends
 
 
 def candidates(

@@ -22,6 +22,7 @@ from .dpm_solver_v3 import dpm_v3 as dpm_v3
 from .edm_heun import churn as churn
 from .edm_heun import edm as edm
 from .edm_heun import rk_rho as rk_rho
+from .estimate_statistics import ems as ems
 from .euler_heun import euler as euler
 from .euler_heun import euler_maruyama as euler_maruyama
 from .euler_heun import heun as heun
@@ -43,7 +44,6 @@ from .langevin import score_sde as score_sde
 from .listing import by_name as by_name
 from .listing import catalogue as catalogue
 from .model_statistics import Statistics as Statistics
-from .model_statistics import ems as ems
 from .mr_released import mr_published as mr_published
 from .orders import order as order
 from .orders import weak_order as weak_order

@@ -16,7 +16,8 @@ import jaxsampler as js
 from jaxsampler.search.baselines import SOLVERS, best, handmade
 from jaxsampler.search.error_measures import errors, ratio
 from jaxsampler.search.fit import RATES, Fit, Plan
-from jaxsampler.search.learning import CUT, learn, learn_best
+from jaxsampler.search.learning import learn
+from jaxsampler.search.several_starts import CUT, learn_best
 from jaxsampler.search.teacher import fine_table
 
 PATH = js.VP()

@@ -17,9 +17,9 @@ from ...files import write
 from ...search.baselines import Handmade, best
 from ...search.distillation import distill, waypoints
 from ...search.error_measures import squared
-from ...search.learning import learn_best
 from ...search.parametrisation import learnable
 from ...search.score import rmse
+from ...search.several_starts import learn_best
 from ...search.space import Space
 from ...search.transfers import transfer
 from ...search.vary import leaves_of

@@ -1,6 +1,6 @@
 r"""Exact log-densities: the change of volume along the probability flow.
 
-In y = (x - mu)/alpha and the level l = rho = sigma/alpha (see `probability_flow.py`) the flow is dy/dl = eps,
+In y = (x - mu)/alpha and the level l = rho = sigma/alpha (see `probability_flow`) the flow is dy/dl = eps,
 hence d log p(y)/dl = -div eps, and from the data x at t_min up to t_max
 
     log p(x) = log p_T(x_T) + D log(alpha_T/alpha_min) + int div_y eps dl.
@@ -9,17 +9,10 @@ Integral and flow are one system in (y, L), dL/dl = div eps, so whatever solves 
 noise-kind table of ours on a rising grid, or diffrax, adaptively. Where alpha = 0 at t_max (CondOT) the
 variable is t: y = x - mu, the divergence is that of the velocity, and there is no stretch by alpha.
 
-The divergence is the trace of the Jacobian J: exactly, in D products with J; by Hutchinson, the mean of z'J z
-over probes z with E zz' = I that stay fixed along the flow; or by Hutch++, where the trace is exact on the
-range Q of J S, and Hutchinson serves only the rest,
-
-    tr J = tr Q'J Q + E g'J g,    g = (I - QQ')z.
-
 log p_T is the density that samplers draw x_T from. The true p_T differs a little (0.002 nats for unit-sized
 data under VP): `prior=` takes another.
 
-References: Song et al. 2021b (likelihood of the flow); Grathwohl et al. 2019 (FFJORD); Hutchinson 1990; Meyer
-et al. 2021 (Hutch++); Theis et al. 2016 (dequantisation).
+Reference: Song et al. 2021b (likelihood of the flow).
 """
 
 import functools
@@ -27,95 +20,23 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ..numerics import Arr, Grid, Key, Real, Scalar, State, cast, on_host, wide
-from ..paths import EDM, Denoiser, grids
-from ..scan import run
-from ..solvers import rk_rho
-from ..tables import Step, Table
-from ..tables.scheduling import schedule
-from ..tables.tabulation import TABLES, assemble
-from .probability_flow import Flow, Times, begin, lenient
+from ...numerics import Grid, Key, Scalar, State, on_host, wide
+from ...paths import EDM, Denoiser, grids
+from ...scan import run
+from ...solvers import rk_rho
+from ...tables import Step, Table
+from ...tables.scheduling import schedule
+from ...tables.tabulation import TABLES, assemble
+from ..probability_flow import Flow, Times, begin, lenient
+from .divergence import Volume, draw_probes
 
 if TYPE_CHECKING:
     import diffrax
-
-TRACES = ("exact", "hutchinson", "hutch++")
-
-
-class _Volume(eqx.Module):
-    """d(y, L)/dl: the flow towards noise, and its divergence. Probes are [k, D], for Hutch++ S, then z."""
-
-    flow: Flow
-    trace: str = eqx.field(static=True)
-    probes: Any
-
-    def __call__(self, state: tuple, l: Scalar) -> tuple:
-        return self.slope(l, state)
-
-    def slope(self, l: Scalar, state: tuple, args: Any = None) -> tuple:
-        """As diffrax calls it."""
-        y, _ = state
-        flat, unravel = ravel_pytree(y)
-        slope, product = jax.linearize(lambda v: -ravel_pytree(self.flow(-l, unravel(v)))[0], flat)
-        return unravel(slope), self._divergence(product, flat)
-
-    def _divergence(self, product: Callable, like: Array) -> Array:
-        quadratic = jax.vmap(lambda v: v @ product(v))
-        if self.trace == "exact":
-            index = jnp.arange(like.size)
-            return jax.lax.map(
-                lambda i: product(jnp.zeros_like(like).at[i].set(1))[i], index, batch_size=min(like.size, 64)
-            ).sum()
-        if self.trace == "hutchinson":
-            return quadratic(self.probes).mean()
-        S, z = jnp.split(self.probes, 2)
-        # Any fixed Q gives an unbiased estimate, with an unbiased gradient: none flows through the QR, which
-        # has none where J S is rank deficient.
-        Q = jax.lax.stop_gradient(jnp.linalg.qr(jax.vmap(product)(S).T)[0])
-        return quadratic(Q.T).sum() + quadratic(z - (z @ Q) @ Q.T).mean()
-
-
-def _draw(trace: str, noise: State | str, probes: int | None, key: Key | None, y: State) -> Array | None:
-    """Probe vectors [k, D]."""
-    if trace not in TRACES:
-        raise ValueError(f"unknown trace {trace!r}; valid: {', '.join(TRACES)}")
-    if trace == "exact":
-        return None
-    flat, count = ravel_pytree(y)[0], (3 if trace == "hutch++" else 1) if probes is None else probes
-    if not isinstance(noise, str):
-        if jax.tree.map(lambda z: jnp.shape(z)[1:], noise) != jax.tree.map(jnp.shape, y):
-            raise ValueError(
-                "probes must be arrays like x with one more leading axis, got shapes "
-                f"{jax.tree.map(jnp.shape, noise)}"
-            )
-        drawn = jax.vmap(lambda z: ravel_pytree(z)[0])(noise).astype(flat.dtype)
-        if trace == "hutch++" and len(drawn) % 2:
-            raise ValueError(
-                f"probes of hutch++ are S, then as many z: give an even number of them, got {len(drawn)}"
-            )
-        count = len(drawn) if trace == "hutchinson" else len(drawn) // 2 * 3
-    if count < 1 or (trace == "hutch++" and (count % 3 or count > 3 * flat.size)):
-        raise ValueError(
-            "hutch++ splits its products with J in three: probes must be 3, 6, .. "
-            f"up to 3 D = {3 * flat.size}, got {count}"
-        )
-    if not isinstance(noise, str):
-        return drawn
-    if key is None:
-        raise ValueError(f"trace={trace!r} draws probes: pass key=jax.random.key(seed), or trace='exact'")
-    shape = (count if trace == "hutchinson" else count // 3 * 2, flat.size)
-    if noise == "rademacher":
-        return jax.random.rademacher(key, shape, flat.dtype)
-    if noise == "gaussian":
-        return jax.random.normal(key, shape, flat.dtype)
-    raise ValueError(f"unknown noise {noise!r}; valid: rademacher, gaussian, or an array of probes")
 
 
 def log_prob(
@@ -176,7 +97,7 @@ def log_prob(
     dtype = wide(x)
     x = jax.tree.map(lambda a: a.astype(dtype), x)
     y = flow.enter(x, low)
-    field = _Volume(flow, trace, _draw(trace, noise, probes, key, y))
+    field = Volume(flow, trace, draw_probes(trace, noise, probes, key, y))
     with on_host():
         bottom, top = (-float(flow.s(t)) for t in (low, high))
         if grid is None and flow.variable == "rho":
@@ -248,7 +169,7 @@ def _table(levels: np.ndarray, steps: list[Step]) -> Table:
 
 
 def _adaptive(
-    field: _Volume,
+    field: Volume,
     y: State,
     span: tuple,
     solver: "Step | diffrax.AbstractSolver | None",
@@ -311,52 +232,3 @@ def prior_log_prob(denoiser: Denoiser, x: State) -> Float[Array, ""]:
         return sum(normal(a) for a in jax.tree.leaves(path.centred(x)))
 
     return functools.reduce(jnp.add, jax.tree.leaves(denoiser.each(part, x)))
-
-
-def bits_per_dim(
-    denoiser: Callable,
-    images: Arr,
-    key: Key,
-    *,
-    low: Real = -1.0,
-    high: Real = 1.0,
-    density: Callable | None = None,
-    dtype: str | type | np.dtype = jnp.float32,
-    batch_size: int | None = None,
-) -> Float[Array, " n"]:
-    """Bits per dimension of each of the 8-bit `images` [n, ...], uniformly dequantised [Theis et al. 2016].
-
-    x = low + (high - low)(k + u)/256 with u ~ U[0, 1). The bits are those of -log2 p(x) per number plus
-    8 - log2(high - low) for the size of a cell (7 for [-1, 1]); by Jensen's inequality their mean over u
-    bounds those of the discrete model.
-
-    Args:
-        key: for u and the probes.
-        low, high: what pixel values 0 and 256 are to the network.
-        density: (denoiser, x, key=) -> log p(x) in nats; by default `log_prob` with one Hutchinson probe.
-        batch_size: images at a time; all if None.
-
-    Example:
-        >>> denoiser = js.Denoiser(lambda x, t: x, js.VP(), "noise")
-        >>> uniform = lambda denoiser, x, key: -x.size * jnp.log(2.0)  # the density 1/2 on [-1, 1]
-        >>> images = np.zeros((2, 4), np.uint8)
-        >>> js.likelihood.bits_per_dim(denoiser, images, jax.random.key(0), density=uniform).tolist()
-        [8.0, 8.0]
-    """
-    images = jnp.asarray(images)
-    if images.dtype != jnp.uint8 or images.ndim < 2 or not high > low:
-        raise ValueError(
-            f"images must be uint8 [n, ...], and low < high; got {images.dtype}{list(images.shape)}, "
-            f"{low}, {high}"
-        )
-    density = functools.partial(log_prob, trace="hutchinson") if density is None else density
-    size = math.prod(images.shape[1:])
-
-    def bits(numbered):
-        i, image = numbered
-        uniform, probe = jax.random.split(jax.random.fold_in(key, i))
-        u = jax.random.uniform(uniform, image.shape, dtype)
-        x = cast(low, u) + cast((high - low) / 256, u) * (image.astype(dtype) + u)
-        return -density(denoiser, x, key=probe) / (size * math.log(2)) + 8 - math.log2(high - low)
-
-    return jax.lax.map(bits, (jnp.arange(len(images)), images), batch_size=batch_size or len(images))
