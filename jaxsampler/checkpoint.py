@@ -7,6 +7,7 @@ are numpy's (no bfloat16, no keys). Files are written whole or not at all.
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -19,10 +20,26 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
-from .files import write
+from .files import from_json, read_some, write
 
 T = TypeVar("T")
 ARRAY = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+MOST_HEADER = 2**27  # bytes
+DTYPES = {  # as safetensors names numpy's
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "F16": np.float16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "F32": np.float32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F64": np.float64,
+    "C64": np.complex64,
+}
 Card: TypeAlias = dict[str, Any]  # what JSON can hold
 
 
@@ -39,18 +56,23 @@ def load(path: str | Path, like: T) -> T:
     Raises:
         ValueError: the file is missing or corrupt, or its names, shapes or dtypes are not those of `like`.
     """
-    arrays = read(path)
     expected = named(like)
-    for name, want in expected.items():
-        if name not in arrays:
-            raise ValueError(f"{path} has no array {name!r}: another model or version saved it.")
-        array = arrays[name]
-        if array.shape != want.shape or array.dtype != want.dtype:
-            has, needs = (f"{a.dtype}{list(a.shape)}" for a in (array, want))
-            raise ValueError(f"{path}: array {name!r} is {has}, the model needs {needs}.")
-    for name in sorted(arrays):
-        if name not in expected:
-            raise ValueError(f"{path} holds an array {name!r} that the model lacks: another model saved it.")
+
+    def check(header: dict[str, jax.ShapeDtypeStruct]) -> None:
+        for name, want in expected.items():
+            if name not in header:
+                raise ValueError(f"{path} has no array {name!r}: another model or version saved it.")
+            array = header[name]
+            if array.shape != want.shape or array.dtype != want.dtype:
+                has, needs = (f"{a.dtype}{list(a.shape)}" for a in (array, want))
+                raise ValueError(f"{path}: array {name!r} is {has}, the model needs {needs}.")
+        for name in sorted(header):
+            if name not in expected:
+                raise ValueError(
+                    f"{path} holds an array {name!r} that the model lacks: another model saved it."
+                )
+
+    arrays = read(path, check)
     return jax.tree_util.tree_map_with_path(
         lambda p, x: jnp.asarray(arrays[spell(p)]) if isinstance(x, ARRAY) else x, like
     )
@@ -86,23 +108,57 @@ def digest(tree: PyTree) -> str:
     return found.hexdigest()
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file, by name."""
+def read(
+    path: str | Path, check: Callable[[dict[str, jax.ShapeDtypeStruct]], None] = lambda header: None
+) -> dict[str, np.ndarray]:
+    """All arrays of a safetensors file, by name.
+
+    Args:
+        check: raises if the shapes and dtypes of the file's header are not those wanted, before the arrays
+            are read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as opened:
+            start = opened.read(8)
+            length = int.from_bytes(start, "little")
+            longest = min(path.stat().st_size - 8, MOST_HEADER)
+            if not 0 < length <= longest or not stat.S_ISREG(path.stat().st_mode):
+                raise ValueError(f"its header of {length} bytes is incomplete")
+            header = from_json(opened.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
+        header.pop("__metadata__", None)
+        found = {name: _told(entry) for name, entry in header.items()}
+    except OSError as e:
+        raise ValueError(f"cannot read {path}: {e.strerror}.") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is corrupt ({str(e).splitlines()[0]}): fetch or train it again.") from None
+    check(found)
     return _open(path, parse)
+
+
+def _told(entry: dict[str, Any]) -> jax.ShapeDtypeStruct:
+    """Shape and dtype as the header of a safetensors file has them."""
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"it holds arrays of {entry['dtype']}, which numpy lacks")
+    return jax.ShapeDtypeStruct(tuple(int(n) for n in entry["shape"]), DTYPES[entry["dtype"]])
 
 
 def read_card(path: str | Path) -> Card:
     """The JSON card beside the weights at `path`."""
     file = Path(path).with_suffix(".json")
-    card = _open(file, json.loads)
+    card = _open(file, from_json, read_some)
     if not isinstance(card, dict):
         raise ValueError(f"{file} is not a card: it holds a {type(card).__name__}, not a JSON object.")
     return card
 
 
-def _open(path: str | Path, decode: Callable[[bytes], Any]) -> Any:
+def _open(
+    path: str | Path, decode: Callable[[bytes], Any], reading: Callable[[Path], bytes] = Path.read_bytes
+) -> Any:
     try:
-        return decode(Path(path).read_bytes())
+        return decode(reading(Path(path)))
     except OSError as e:
         raise ValueError(f"cannot read {path}: {e.strerror}.") from None
     except (SafetensorError, ValueError) as e:

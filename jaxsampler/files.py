@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -58,6 +59,45 @@ def writable(folder: Path) -> Path:
             f"cannot write into {folder}: {error.strerror}; choose another place with --out"
         ) from None
     return folder
+
+
+def read_some(path: str | Path, most: int = 2**25) -> bytes:
+    """The bytes of a small file, a card or a config; ValueError if there are more, such as a device's."""
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is longer than {most // 2**20} MB")
+    return data
+
+
+def seal(data: bytes, of: str) -> bytes:
+    """Bytes to be kept, followed by a checksum of them and of what they are."""
+    return data + hashlib.sha256(of.encode() + data).digest()
+
+
+def unsealed(path: Path, of: str) -> bytes | None:
+    """The bytes that `seal` kept in a file, None if there is none.
+
+    What is damaged, or is of something else, is named on stderr and also None: it has to be made again.
+    """
+    if not path.exists():
+        return None
+    data = path.read_bytes()[:-32]
+    if seal(data, of) != path.read_bytes():
+        print(f"{path} is not what this run has written: it is computed again", file=sys.stderr)
+        return None
+    return data
+
+
+def memory() -> int:
+    """Bytes of memory that this process may have at most: what a file asks for beyond that is refused."""
+    try:
+        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not told on this system
+        return 2**40
+    with contextlib.suppress(OSError, ValueError):  # a container's share
+        most = min(most, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return most
 
 
 def from_json(data: bytes | str) -> Any:

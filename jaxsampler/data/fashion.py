@@ -10,6 +10,7 @@ Networks see 32 x 32 pixels in [-1, 1], with black margins of two pixels, channe
 
 import gzip
 import hashlib
+import io
 import os
 import sys
 import urllib.request
@@ -25,6 +26,7 @@ from ..files import write
 from ..spelling import nearest
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+LARGEST = 2**27  # bytes of a file, unpacked; the largest has 47 million
 SPLITS = {"train": "train", "test": "t10k"}  # as the files are called
 
 
@@ -149,7 +151,8 @@ def _checked(data: bytes, name: str, where: str, source: Source) -> bytes:
     """Unpack the bytes; ValueError if they are not the original's."""
     if data[:2] == b"\x1f\x8b":
         try:
-            data = gzip.decompress(data)
+            with gzip.open(io.BytesIO(data)) as packed:
+                data = packed.read(LARGEST)  # more is not the original, and may fill the memory
         except (OSError, EOFError, zlib.error) as e:
             raise ValueError(f"{where} is corrupt ({e}): fetch it again") from None
     if hashlib.sha256(data).hexdigest() != source.sums[name]:

@@ -94,7 +94,9 @@ def expect(table: Table, path: Path, called: str = "the table", made_for: str | 
     """Return `table` if its card's `path` (`made_for`) and its times suit this path; else ValueError."""
     if table.t.ndim != 1:
         raise ValueError(f"{called} holds {table.t.shape[0]} tables: save one of them by itself")
-    if not table.nfe or not all(np.isfinite(a).all() for a in (table.t, table.A, table.B, table.C)):
+    if not table.nfe or not all(
+        np.isfinite(a).all() for a in (table.t, table.A, table.B, table.C, table.form, table.start)
+    ):
         raise ValueError(f"{called} is broken: it has no rows, or numbers that are not finite")
     first, ends, scale = float(table.t[0]), np.asarray(table.end), float(table.start[0])
     ends = ends[~np.isnan(ends)]

@@ -21,7 +21,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from ..files import write
+from ..files import from_json, write
 from ..numerics import Arr, Grid, on_host
 from ..paths import Path
 
@@ -146,15 +146,22 @@ class Statistics(eqx.Module):
                 card = (file.metadata() or {}).get("statistics")
                 if card is None:
                     raise ValueError(f"{path} holds no statistics: Statistics.save writes them")
-                card, tables = json.loads(card), [file.get_tensor(name) for name in "lsb"]
+                card, (l, s, b) = from_json(card), [file.get_tensor(name) for name in "lsb"]
+            ends, mark = (tuple(map(float, card[name])) for name in ("lam", "mark"))
+            floats = all(a.dtype.kind == "f" and a.shape == l.shape for a in (l, s, b))
+            if not (floats and l.ndim and len(l) > 3 and len(ends) == 2 and ends[0] < ends[1]):
+                raise ValueError("its arrays or ends do not fit each other")
+            if not all(np.isfinite(a).all() for a in (l, s, b, ends, mark)):
+                raise ValueError("it holds numbers that are not finite")
+            return Statistics(l, s, b, ends, mark, _frozen(card["about"]))
         except OSError as e:
             raise ValueError(f"cannot read {path}: {e.strerror or e}") from None
-        except SafetensorError as e:
+        except (SafetensorError, ValueError, KeyError, TypeError) as e:
+            if "holds no statistics" in str(e):
+                raise
             raise ValueError(
                 f"{path} is corrupt ({str(e).splitlines()[0]}): estimate the statistics again"
             ) from None
-        l, s, b = tables
-        return Statistics(l, s, b, tuple(card["lam"]), tuple(card["mark"]), _frozen(card["about"]))
 
 
 def _frozen(value: Any) -> Any:

@@ -21,8 +21,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..files import write
+from ..files import from_json, write
 from ..numerics import Arr, is_traced, namespace
+
+MOST_DRAWS = 16  # of noise for each row: steps need one or two
 
 
 class Table(eqx.Module):
@@ -121,7 +123,7 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
     try:
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            about = from_json((file.metadata() or {}).get("about", "{}"))
     except OSError as e:
         raise ValueError(f"cannot read the table {path}: {e.strerror or 'there is no such file'}") from None
     except (SafetensorError, ValueError, TypeError) as e:
@@ -145,6 +147,10 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
                 f"{path} is not a table: its {name} is {array.dtype}{list(array.shape)}, not {kind} of shape "
                 f"{list(want)}"
             )
+    regs, draws = arrays["B"].shape[-1], MOST_DRAWS * (nfe + 1)
+    for name, most in {"slot": regs, "keep": regs, "draw": draws}.items():
+        if np.any((arrays[name] < 0) | (arrays[name] >= most)):
+            raise ValueError(f"the table {path} is broken: its {name} must lie between 0 and {most - 1}")
     return Table(**arrays), about
 
 

@@ -14,12 +14,26 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from .. import config
+from ..config import Count, Depth, Natural, NonNegative, Positive, Seed, Share, Width, Widths
 from ..data import fashion
 from ..nn.small_images import Classifier
 from ..numerics import Key
 from . import generate
 from .fitting import power
-from .generate import Photos, check_size, classes, described, origin, photos
+from .generate import (
+    Average,
+    Level,
+    Photos,
+    Side,
+    Spread,
+    check_size,
+    classes,
+    described,
+    origin,
+    photos,
+)
+from .optimisers import check_warmup
 from .task import Batch, Placed, Task
 
 
@@ -27,28 +41,30 @@ from .task import Batch, Placed, Task
 class Classify:
     """A training of a classifier."""
 
-    seed: int
-    steps: int  # iterations of the optimiser
-    batch: int  # images per iteration
-    widths: tuple[int, ...]  # channels at 1/2, 1/4, ... resolution
-    depth: int  # residual blocks per level
-    embedding: int
-    features: int  # of the penultimate layer
-    clean: float  # the part of a batch without noise
-    noise_mean: float  # of log s
-    noise_std: float
-    lr: float  # peak rate: linear warm-up, cosine decay to a hundredth
-    warmup: int  # iterations
-    weight_decay: float
-    clip: float  # global norm of the gradient
-    average: float  # width of the power-function average, as a fraction of the training
+    seed: Seed
+    steps: Count  # iterations of the optimiser
+    batch: Count  # images per iteration
+    widths: Widths  # channels at 1/2, 1/4, ... resolution
+    depth: Depth  # residual blocks per level
+    embedding: Width
+    features: Width  # of the penultimate layer
+    clean: Share  # the part of a batch without noise
+    noise_mean: Level  # of log s
+    noise_std: Spread
+    lr: Positive  # peak rate: linear warm-up, cosine decay to a hundredth
+    warmup: Natural  # iterations
+    weight_decay: NonNegative
+    clip: Positive  # global norm of the gradient
+    average: Average  # width of the power-function average, as a fraction of the training
     data: str | None = None  # folder of the IDX files; None: the user's data folder, filled by download
     images: str | None = None  # a folder of images instead, its subfolders the classes: see `data.folder`
-    size: int = 32  # pixels a side, of `images`
+    size: Side = 32  # pixels a side, of `images`
     channels: int = 1  # 1 (grey) or 3 (RGB), of `images`
-    minutes: float = 5.0  # between checkpoints
+    minutes: NonNegative = 5.0  # between checkpoints
 
     def __post_init__(self):
+        config.check(self)
+        check_warmup(self)
         check_size(self)
 
 

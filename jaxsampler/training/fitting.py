@@ -33,6 +33,7 @@ from .. import checkpoint
 from ..convolutions import fast
 from ..files import write
 from ..numerics import Key
+from .lost import Watch
 
 M = TypeVar("M")
 Loss = Callable[[Any, Any, Key], Float[Array, ""]]
@@ -184,7 +185,9 @@ def fit(
         log_every: a line of the log is a mean over this many iterations.
 
     Raises:
-        ValueError: the folder holds a run with another card, or `accumulate` does not divide the batch.
+        ValueError: the folder holds a run with another card, or `accumulate` does not divide the batch. Or
+            the loss or its gradient is not finite: the error names the iteration; the folder keeps the last
+            good state and, as best.safetensors, that of the lowest loss.
 
     Example:
         >>> import optax
@@ -205,6 +208,7 @@ def fit(
     fixed = (loss, optimiser, decay if callable(decay) else warmed(decay), jax.random.key(seed), accumulate)
     state, place = spread(state)
     saved, sums, count = time.monotonic(), None, 0
+    watch = Watch(file, settings, first)
     bar = tqdm(
         prefetch(data, first, steps),
         total=steps,
@@ -217,15 +221,19 @@ def fit(
         state, numbers = update(fixed, state, place(batch))
         sums = numbers if sums is None else jax.tree.map(jnp.add, sums, numbers)
         count += 1
-        if (k + 1) % log_every == 0 or k + 1 == steps:
+        logs = (k + 1) % log_every == 0 or k + 1 == steps
+        saves = file is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps)
+        watch.see(k + 1, numbers, all_now=logs or saves)
+        if logs:
             means = {name: float(x) / count for name, x in sums.items()}
             sums, count = None, 0
             bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
             if log is not None:
                 log.add(k + 1, means)
-        if file is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps):
+            watch.keep(k + 1, state, means["loss"])
+        if file is not None and saves:
             checkpoint.save(file, state, settings)
-            saved = time.monotonic()
+            saved, watch.saved = time.monotonic(), k + 1
     return state
 
 

@@ -9,7 +9,7 @@ average, whose weights are the ones that count.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -17,7 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .. import config
 from ..checkpoint import Card
+from ..config import (
+    Count,
+    Depth,
+    Length,
+    Natural,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Width,
+    Widths,
+)
 from ..data import fashion, folder
 from ..nn.small_images import ClassUNet, EDMNet, FlowNet
 from ..numerics import Key
@@ -25,9 +39,14 @@ from ..paths import EDM, CondOT, Denoiser
 from ..spelling import nearest
 from . import losses, times
 from .fitting import power
+from .optimisers import check_warmup
 from .task import Batch, Placed, Settings, Task
 
 MODELS = ("edm", "flow")
+Side = Annotated[int, Range(1, 4096)]  # pixels
+Level = Annotated[float, Range(-20, 20)]  # a logarithm
+Spread = Annotated[float, Range(0, 20)]
+Average = Annotated[float, Range(0, 12**-0.5, above=True, below=True)]  # of `power`
 
 
 @dataclass(frozen=True)
@@ -35,29 +54,31 @@ class Generate:
     """A training of a generative network."""
 
     model: str  # "edm" or "flow"
-    seed: int
-    steps: int  # iterations of the optimiser
-    batch: int  # images per iteration
-    widths: tuple[int, ...]  # channels at 1/2, 1/4, ... resolution
-    depth: int  # residual blocks per level, each way
-    embedding: int
-    noise_mean: float  # of log rho (edm) or logit t (flow)
-    noise_std: float
-    dropout: float  # how often the class is withheld
-    lr: float  # peak rate: linear warm-up, cosine decay to a hundredth
-    warmup: int  # iterations
-    weight_decay: float
-    clip: float  # global norm of the gradient
-    average: float  # width of the power-function average, as a fraction of the training
+    seed: Seed
+    steps: Count  # iterations of the optimiser
+    batch: Count  # images per iteration
+    widths: Widths  # channels at 1/2, 1/4, ... resolution
+    depth: Depth  # residual blocks per level, each way
+    embedding: Width
+    noise_mean: Level  # of log rho (edm) or logit t (flow)
+    noise_std: Spread
+    dropout: Share  # how often the class is withheld
+    lr: Positive  # peak rate: linear warm-up, cosine decay to a hundredth
+    warmup: Natural  # iterations
+    weight_decay: NonNegative
+    clip: Positive  # global norm of the gradient
+    average: Average  # width of the power-function average, as a fraction of the training
     data: str | None = None  # folder of the IDX files; None: the user's data folder, filled by download
     images: str | None = None  # a folder of images instead, its subfolders the classes: see `data.folder`
-    size: int = 32  # pixels a side, of `images`
+    size: Side = 32  # pixels a side, of `images`
     channels: int = 1  # 1 (grey) or 3 (RGB), of `images`
-    minutes: float = 5.0  # between checkpoints
+    minutes: NonNegative = 5.0  # between checkpoints
 
     def __post_init__(self):
+        config.check(self)
         if self.model not in MODELS:
             raise ValueError(f"unknown model {self.model!r}; {nearest(self.model, MODELS)}")
+        check_warmup(self)
         check_size(self)
 
 
@@ -168,14 +189,32 @@ def origin(photos: Photos) -> Card:
     return {}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What the card of a network says besides its config."""
+
+    sigma_data: Positive = 0.5
+    classes: Annotated[tuple[str, ...], Length(1, 100_000)] = tuple(fashion.CLASSES)
+    size: Side = 32
+    channels: int = 1
+
+
 def classes(card: Card) -> tuple[str, ...]:
     """The names of the classes that a network knows, by its card."""
-    return tuple(card.get("classes", fashion.CLASSES))
+    return config.pick(card, Trained).classes
 
 
 def shape(card: Card) -> tuple[int, int, int]:
     """(height, width, channels) of the images that a network was trained on, by its card."""
-    return card.get("size", 32), card.get("size", 32), card.get("channels", 1)
+    about = config.pick(card, Trained)
+    return about.size, about.size, about.channels
+
+
+def sigma_data(c: Generate, card: Card) -> float:
+    """The standard deviation of the training images, which an EDM network must know."""
+    if c.model == "edm" and "sigma_data" not in card:
+        raise ValueError("key 'sigma_data' is missing (a number).")
+    return config.pick(card, Trained).sigma_data
 
 
 def judge(c: Generate, net: EDMNet | FlowNet, photos: Photos, seed: int = 7) -> float:
@@ -193,7 +232,7 @@ TASK = Task[Generate, Photos, EDMNet | FlowNet](
     config=Generate,
     data=lambda c: (photos(c, "train"), photos(c, "test")),
     card=lambda c, train: described(c) | {"sigma_data": round(float(train.images.std()), 4)} | origin(train),
-    network=lambda c, card: network(c, float(card["sigma_data"]), len(classes(card))),
+    network=lambda c, card: network(c, sigma_data(c, card), len(classes(card))),
     batches=batches,
     loss=loss,
     average=lambda c: power(c.average),

@@ -28,6 +28,12 @@ class Rates(Protocol):
     def clip(self) -> float: ...
 
 
+def check_warmup(c: Rates) -> None:
+    """Raise a ValueError unless the warm-up ends before the training does."""
+    if c.warmup >= c.steps:
+        raise ValueError(f"key 'warmup' must be below the {c.steps} steps; got {c.warmup}")
+
+
 def muon(c: Rates) -> optax.GradientTransformation:
     """Muon [Jordan et al. 2024] for matrices and kernels, AdamW for the rest.
 

@@ -8,16 +8,19 @@ time weighs the same. The weights that count are the running average.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import data
+from .. import config, data
+from ..config import Count, Depth, Length, Natural, NonNegative, Positive, Range, Seed, Width, Widths
 from ..nn.unet import RestorationNet
 from ..numerics import Key
 from . import losses
 from .judge import judge
+from .optimisers import check_warmup
 from .task import Batch, Placed, Task
 
 
@@ -26,22 +29,33 @@ class Restore:
     """A training of the restoration network."""
 
     photos: tuple[str, ...]  # folders besides the photos in Python packages; "desktop": Debian's wallpapers
-    seed: int
-    steps: int  # iterations of the optimiser
-    batch: int  # crops per iteration
-    crop: int  # pixels
-    std: float  # of the path, image units
-    T: int
-    eps: float  # alpha(T)
-    widths: tuple[int, ...]  # channels at 1/2, 1/4, ... resolution
-    depth: int  # residual blocks per level, each way
-    embedding: int
-    lr: float  # peak rate: linear warm-up, cosine decay to a hundredth
-    warmup: int  # iterations
-    weight_decay: float
-    clip: float  # global norm of the gradient
-    decay: float  # of the running average
-    minutes: float = 5.0  # between checkpoints
+    seed: Seed
+    steps: Count  # iterations of the optimiser
+    batch: Count  # crops per iteration
+    crop: Annotated[int, Range(1, 4096)]  # pixels
+    std: Positive  # of the path, image units
+    T: Annotated[int, Range(1, 10_000)]
+    eps: Annotated[float, Range(0, 1, above=True, below=True)]  # alpha(T)
+    widths: Widths  # channels at 1/2, 1/4, ... resolution
+    depth: Depth  # residual blocks per level, each way
+    embedding: Width
+    lr: Positive  # peak rate: linear warm-up, cosine decay to a hundredth
+    warmup: Natural  # iterations
+    weight_decay: NonNegative
+    clip: Positive  # global norm of the gradient
+    decay: Annotated[float, Range(0, 1, below=True)]  # of the running average
+    minutes: NonNegative = 5.0  # between checkpoints
+
+    def __post_init__(self):
+        config.check(self)
+        check_warmup(self)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What the card of a restoration network says besides its config."""
+
+    residual: Annotated[tuple[Positive, ...], Length(len(data.TASKS), len(data.TASKS))]
 
 
 def batches(c: Restore, photos: Sequence[data.Photo]) -> Callable[[int], Batch]:
@@ -84,7 +98,7 @@ TASK = Task[Restore, list[data.Photo], RestorationNet](
     config=Restore,
     data=lambda c: (data.training_photos(c.photos), data.held_out_photos()),
     card=lambda c, photos: dataclasses.asdict(c) | {"residual": residuals(c, photos)},
-    network=lambda c, card: network(c, tuple(card["residual"])),
+    network=lambda c, card: network(c, config.pick(card, Residuals).residual),
     batches=batches,
     loss=loss,
     average=lambda c: c.decay,

@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from .. import checkpoint, config
 from ..checkpoint import Card
-from ..files import claimed
+from ..files import claimed, memory
 from ..numerics import Key
 from .fitting import Profile, fit, start
 from .optimisers import Rates, muon
@@ -30,6 +32,10 @@ class Settings(Rates, Protocol):
     @property
     def seed(self) -> int: ...
     @property
+    def batch(self) -> int: ...
+    @property
+    def widths(self) -> tuple[int, ...]: ...
+    @property
     def minutes(self) -> float:  # between checkpoints
         ...
 
@@ -39,6 +45,20 @@ D = TypeVar("D")  # data
 N = TypeVar("N")  # network
 Batch = dict[str, np.ndarray]  # as `batches` gives it
 Placed = dict[str, Array]  # on the device, as `loss` sees it
+
+
+def affordable(c: Settings) -> None:
+    """Raise a ValueError if a batch would not fit into the machine's memory: its first layers, both ways."""
+    pixels = getattr(c, "crop", None) or getattr(c, "size", 32)
+    needs = 4 * c.batch * (pixels // 2 + 1) ** 2 * c.widths[0] * 2
+    if needs > memory():
+        raise ValueError(f"{too_much(needs)} for a batch: reduce batch, widths, or the size of the images")
+
+
+def too_much(needs: float) -> str:
+    """Begin an error: what a training needs, and what there is."""
+    needed, there = (f"{n / 2**30:,.0f} GB" for n in (needs, memory()))
+    return f"this training needs about {needed} of memory, of which this machine has {there},"
 
 
 @dataclass(frozen=True)
@@ -77,13 +97,18 @@ class Task(Generic[C, D, N]):
         Checkpoints and the loss log go into the folder `target` without its suffix; an interrupted training
         goes on from there.
         """
+        affordable(c)
         train, test = self.data(c)
         card, folder = self.card(c, train), target.with_suffix("")
+        size = 4 * sum(a.size for a in jax.tree.leaves(eqx.filter_eval_shape(self.network, c, card)))
+        if (needs := 5 * size) > memory():  # weights, their average, two moments, a gradient
+            raise ValueError(f"{too_much(needs)} for its weights: reduce widths, depth or embedding")
+        network, batches = self.network(c, card), self.batches(c, train)
         with claimed(folder):
             fit(
-                self.network(c, card),
+                network,
                 partial(self.loss, c),
-                self.batches(c, train),
+                batches,
                 muon(c),
                 steps=c.steps,
                 seed=c.seed,

@@ -24,7 +24,7 @@ import jaxsampler as js
 from jaxsampler import checkpoint, files
 from jaxsampler.commands import cli
 from jaxsampler.commands import generate as generate_command
-from jaxsampler.commands.generate import work
+from jaxsampler.commands.generate import plans, work
 from jaxsampler.nn import small_images
 from jaxsampler.pretrained import samplers
 from jaxsampler.training import generate
@@ -402,13 +402,14 @@ def test_kept_batches_are_not_trusted(sample, weights):
     other = generate_command.plan(weights=weights["edm"], n=7, batch=3, steps=2, seed=1)
     settings = (json.dumps(plan.settings, indent=2) + "\n").encode()
     npy = lambda images: work.saved(np.save, np.asarray(images, np.uint8))
+    seal = lambda plan, first: files.seal(npy(want[:3]), work.called(plan, first))
     kept = {
         "empty": b"",
         "as numpy saves it": npy(want[:3]),
         "two of three": npy(want[:2]),
-        "of another place": work.sealed(plan, 3, npy(want[:3])),
-        "of another run": work.sealed(other, 0, npy(want[:3])),
-        "damaged": work.sealed(plan, 0, npy(want[:3]))[:-1] + b"!",
+        "of another place": seal(plan, 3),
+        "of another run": seal(other, 0),
+        "damaged": seal(plan, 0)[:-1] + b"!",
     }
     for name, data in kept.items():
         folder = Path("out", name, ".samples")
@@ -421,7 +422,7 @@ def test_kept_batches_are_not_trusted(sample, weights):
     folder = Path("good", ".samples")  # and what is, is not computed
     folder.mkdir(parents=True)
     (folder / "settings.json").write_bytes(settings)
-    (folder / "0.npy").write_bytes(work.sealed(plan, 0, npy(want[:3] * 0)))
+    (folder / "0.npy").write_bytes(files.seal(npy(want[:3] * 0), work.called(plan, 0)))
     assert np.array_equal(sample(*USUAL, out="good"), np.concatenate([want[:3] * 0, want[3:]]))
 
 
@@ -480,6 +481,8 @@ def test_eight_images_are_seen(tmp_path):
             "quadratic, cosine",
         ),
         ("--steps 0", "edm", "--steps must be at least 1, got 0"),
+        ("--steps 1000000000", "edm", "--steps must be at most 10000, got 1000000000"),
+        ("--n 1000000000000", "edm", "are too many at once: at most"),
         ("--n 0", "edm", "--n must be at least 1, got 0"),
         ("--batch 0", "edm", "--batch must be at least 1, got 0"),
         ("--seed -1", "edm", "--seed must lie between 0 and"),
@@ -489,6 +492,13 @@ def test_eight_images_are_seen(tmp_path):
 def test_what_is_asked_wrongly_is_one_line_and_leaves_nothing(sample, tmp_path, args, model, message):
     assert message in sample(*args.split(), model=model, fails=True)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_does_not_fit_into_the_memory_is_refused(sample, monkeypatch):
+    monkeypatch.setattr(plans, "memory", lambda: 2**20)  # 4096 images, or 1024 with their first layer
+    assert "--n 5000 images of 8x8 are too many at once: at most 4096 fit" in sample("--n", 5000, fails=True)
+    said = sample("--n", 2000, "--batch", 2000, fails=True)
+    assert said.endswith("a batch of 2000 images of 8x8 does not fit into the memory: give --batch 1024")
 
 
 def test_corrupt_weights_and_foreign_cards(sample, weights, tmp_path):

@@ -188,6 +188,74 @@ def test_batches_come_in_order_and_their_errors_arrive():
         list(prefetch(broken, 0, 9))
 
 
+def falling(bad: int):
+    """The distance to 0, whose data are not finite in iteration `bad` (from 1)."""
+    data = lambda k: np.float32(np.nan if k + 1 == bad else 0.0)
+    return lambda model, batch, key: jnp.square(model - batch), data
+
+
+def test_a_lost_loss_stops_the_training_at_its_iteration(tmp_path):
+    """The last good state and that of the lowest loss are kept; nothing that is not finite is written."""
+    loss, data = falling(bad=9)
+    go = lambda **options: fit(
+        jnp.float32(1.0),
+        loss,
+        data,
+        optax.sgd(-0.1),  # the wrong way: the first state is the best
+        steps=20,
+        seed=0,
+        card={"lr": 0.1},
+        progress=False,
+        **options,
+    )
+    with pytest.raises(ValueError, match=r"^the loss of iteration 9 is nan: lower lr or clip") as told:
+        go(folder=tmp_path, log_every=3)
+    assert f"{tmp_path}/state.safetensors is the last good state, after 6 iterations" in str(told.value)
+    assert f"{tmp_path}/best.safetensors is that of the lowest loss" in str(told.value)
+    assert "after 3" in str(told.value)
+    for name, made in (("state", 6), ("best", 3)):
+        kept = checkpoint.read(tmp_path / f"{name}.safetensors")
+        assert kept["step"] == made
+        assert kept["model"] == pytest.approx(1.2**made, rel=1e-5)
+        assert checkpoint.read_card(tmp_path / f"{name}.safetensors") == {"lr": 0.1}
+    steps = [int(r["step"]) for r in csv.DictReader((tmp_path / "log.csv").open())]
+    assert steps == [3, 6]
+    with pytest.raises(ValueError, match=r"^the loss of iteration 9 is nan"):  # goes on from there
+        go(folder=tmp_path, log_every=3)
+    assert checkpoint.read(tmp_path / "state.safetensors")["step"] == 6
+    with pytest.raises(ValueError, match=r"^the loss of iteration 9 is nan.* look at the data$"):
+        go()
+
+
+@pytest.mark.parametrize("minutes", [0.0, 5.0])
+def test_a_state_that_breaks_the_next_iteration_is_not_kept_as_good(tmp_path, minutes):
+    """Iteration 4 has a finite loss and gradient, and makes weights whose loss is infinite."""
+
+    def loss(model, batch, key):
+        return jnp.square(model) + batch * model
+
+    data = lambda k: np.float32(1e30 if k == 3 else 0.0)
+    with pytest.raises(ValueError, match=r"^the loss of iteration 5 is inf"):
+        options = dict(steps=20, seed=0, folder=tmp_path, minutes=minutes, log_every=1, progress=False)
+        fit(jnp.float32(1.0), loss, data, optax.sgd(0.1), **options)
+    kept = checkpoint.read(tmp_path / "state.safetensors")
+    assert kept["step"] == 3
+    assert kept["model"] == pytest.approx(0.8**3, rel=1e-5)
+
+
+def test_an_infinite_gradient_is_a_lost_loss():
+    with pytest.raises(ValueError, match="the gradient of iteration 1 is inf"):
+        fit(
+            jnp.float32(0.0),
+            lambda model, batch, key: jnp.sqrt(jnp.abs(model)),
+            lambda k: k,
+            optax.sgd(0.1),
+            steps=3,
+            seed=0,
+            progress=False,
+        )
+
+
 @pytest.mark.parametrize("width", [0.05, 0.15, 0.25])
 def test_a_power_average_remembers_the_same_fraction_of_any_run(width):
     """The weight of each step in the average: its standard deviation is `width` of the run, however long, and

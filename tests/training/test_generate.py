@@ -253,3 +253,39 @@ def test_what_is_wrong_with_a_config_is_one_line(tmp_path, monkeypatch, capsys, 
 def test_a_folder_of_data_is_no_option_of_restoration(capsys):
     assert cli.main(["train", str(CONFIGS / "restore.toml"), "--data", "x"]) == 2
     assert "the data of task 'restore' are named in its config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("batch = 4", "batch = 0"), "key 'batch' must be at least 1; got 0"),
+        (("batch = 4", "batch = -4"), "key 'batch' must be at least 1; got -4"),
+        (("batch = 4", "batch = 900000000"), "reduce batch"),
+        (("widths = [4, 6]", "widths = [0, 8]"), "key 'widths' must be at least 1; got 0"),
+        (("widths = [4, 6]", "widths = []"), "key 'widths' must have 1 to 8 entries; got ()"),
+        (("widths = [4, 6]", "widths = [-8, 8]"), "key 'widths' must be at least 1; got -8"),
+        (
+            ("widths = [4, 6]\ndepth = 1", "widths = [16384, 16384, 16384]\ndepth = 60"),
+            "GB, for its weights: reduce widths, depth or embedding",
+        ),
+        (("depth = 1", "depth = -1"), "key 'depth' must be at least 1; got -1"),
+        (("seed = 5", "seed = 36893488147419103232"), "key 'seed' must be at most 4294967295; got 368934"),
+        (("seed = 5", "seed = -1"), "key 'seed' must not be negative; got -1"),
+        (("lr = 1e-2", "lr = nan"), "key 'lr' must be a finite number; got nan"),
+        (("lr = 1e-2", "lr = -1e-2"), "key 'lr' must be above 0; got -0.01"),
+        (("dropout = 0.5", "dropout = 2"), "key 'dropout' must be at most 1; got 2.0"),
+        (("clip = 1.0", "clip = 0"), "key 'clip' must be above 0; got 0.0"),
+        (("warmup = 2", "warmup = 6"), "key 'warmup' must be below the 6 steps; got 6"),
+        (("average = 0.1", "average = 0.3"), "key 'average' must be below 0.288"),
+        (("noise_std = 1.2", "noise_std = -1"), "key 'noise_std' must not be negative; got -1.0"),
+    ],
+)
+def test_nonsense_in_a_config_is_one_line(tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.setattr(fashion, "load", lambda split, folder: fashion.some())
+    assert change[0] in TEXT
+    (tmp_path / "c.toml").write_text(TEXT.replace(*change, 1))
+    assert cli.main(["train", str(tmp_path / "c.toml"), "--out", str(tmp_path / "w.safetensors")]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["c.toml"]

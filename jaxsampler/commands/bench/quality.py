@@ -21,12 +21,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import numpy as np
 
-from ... import metrics, solvers
+from ... import config, metrics, solvers
+from ...config import Count, Length, Range, Seed
 from ...paths import VP
 from ...scan import Solver
 from ...spelling import nearest
@@ -51,26 +52,29 @@ DETERMINISTIC = (
     "dpm_v3 order=2",
 )
 STOCHASTIC = ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "edm s_churn=10")
+Names = Annotated[tuple[str, ...], Length(1, 100)]
+Several = Annotated[int, Range(2, 10**9)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
     """What is measured; `grids`, `samples` and `most` have an entry for each of `problems`."""
 
-    problems: tuple[str, ...] = ("mixture", "empirical", "fashion_edm", "fashion_flow")
+    problems: Names = ("mixture", "empirical", "fashion_edm", "fashion_flow")
     grids: tuple[str, ...] = ("log_snr", "karras", "karras", "uniform")
-    samples: tuple[int, ...] = (2000, 500, 500, 500)
-    most: tuple[int, ...] = (50, 50, 20, 20)  # no more calls than these
-    calls: tuple[int, ...] = (3, 4, 5, 6, 8, 10, 15, 20, 50)
+    samples: tuple[Several, ...] = (2000, 500, 500, 500)
+    most: tuple[Count, ...] = (50, 50, 20, 20)  # no more calls than these
+    calls: Annotated[tuple[Count, ...], Length(1, 1000)] = (3, 4, 5, 6, 8, 10, 15, 20, 50)
     solvers: tuple[str, ...] = DETERMINISTIC + STOCHASTIC
     tables: tuple[str, ...] = ()  # learned ones: .safetensors files whose card names their problem
     v3: tuple[str, ...] = ("mixture", "fashion_edm")  # where DPM-Solver-v3's statistics are estimated
-    statistics: int = 256  # from this many real samples
-    real: int = 10_000  # test samples to compare with
-    resamples: int = 50  # of the bootstrap
-    seed: int = 0
+    statistics: Several = 256  # from this many real samples
+    real: Several = 10_000  # test samples to compare with
+    resamples: Several = 50  # of the bootstrap
+    seed: Seed = 0
 
     def __post_init__(self):
+        config.check(self)
         for name in self.problems:
             if name not in PROBLEMS:
                 raise ValueError(f"unknown problem {name!r}; {nearest(name, PROBLEMS)}")
@@ -86,11 +90,6 @@ class Quality:
             line_up.solver(entry, statistics=flat)
         for name in self.grids:
             line_up.grid(name)
-        least = {"samples": 2, "most": 1, "calls": 1, "statistics": 2, "real": 2, "resamples": 2}
-        for key, low in least.items():
-            value = getattr(self, key)
-            if any(v < low for v in (value if isinstance(value, tuple) else (value,))):
-                raise ValueError(f"key {key!r} must be at least {low}; got {value}")
 
     @property
     def fitted(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import jaxsampler
 
 from ... import checkpoint, pretrained, solvers
 from ...data import fashion
+from ...files import memory
 from ...numerics import Grid
 from ...paths import Denoiser, grids
 from ...paths import base as paths
@@ -32,6 +33,7 @@ MODELS = ("fashion_edm", "fashion_flow")
 # grids that may end at t = 0 themselves, and those whose last step goes there
 TO_ZERO = {"uniform": grids.uniform, "quadratic": grids.quadratic, "cosine": grids.cosine}
 BEFORE_ZERO = {"karras": grids.karras, "log_snr": grids.log_snr, "polyexponential": grids.polyexponential}
+MOST_STEPS = 10_000  # the table of more takes longer to make than a user waits for
 GRIDS = (*TO_ZERO, *BEFORE_ZERO)
 
 
@@ -91,6 +93,7 @@ def plan(
     name, file, card = network(model, weights)
     denoiser, classes = pretrained.load(name, path=file), generate.classes(card)
     number = None if label is None else fashion.label(label, classes)
+    affordable(n, min(batch, n), generate.shape(card), card["widths"][0])
     if guidance == 0 and label is not None:
         fix = f"leave --class {label} out, or give 1 for the class without guidance"
         raise ValueError(f"--guidance 0 samples any class: {fix}")
@@ -161,6 +164,20 @@ def plan(
     )
 
 
+def affordable(n: int, batch: int, shape: tuple[int, int, int], width: int) -> None:
+    """Raise a ValueError if the images, or a batch with its first layer, do not fit into the memory."""
+    height, across, channels = shape
+    largest = memory() // (height * across * channels * 4)  # bytes, joined and packed
+    if n > min(largest, 2**31 - 1):
+        raise ValueError(f"--n {n} images of {across}x{height} are too many at once: at most {largest} fit")
+    at_once = memory() // (height * across * width * 4)
+    if batch > at_once:
+        fix = f"give --batch {at_once}" if at_once else "they are too large"
+        raise ValueError(
+            f"a batch of {batch} images of {across}x{height} does not fit into the memory: {fix}"
+        )
+
+
 def network(model: str | None, weights: Path | None) -> tuple[str, Path, dict[str, Any]]:
     """Return (name, file, card) of the weights to use; the card beside the weights names the model."""
     if model is not None and model not in MODELS:
@@ -179,8 +196,9 @@ def network(model: str | None, weights: Path | None) -> tuple[str, Path, dict[st
 
 def times_of(path: paths.Path, name: str | None, steps: int) -> Grid:
     """The grid called `name`, with `steps` intervals from t_max to t = 0; None: the path's default."""
-    if steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {steps}")
+    if not 1 <= steps <= MOST_STEPS:
+        limit = "at least 1" if steps < 1 else f"at most {MOST_STEPS}"
+        raise ValueError(f"--steps must be {limit}, got {steps}")
     if name is None:
         return grids.default(path, steps)
     if name not in GRIDS:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from ...files import claimed, from_json, write
+from ...files import claimed, from_json, seal, unsealed, write
 from ...front_door import sample
 from ...guidance import classifier_free
 from ...numerics import Key
@@ -143,7 +143,7 @@ def carry_out(plan: Plan, out: Path) -> Path:
             images = checked(plan, first, *drawn[0])
             if not begun.exists():  # once there is something to keep
                 write(begun, encoded(plan.settings))
-            write(kept / f"{first}.npy", sealed(plan, first, saved(np.save, images)))
+            write(kept / f"{first}.npy", seal(saved(np.save, images), called(plan, first)))
             there[first] = images
             bar.update(len(images))
     images = np.concatenate([there[first] for first in starts])
@@ -158,20 +158,15 @@ def carry_out(plan: Plan, out: Path) -> Path:
     return out / RESULTS[1]
 
 
-def sealed(plan: Plan, first: int, data: bytes) -> bytes:
-    """The bytes of a batch followed by a checksum of them, of their place and of the plan's settings."""
-    return data + hashlib.sha256(encoded(plan.settings) + str(first).encode() + data).digest()
+def called(plan: Plan, first: int) -> str:
+    """What a kept batch is: the images of this plan from number `first` on."""
+    return f"{first} of {json.dumps(plan.settings)}"
 
 
 def read_batch(plan: Plan, file: Path, first: int) -> UInt8[np.ndarray, "k h w c"] | None:
     """The kept images from number `first` on; None if there are none, or others, or damaged ones."""
-    if not file.exists():
-        return None
-    data = file.read_bytes()
-    if sealed(plan, first, data[:-32]) != data:
-        print(f"{file} is not what this run has written: its images are computed again", file=sys.stderr)
-        return None
-    return np.load(io.BytesIO(data[:-32]), allow_pickle=False)
+    data = unsealed(file, called(plan, first))
+    return None if data is None else np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def finished(plan: Plan, out: Path) -> bool:

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from ... import metrics
-from ...files import write
+from ...files import from_json, write
 from ...search.error_measures import ratio
 from ..bench.problems import Problem
 from .problem import Task, off
@@ -128,6 +128,6 @@ def read(file: Path) -> list[Result]:
     if not file.exists():
         return []
     try:
-        return [Result(**entry) for entry in json.loads(file.read_text())]
+        return [Result(**entry) for entry in from_json(file.read_bytes())]
     except (ValueError, TypeError):
         raise ValueError(f"{file} is not the results of a search: delete it, or give another --out") from None

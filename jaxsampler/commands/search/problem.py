@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ... import metrics, pretrained
-from ...files import write
+from ...files import seal, unsealed, write
 from ...search.baselines import Handmade, best
 from ...search.distillation import distill, waypoints
 from ...search.error_measures import squared
@@ -64,14 +64,16 @@ class Task:
         whole = math.lcm(self.batch, self.c.batch)
         x = self.p.start(-(-n // whole) * whole, seed)
         file = self.folder / f"{what}_{self.p.fingerprint(len(x), seed)}.npy"
-        if not file.exists():
+        data = unsealed(file, file.name)
+        if data is None:
             buffer, exact = io.BytesIO(), self.p.converged(x)
             if not np.isfinite(exact).all():
                 bad = np.sum(~np.isfinite(off(exact, x)))
                 raise ValueError(f"{bad} of {len(x)} converged samples of {self.p.name} are not finite")
             np.save(buffer, exact)
-            write(file, buffer.getvalue())
-        return x, np.load(file)
+            data = buffer.getvalue()
+            write(file, seal(data, file.name))
+        return x, np.load(io.BytesIO(data), allow_pickle=False)
 
     @cached_property
     def fit(self) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from ... import config
+from ...config import Count, Length, Natural, NonNegative, Positive, Range
 from ...search.evolution import evolve, random_search
 from ...search.predictor import s3
 from ...search.vary import VARY, leaves_of
@@ -17,7 +19,7 @@ TRANSFERRED, DISTILLED, INCONSISTENT = "transferred from ", "distilled", ", inco
 COMPARED = ("problem", "seed", "held_out", "test", "screen", "rivals", "batch", "samples", "real")
 SCORED = ("budget", "scored")
 LEARNED = ("noises", "starts", "seeds", "finalists", "iterations", "rate", "split")
-COUNTS = ("noises", "held_out", "test", "screen", "rivals", "starts", "seeds", "iterations", "batch")
+Calls = Annotated[tuple[Annotated[int, Range(2, 10_000)], ...], Length(1, 1000)]
 
 
 def slug(method: str) -> str:
@@ -37,27 +39,27 @@ class Search:
     """What is searched, and on how much noise, rounded up to whole batches of the problem."""
 
     problem: str
-    calls: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9, 10)  # a search for each number of network calls
+    calls: Calls = (3, 4, 5, 6, 7, 8, 9, 10)  # a search for each number of network calls
     methods: tuple[str, ...] = ("relaxation then table",)
-    seed: int = 0
-    noises: int = 1024  # noises that tables are fitted to
-    held_out: int = 2048  # noises that choose
-    test: int = 4096  # noises that judge
-    screen: int = 256  # held-out noises on which all hand-made samplers are compared
-    rivals: int = 8  # the best of them, which are compared on all held-out noises
-    starts: int = 4  # rivals that a learned table starts from, of different solvers first
-    seeds: int = 1  # learned tables from each start
-    finalists: int = 0  # learned tables that continue after the first third of the iterations; 0: all
-    iterations: int = 1500  # of Adam for a learned table
-    batch: int = 256  # noises in an iteration
-    rate: float = (
+    seed: Annotated[int, Range(0, 2**30)] = 0
+    noises: Count = 1024  # noises that tables are fitted to
+    held_out: Count = 2048  # noises that choose
+    test: Count = 4096  # noises that judge
+    screen: Count = 256  # held-out noises on which all hand-made samplers are compared
+    rivals: Count = 8  # the best of them, which are compared on all held-out noises
+    starts: Count = 4  # rivals that a learned table starts from, of different solvers first
+    seeds: Count = 1  # learned tables from each start
+    finalists: Natural = 0  # learned tables that continue after the first third of the iterations; 0: all
+    iterations: Count = 1500  # of Adam for a learned table
+    batch: Count = 256  # noises in an iteration
+    rate: NonNegative = (
         0.0  # learning rate of the table's weights; 0: as measured for long runs, short ones need more
     )
-    split: tuple[float, ...] = ()  # shares of the stages in the iterations; empty: those of `learn`
-    budget: int = 2000  # schedules that a search scores
-    scored: int = 64  # held-out noises that a schedule is scored on
-    samples: int = 2000  # test noises for the Frechet distance; 0: do not measure it
-    real: int = 10_000  # real samples for the Frechet distance
+    split: tuple[Positive, ...] = ()  # shares of the stages in the iterations; empty: those of `learn`
+    budget: Count = 2000  # schedules that a search scores
+    scored: Count = 64  # held-out noises that a schedule is scored on
+    samples: Natural = 2000  # test noises for the Frechet distance; 0: do not measure it
+    real: Count = 10_000  # real samples for the Frechet distance
 
     def matters(self, method: str) -> dict[str, Any]:
         """Return the keys that a result of the method depends on, besides a table that is transferred."""
@@ -69,20 +71,15 @@ class Search:
         return {name: getattr(self, name) for name in names}
 
     def __post_init__(self):
+        config.check(self)
         if self.problem not in PROBLEMS:
             raise ValueError(f"unknown problem {self.problem!r}; {nearest(self.problem, PROBLEMS)}")
         for method in self.methods:
             self._known(method)
-        for name in (*COUNTS, *SCORED):
-            if getattr(self, name) < 1:
-                raise ValueError(f"key {name!r} must be at least 1; got {getattr(self, name)}")
-        for name in ("rate", "finalists", "samples"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"key {name!r} must not be negative; got {getattr(self, name)}")
         others = [m for m in self.methods if m not in SEARCHES and not m.startswith(TRANSFERRED)]
         learned = [m for m in others if parsed(m)[1]]
         stages = {len(parsed(m)[1]) for m in learned}
-        if self.split and (min(self.split) <= 0 or stages - {len(self.split)}):
+        if self.split and stages - {len(self.split)}:
             raise ValueError(
                 "key 'split' needs a positive share for each stage of every method; "
                 f"got {list(self.split)} for {learned}"
@@ -91,8 +88,6 @@ class Search:
             raise ValueError(
                 f"key 'samples' must be at most {self.test}, the number of test noises; got {self.samples}"
             )
-        if not self.calls or min(self.calls) < 2:
-            raise ValueError(f"key 'calls' needs numbers of network calls, at least 2; got {self.calls}")
 
     def _known(self, method: str) -> None:
         """Raise ValueError if there is no such method, or it has nothing to find."""
