@@ -1,5 +1,6 @@
 """The front door: draw the prior, tabulate the solver, run it."""
 
+import warnings
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .eager import Latest, once
-from .numerics import Grid, Key, Like, State
+from .numerics import Grid, Key, Like, State, is_traced, on_host
 from .paths import Denoiser, Path, grids
 from .scan import Adjoint, Sampler, Solver, StepEnd
 from .scan.driver import drive
@@ -46,12 +47,14 @@ def sample(
     Args:
         denoiser: the network with its path and the kind of its prediction.
         like: array, `jax.ShapeDtypeStruct`, or a pytree of them.
-        key: for the prior and the solver's noise; None if neither is drawn.
+        key: for the start and the solver's noise; None if neither is drawn.
         solver: a step such as `js.solvers.dpmpp_2m`, a list of steps (one per interval), a `Table`, or a
             `js.Solver`.
         grid: decreasing times, by default `js.grids.default(path, steps)`.
         steps: number of intervals of the default grid.
-        x: the starting state x_T, by default drawn from the path's prior.
+        x: the starting state. By default it is drawn from the path's prior at the first time of the grid,
+            mu + prior_std_at(t) eps. That leaves out the data in x, alpha (x_0 - mu): below t_max there may
+            be much of it, and a warning says so.
         adjoint, save, progress, hook, noise, check, per_step, jit: as in `run`.
 
     Raises:
@@ -76,42 +79,78 @@ def sample(
             raise TypeError(f"samples are floating point: `like` has dtype {leaf.dtype}; use jnp.float32")
     if x is None and key is None:
         raise ValueError("drawing x_T needs key=jax.random.key(seed); or pass x, the starting state")
-    if jit:
-        x, noise_key = once(_begin, Denoiser(_any_network, path, denoiser.kind), key, like, x)
-    else:
-        x, noise_key = _begin(denoiser, key, like, x)
+    if isinstance(solver, type | FunctionType):
+        raise TypeError(f"solver is {solver.__name__} itself: call it, {solver.__name__}()")
+    if isinstance(solver, Solver) and noise is not None:
+        raise ValueError(
+            "noise= is for tables; give it to this solver itself, as in js.solvers.mr_published(noise=...)"
+        )
+    watch = Watch(adjoint, save, progress, hook, check, per_step, jit)
+    sampler, first = _planned(denoiser, solver, grid, steps)
+    if x is None:
+        _warn_of_missing_data(denoiser, first)
+    start = (key, like, x, first if x is None else None)
+    x, noise_key = (
+        once(_begin, Denoiser(_any_network, path, denoiser.kind), *start) if jit else _begin(denoiser, *start)
+    )
     if jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, like):
         raise ValueError(
             f"x has shape {jax.tree.map(jnp.shape, x)}, like {jax.tree.map(jnp.shape, like)}; they must be "
             "equal"
         )
-    if isinstance(solver, type | FunctionType):
-        raise TypeError(f"solver is {solver.__name__} itself: call it, {solver.__name__}()")
-    watch = Watch(adjoint, save, progress, hook, check, per_step, jit)
+    if isinstance(solver, Solver):
+        return drive(solver, sampler, denoiser, x, key=noise_key, watch=watch)
+    return run_watched(denoiser, sampler, x, key=noise_key, noise=noise, watch=watch)
 
-    if isinstance(solver, Table) or (
-        isinstance(solver, dict) and all(isinstance(v, Table) for v in solver.values())
-    ):
+
+def _planned(denoiser: Denoiser, solver: Any, grid: Any, steps: int) -> tuple[Any, Any]:
+    """What is scanned (a table, a dict of them, or the rows of a `Solver`), and when it begins.
+
+    It begins at a time, a dict of times, or at None, the path's t_max.
+    """
+    tables = solver.values() if isinstance(solver, dict) else [solver]
+    if all(isinstance(table, Table) for table in tables):
         if grid is not None:
             raise ValueError(
                 "a Table has its grid already: leave grid out, or give the step that the table was made from"
             )
-        return run_watched(denoiser, solver, x, key=noise_key, noise=noise, watch=watch)
+        first = lambda table: _number(table.first) if table.t.ndim == 1 else None  # a stack is refused later
+        return solver, denoiser.each(lambda _, table: first(table), solver)
+    path = denoiser.path
+    if isinstance(solver, Solver) and not isinstance(path, dict):
+        times = grids.checked(path, _times(path, steps) if grid is None else grid)
+        return solver.rows(path, times), _number(times[0])
     made = lambda path, grid, solver: tabulate(path, _times(path, steps) if grid is None else grid, solver)
-    if isinstance(path, dict):
-        each = lambda a: a if isinstance(a, dict) else dict.fromkeys(path, a)
-        tables = denoiser.each(made, each(grid), each(solver))
-        return run_watched(denoiser, tables, x, key=noise_key, noise=noise, watch=watch)
-    if isinstance(solver, Solver):
-        if noise is not None:
-            raise ValueError(
-                "noise= is for tables; give it to this solver itself, as in "
-                "js.solvers.mr_published(noise=...)"
+    each = lambda a: a if isinstance(a, dict) or not isinstance(path, dict) else dict.fromkeys(path, a)
+    made_tables = denoiser.each(made, each(grid), each(solver))
+    return made_tables, denoiser.each(lambda _, table: _number(table.begin), made_tables)
+
+
+def _number(t: Any) -> Any:
+    """A time that is known, as a number: part of the program that draws."""
+    return t if t is None or is_traced(t) else float(t)
+
+
+MUCH = 0.25  # alpha/sigma from which a warning tells that a drawn start leaves out the data in it
+
+
+def _warn_of_missing_data(denoiser: Denoiser, first: Any) -> None:
+    """Warn if the start is below t_max, where much of x is data."""
+
+    def check(path, t):
+        if t is None or is_traced(t) or t >= path.t_max:
+            return
+        with on_host():
+            share = float(path.alpha(t)) / max(float(path.sigma(t)), 1e-30)
+        if share > MUCH:
+            warnings.warn(
+                f"the grid begins at t={t:g}, where x holds data too (alpha/sigma = {share:.2g}), and x is "
+                f"drawn without: start the grid at t_max={path.t_max:g}, or pass "
+                "x=path.perturb(x_0, t, eps)",
+                stacklevel=5,
             )
-        times: Any = _times(path, steps) if grid is None else grid
-        rows = solver.rows(path, grids.checked(path, times))
-        return drive(solver, rows, denoiser, x, key=noise_key, watch=watch)
-    return run_watched(denoiser, made(path, grid, solver), x, key=noise_key, noise=noise, watch=watch)
+
+    denoiser.each(check, first)
 
 
 def _any_network(x: State, t: Any) -> State:
@@ -119,10 +158,12 @@ def _any_network(x: State, t: Any) -> State:
     return x
 
 
-def _begin(denoiser: Denoiser, key: Key | None, like: Like, x: State | None) -> tuple[State, Key | None]:
-    """x_T and the key of the solver's noise."""
+def _begin(
+    denoiser: Denoiser, key: Key | None, like: Like, x: State | None, first: Any
+) -> tuple[State, Key | None]:
+    """The state at the first time and the key of the solver's noise."""
     keys: Any = [None, None] if key is None else jax.random.split(key)
-    return denoiser.prior(keys[0], like) if x is None else x, keys[1]
+    return denoiser.prior(keys[0], like, first) if x is None else x, keys[1]
 
 
 _grids = Latest(128)  # by path and number of intervals

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ..numerics import Key, Like, Scalar, State, Time, axpy, cast, namespace, normal, on_host
+from ..numerics import Key, Like, Scalar, State, Time, axpy, cast, is_traced, namespace, normal, on_host
 
 KINDS = ("data", "noise", "score", "velocity", "v")
 
@@ -178,9 +178,26 @@ class Path(eqx.Module):
         with on_host():
             return float(self.sigma(self.t_max))
 
-    def prior(self, key: Key, like: Like) -> Any:
-        """x_T = mu + prior_std z, shaped like `like` (array, ShapeDtypeStruct or a pytree of them)."""
-        return self.uncentred(jax.tree.map(lambda a: cast(self.prior_std, a) * a, self.noise(key, like)))
+    def prior_std_at(self, t: Time) -> Any:
+        """Standard deviation of x - mu at time t, as samplers draw it: that of the noise alone.
+
+        A path that assumes the spread of its data counts it in: 1 on variance-preserving ones.
+        """
+        return self.sigma(t)
+
+    def prior(self, key: Key, like: Like, t: Time | None = None) -> Any:
+        """x_t = mu + prior_std_at(t) eps, shaped like `like` (array, ShapeDtypeStruct or a pytree of them).
+
+        Without t it is x_T, at t_max. Below t_max x holds alpha (x_0 - mu) too, which no prior knows.
+        """
+        if t is None:
+            std = self.prior_std
+        elif is_traced(t):
+            std = self.prior_std_at(t)
+        else:
+            with on_host():
+                std = float(self.prior_std_at(t))
+        return self.uncentred(jax.tree.map(lambda a: cast(std, a) * a, self.noise(key, like)))
 
     def noise(self, key: Key, like: Like) -> Any:
         """eps of x_t = mu + alpha (x_0 - mu) + sigma eps: standard normal on every path but `PFGMpp`."""
@@ -275,3 +292,6 @@ class VariancePreserving(Path):
     @property
     def prior_std(self):
         return 1.0
+
+    def prior_std_at(self, t):  # that of data of unit variance, at every t
+        return self.prior_std

@@ -111,6 +111,9 @@ class MeanReverting(Path):
     def prior_std(self):
         return self.std
 
+    def prior_std_at(self, t):  # the stationary one
+        return self.std
+
 
 @functools.lru_cache(maxsize=32)
 def mean_reverting_table(schedule: str, T: int, eps: float, variant: str) -> tuple[np.ndarray, np.ndarray]:

@@ -182,12 +182,17 @@ class Denoiser(eqx.Module):
         """y + mu."""
         return self.each(lambda path, y: path.uncentred(y), y)
 
-    def prior(self, key: Key, like: Like) -> State:
-        """x_T, shaped like `like`."""
+    def prior(self, key: Key, like: Like, t: Time | dict[str, Time] | None = None) -> State:
+        """x_T, shaped like `like`; x_t, as far as it is noise, at another time than t_max."""
+
+        def draw(path, key, like, t):
+            at_end = t is None or (not is_traced(t) and float(t) == path.t_max)
+            return path.prior(key, like) if at_end else path.prior(key, like, t)
+
         if not isinstance(self.path, dict):
-            return self.path.prior(key, like)
+            return draw(self.path, key, like, t)
         keys = dict(zip(sorted(self.path), jax.random.split(key, len(self.path)), strict=True))
-        return self.each(lambda path, key, like: path.prior(key, like), keys, like)
+        return self.each(draw, keys, like, t if isinstance(t, dict) else dict.fromkeys(self.path, t))
 
 
 def match(m: PyTree, x: State) -> State:

@@ -48,6 +48,7 @@ def build(space: Choices, schedules: Schedule) -> Table:
         "B": np.zeros((b, n, n + 1)),
         "end": np.zeros((b, n)),
         "start": np.zeros((b, 2)),
+        "begin": schedules.times[:, 0].copy(),
     }
     with on_host():
         for assumed in (False, True):

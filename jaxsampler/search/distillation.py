@@ -114,7 +114,7 @@ def distill(
             "an array or a jax.ShapeDtypeStruct"
         )
     else:
-        x = np.asarray(denoiser.prior(key, jax.ShapeDtypeStruct((n, *like.shape), like.dtype)))
+        x = np.asarray(denoiser.prior(key, jax.ShapeDtypeStruct((n, *like.shape), like.dtype), grid[0]))
         states = waypoints(denoiser, path, grid, x, rows=teacher, batch=batch, progress=progress)
     if not np.isfinite(states).all():
         bad = np.sum(~np.isfinite(states).reshape(n, -1).all(1))

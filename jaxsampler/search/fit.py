@@ -108,6 +108,7 @@ class Objective(eqx.Module):
     batch: int = eqx.field(static=True)
     loss: Callable = eqx.field(static=True)
     like: jax.ShapeDtypeStruct = eqx.field(static=True)
+    first: float = eqx.field(static=True)  # the time of x_T
     adjoint: Adjoint = eqx.field(static=True)
 
     def drawn(self, i: Int[Array, ""]) -> tuple[Array, Array]:
@@ -119,7 +120,7 @@ class Objective(eqx.Module):
         key = jax.random.fold_in(self.key, i)
         if not isinstance(self.data, tuple):
             like = jax.ShapeDtypeStruct((self.batch, *self.like.shape), self.like.dtype)
-            x, teacher = self.denoiser.prior(key, like), self.data
+            x, teacher = self.denoiser.prior(key, like, self.first), self.data
             table = isinstance(teacher, Table)
             out = run(self.denoiser, teacher, x, adjoint=Direct()) if table else teacher(x)
             return x, jax.lax.stop_gradient(out)

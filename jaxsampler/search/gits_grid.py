@@ -100,7 +100,7 @@ def _mean_costs(
     path = path_of(denoiser)
 
     def one(key):
-        x = run(denoiser, table, path.prior(key, like), save=range(table.nfe + 1)).xs
+        x = run(denoiser, table, denoiser.prior(key, like, schedule[0][0]), save=range(table.nfe + 1)).xs
         t, alpha, sigma = (v.astype(x.dtype) for v in schedule)
         m = jax.lax.map(lambda at: path.centred(denoiser.in_loop()(*at)), (x, t))
         flat = lambda a: a.reshape(len(t), -1)

@@ -207,7 +207,9 @@ def begin(
     train, held = _whole(0 if noises is None else noises, batch), _whole(held_out, batch)
     folder = None if folder is None else FilePath(folder)
     source = source_of(path, grid, teacher)
-    x, reference = taught(denoiser, source, key, like, train + held, batch, folder, progress)
+    x, reference = taught(
+        denoiser, source, key, like, train + held, batch, folder, progress, float(np.asarray(grid)[0])
+    )
     data = (jnp.asarray(x[:train]), jnp.asarray(reference[:train])) if train else source
     if not train and isinstance(data, tuple):
         raise ValueError(
@@ -222,6 +224,7 @@ def begin(
         batch=batch,
         loss=value,
         like=jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+        first=float(np.asarray(grid)[0]),
         adjoint=adjoint or Direct(),
     )
 

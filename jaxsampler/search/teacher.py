@@ -79,8 +79,12 @@ def taught(
     batch: int,
     folder: FilePath | None,
     progress: bool,
+    first: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return x_T and where the teacher leads from it, n of each; keep them in the folder, if there is one."""
+    """Return x_T, drawn for the time `first`, and where the teacher leads from it, n of each.
+
+    They are kept in the folder, if there is one.
+    """
     if isinstance(teacher, tuple):
         x, reference = (np.asarray(a) for a in teacher)
         if x.shape != reference.shape or len(x) < n:
@@ -95,7 +99,8 @@ def taught(
         raise ValueError(
             "give like=, the shape of one sample: an array or jax.ShapeDtypeStruct(shape, dtype)"
         )
-    x = denoiser.prior(jax.random.fold_in(key, 1), jax.ShapeDtypeStruct((n, *like.shape), like.dtype))
+    many = jax.ShapeDtypeStruct((n, *like.shape), like.dtype)
+    x = denoiser.prior(jax.random.fold_in(key, 1), many, first)
     file = None if folder is None else folder / "noises.safetensors"
     told = checkpoint.digest(teacher) if isinstance(teacher, Table) else called(teacher)
     card = {"x": checkpoint.digest(x), "teacher": told, "network": checkpoint.digest(denoiser)}

@@ -76,6 +76,8 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
     before, after = scale[:-1], scale[1:]
     with on_host():
         priors = np.array([source.prior_std / target.prior_std, 1.0])
+        begin = np.asarray(np.nan if table.begin is None else table.begin, np.float64)
+        to_begin = np.where(begin == source.t_max, target.t_max, _same_level(source, target, begin)[0])
     return dataclasses.replace(
         table,
         t=to[:-1],
@@ -85,6 +87,7 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
         form=np.asarray(table.form, np.float64),
         end=new_end,
         start=np.asarray(table.start, np.float64) * before[0] * priors,
+        begin=None if table.begin is None else to_begin,
     )
 
 

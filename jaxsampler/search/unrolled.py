@@ -57,6 +57,7 @@ def from_unrolled(
         keep=index,
         draw=np.zeros(len(t), np.int32),
         start=base.start * A[0],
+        begin=base.begin,
     )
 
 

@@ -10,6 +10,7 @@ orders and special last steps are all rows; order, kind and length change as dat
 once and nothing recompiles. A table is also a small file.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import fields
@@ -22,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..files import from_json, write
-from ..numerics import Arr, is_traced, namespace
+from ..numerics import Arr, Scalar, is_traced, namespace
 
 MOST_DRAWS = 16  # of noise for each row: steps need one or two
 
@@ -41,6 +42,7 @@ class Table(eqx.Module):
         keep: register that the state is written to before.
         draw: which standard normal draw the row adds.
         start: x_T is scaled by start[0] and gets start[1] times draw 0 before the first call.
+        begin: the time of x_T, the first of the grid; None if it is not known.
 
     Example:
         >>> js.tabulate(js.VP(), js.grids.log_snr(js.VP(), 5), js.solvers.dpmpp_2m)
@@ -57,6 +59,7 @@ class Table(eqx.Module):
     keep: Int[Arr, "*b nfe"]
     draw: Int[Arr, "*b nfe"]
     start: Float[Arr, "*b 2"]
+    begin: Float[Arr, "*b"] | None = None
 
     def __repr__(self) -> str:
         if not all(isinstance(a, Arr) for a in (self.t, self.B, self.end, self.C)):
@@ -81,6 +84,15 @@ class Table(eqx.Module):
         return self.B.shape[-1]
 
     @property
+    def first(self) -> Scalar | None:
+        """The time whose prior x_T is drawn from; None is t_max of the path, as for a transferred table."""
+        first = self.t[0] if self.begin is None else self.begin
+        if is_traced(self.start, first):
+            return first
+        scaled = self.start[0] != 1 and self.start[1] == 0
+        return None if scaled and (self.begin is None or first == self.t[0]) else first
+
+    @property
     def draws(self) -> int:
         """Number of noise draws that the table may use (concrete tables only)."""
         used = np.asarray(self.draw)[np.asarray(self.C) != 0]
@@ -102,7 +114,8 @@ class Table(eqx.Module):
                 raise TypeError(
                     f"cannot save {name}={value!r} about a table: {e}; give strings, numbers, lists or dicts"
                 ) from None
-        arrays = {f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {name: np.asarray(a, order="C") for name, a in given.items() if a is not None}
         write(path, save(arrays, {"about": json.dumps(about)}))
 
     @staticmethod
@@ -131,17 +144,22 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
             f"the table {path} is corrupt ({str(e).splitlines()[0]}): save or fetch it again"
         ) from None
     names = [f.name for f in fields(Table)]
-    if set(arrays) != set(names) or arrays["t"].ndim < 1 or not isinstance(about, dict):
+    needed = {f.name for f in fields(Table) if f.default is not None}  # older files lack the others
+    if not needed <= set(arrays) <= set(names) or arrays["t"].ndim < 1 or not isinstance(about, dict):
         raise ValueError(
             f"{path} is not a table: it holds {', '.join(sorted(arrays)[:4]) or 'nothing'}, ..; "
             "`table.save(path)` makes one"
         )
     *many, nfe = arrays["t"].shape
-    for name in names:
+    for name in arrays:
         array, kind = arrays[name], "i" if name in ("slot", "keep", "draw") else "f"
-        want = {"B": (*many, nfe, *arrays["B"].shape[-1:]), "form": (*many, nfe, 2), "start": (*many, 2)}.get(
-            name, (*many, nfe)
-        )
+        want = {
+            "B": (*many, nfe, *arrays["B"].shape[-1:]),
+            "form": (*many, nfe, 2),
+            "start": (*many, 2),
+            "begin": (*many,),
+        }
+        want = want.get(name, (*many, nfe))
         if array.dtype.kind != kind or array.shape != want:
             raise ValueError(
                 f"{path} is not a table: its {name} is {array.dtype}{list(array.shape)}, not {kind} of shape "
@@ -190,6 +208,7 @@ def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Tab
         keep=rows(table.keep),
         draw=rows(table.draw),
         start=table.start,
+        begin=table.begin,
     )
 
 
@@ -205,4 +224,7 @@ def stack(tables: Sequence[Table]) -> Table:
     if not tables:
         raise ValueError("no tables to stack")
     nfe, regs = max(t.nfe for t in tables), max(t.regs for t in tables)
-    return jax.tree.map(lambda *a: namespace(*a).stack(a), *[pad(t, nfe=nfe, regs=regs) for t in tables])
+    padded = [pad(t, nfe=nfe, regs=regs) for t in tables]
+    if any(t.begin is None for t in tables):
+        padded = [dataclasses.replace(t, begin=None) for t in padded]
+    return jax.tree.map(lambda *a: namespace(*a).stack(a), *padded)

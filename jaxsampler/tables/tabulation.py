@@ -165,6 +165,7 @@ def _table(path: Path, built: Rows, grid: Any) -> Table:
         keep=keep,
         draw=np.array([row.draw for row in rows], np.int32),
         start=column(built.start),
+        begin=namespace(t).asarray(grid[0], t.dtype),
     )
 
 

@@ -73,7 +73,7 @@ def log_prob(
         t_max, t_min: by default the path's.
         solver: any deterministic noise-kind step (default RK4, `rk_rho(tableau="4rk")`), or one of diffrax.
         adjoint: one of ours for a table, else one of diffrax's.
-        prior: "path", N(mu, prior_std^2) as samplers draw it, or a function x_T -> log p_T(x_T).
+        prior: "path", N(mu, prior_std_at(t_max)^2) as samplers draw it, or a function x_T -> log p_T(x_T).
         jit: keep the compiled loop of a table, as in `run`.
 
     Example:
@@ -114,7 +114,7 @@ def log_prob(
         y, volume = _adaptive(field, y, (bottom, top), solver, controller, adjoint)
     x_T = flow.leave(y, high)
     return (
-        (prior_log_prob(flow.denoiser, x_T) if isinstance(prior, str) else prior(x_T))
+        (prior_log_prob(flow.denoiser, x_T, high) if isinstance(prior, str) else prior(x_T))
         + _stretch(flow, x, high, low)
         + volume
     )
@@ -217,8 +217,8 @@ def _stretch(flow: Flow, x: State, high: Times, low: Times) -> Any:
     return sum(jax.tree.leaves(flow.denoiser.each(part, x, high, low)))
 
 
-def prior_log_prob(denoiser: Denoiser, x: State) -> Float[Array, ""]:
-    """log density of N(mu, prior_std^2), which samplers draw x_T from.
+def prior_log_prob(denoiser: Denoiser, x: State, t: Times | None = None) -> Float[Array, ""]:
+    """log density of N(mu, prior_std_at(t)^2), which samplers draw x_t from; by default at t_max.
 
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: x, js.VP(), "noise")
@@ -226,9 +226,13 @@ def prior_log_prob(denoiser: Denoiser, x: State) -> Float[Array, ""]:
         -1.838
     """
 
-    def part(path, x):
-        std = path.prior_std
+    def part(path, x, t):
+        with on_host():
+            std = path.prior_std if t is None or t == path.t_max else float(path.prior_std_at(t))
         normal = lambda a: -((a / std) ** 2).sum() / 2 - a.size * math.log(std * math.sqrt(2 * math.pi))
         return sum(normal(a) for a in jax.tree.leaves(path.centred(x)))
 
-    return functools.reduce(jnp.add, jax.tree.leaves(denoiser.each(part, x)))
+    each = (
+        t if isinstance(t, dict) or not isinstance(denoiser.path, dict) else dict.fromkeys(denoiser.path, t)
+    )
+    return functools.reduce(jnp.add, jax.tree.leaves(denoiser.each(part, x, each)))
