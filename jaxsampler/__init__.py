@@ -55,6 +55,8 @@ _GROUND = (
     "front_door",
     "metrics",
     "numerics",
+    "processes",
+    "rollcall",
     "spelling",
 )
 

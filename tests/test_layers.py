@@ -18,7 +18,18 @@ PACKAGE = Path(jaxsampler.__file__).parent
 
 # The rule. The ground is files, the rest are rooms. A room of the tower imports the ground and the rooms
 # before it. Leaves import the ground, the tower up to `front_door`, and what is named here; never each other.
-GROUND = ("numerics", "files", "checkpoint", "spelling", "config", "metrics", "convolutions", "eager")
+GROUND = (
+    "numerics",
+    "files",
+    "checkpoint",
+    "spelling",
+    "config",
+    "metrics",
+    "convolutions",
+    "eager",
+    "rollcall",
+    "processes",
+)
 TOWER = (
     "paths",
     "tables",

@@ -19,6 +19,8 @@ except ModuleNotFoundError:
     print('jaxsampler: the command line needs more packages: pip install "jaxsampler[demo]"', file=sys.stderr)
     sys.exit(2)
 
+from ..processes import alone, finish, join, number, stop, stop_for_bug
+
 app = SubcommandApp()
 
 
@@ -109,6 +111,9 @@ def sample(
     batch: int = 100,
     out: Path = Path("samples"),
     no_cache: Flag[bool] = False,
+    coordinator: str | None = None,
+    process: int | None = None,
+    processes: int | None = None,
 ) -> None:
     """Sample images from a trained network: a PNG of the first hundred, an NPZ of all, a JSON to repeat it.
 
@@ -132,7 +137,12 @@ def sample(
         batch: How many images are computed at a time; it changes the memory needed, not the images.
         out: The folder for samples.png, samples.npz and samples.json.
         no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
+        coordinator: HOST:PORT of process 0, to run as several processes; not needed under SLURM or on a TPU
+            pod.
+        process: The number of this process, from 0.
+        processes: How many there are.
     """
+    join(command="sample", **locals())
     from . import compilations, generate
 
     compilations.keep(not no_cache)
@@ -149,7 +159,7 @@ def sample(
         seed=seed,
         batch=batch,
     )
-    print(generate.run(plan, out))
+    report(generate.run(plan, out))
 
 
 @app.command
@@ -263,6 +273,12 @@ def solvers(*, bibtex: Flag[bool] = False) -> None:
         print(listing.markdown(), end="")
 
 
+def report(result: object) -> None:
+    """Print what a command made, once for all its processes."""
+    if number() == 0:
+        print(result)
+
+
 def explain(error: Exception) -> str:
     """Say what went wrong in one line."""
     if isinstance(error, ModuleNotFoundError):
@@ -283,14 +299,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Sample with diffusion and flow models; restore photographs.",
             args=argv,
         )
+        finish()
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"jaxsampler: {explain(error)}", file=sys.stderr)
-        return 2
+        return stop(2, explain(error))
     except KeyboardInterrupt:
-        print("jaxsampler: interrupted", file=sys.stderr)
-        return 130
+        return stop(130, "interrupted")
     except SystemExit as done:  # from tyro: help, or options that it cannot parse
         return int(done.code or 0)
+    except Exception as error:
+        if alone():
+            raise
+        stop_for_bug(error)
     return 0
 
 

@@ -5,6 +5,9 @@ images of the batch affect neither its noise nor, in solvers that look at norms,
 changes memory and rounding only. A batch is finished when its file is there, whole. A run that was killed
 computes what is missing and writes the same bytes as one that was not. The JSON file comes last: if it is
 there, everything is.
+
+Several processes take the missing batches in turn and keep them in one folder, from which the first makes the
+results; another number of processes may go on. A process spreads each batch over its devices.
 """
 
 import hashlib
@@ -13,7 +16,9 @@ import json
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +26,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from ...files import claimed, from_json, seal, unsealed, write
+from ... import processes
+from ...files import from_json, seal, unsealed, write
 from ...front_door import sample
 from ...guidance import classifier_free
 from ...numerics import Key
@@ -39,6 +46,7 @@ from .plans import Plan
 SHOWN = 100  # images in the PNG
 SEEN, LARGEST = 800, 8  # pixels of a side of the PNG, for which a pixel of an image becomes up to 8 x 8
 RESULTS = ("samples.npz", "samples.png")
+LATE = 60  # seconds
 FINAL, KEPT, BEGUN = "samples.json", ".samples", "settings.json"
 
 
@@ -76,28 +84,45 @@ def draw(
     return grey, good
 
 
+def over_devices(batch: int, *axes: str) -> NamedSharding | None:
+    """How an array with these axes lies on this process's devices, of which each has a part of a batch; None:
+    there is one, or they cannot have equal parts.
+    """
+    devices = jax.local_devices()
+    if len(devices) == 1 or batch % len(devices):
+        return None
+    return NamedSharding(Mesh(np.array(devices), ("batch",)), PartitionSpec(*axes))
+
+
+def laid_out(plan: Plan) -> Plan:
+    """The plan with its network on every device that has a part of a batch."""
+    everywhere = over_devices(plan.batch)
+    if everywhere is None:
+        return plan
+    arrays, rest = eqx.partition(plan.denoiser, eqx.is_array)
+    return replace(plan, denoiser=eqx.combine(jax.device_put(arrays, everywhere), rest))
+
+
 def begin(plan: Plan, first: int) -> tuple[Array, Array]:
     """Start to sample the images from number `first` on; the last batch is computed at full length."""
-    numbers = np.arange(first, first + plan.batch, dtype=np.int32)
-    labels = None if plan.guidance == 0 else jnp.asarray(plan.labels(numbers))
+    numbers, parts = np.arange(first, first + plan.batch, dtype=np.int32), over_devices(plan.batch, "batch")
+    labels = None if plan.guidance == 0 else jax.device_put(plan.labels(numbers), parts)
     guidance = None if plan.guidance in (0, 1) else jnp.asarray(plan.guidance, jnp.float32)
-    key = jax.random.key(np.uint32(plan.seed))
+    key, numbers = jax.random.key(np.uint32(plan.seed)), jax.device_put(numbers, parts)
     with waiting("the sampler"):
-        images, good = draw(
-            plan.denoiser, plan.solver, key, jnp.asarray(numbers), labels, guidance, plan.shape, plan.grid
-        )
-    return images, good
+        return draw(plan.denoiser, plan.solver, key, numbers, labels, guidance, plan.shape, plan.grid)
 
 
 def checked(plan: Plan, first: int, images: Array, good: Array) -> UInt8[np.ndarray, "k h w c"]:
-    """Wait for a batch and cut it; ValueError if a solver failed."""
+    """Wait for a batch and cut it, on the host; ValueError if a solver failed."""
     left = min(plan.batch, plan.n - first)
-    if not np.all(good[:left]):
-        bad = first + int(np.argmin(good[:left]))
+    arrived = np.asarray(good)[:left]
+    if not arrived.all():
+        bad = first + int(np.argmin(arrived))
         raise ValueError(
             f"the solver diverges on image {bad}, or does not arrive: use more steps or another solver"
         )
-    return np.asarray(images[:left])
+    return np.asarray(images)[:left]
 
 
 def run(plan: Plan, out: Path) -> Path:
@@ -109,15 +134,22 @@ def run(plan: Plan, out: Path) -> Path:
         ValueError: `out` holds something else.
         OSError: `out` cannot be written, or another process is at it.
     """
-    with claimed(out):
-        return carry_out(plan, out)
+    processes.agree(plan.settings)
+    with processes.claimed(out):
+        if processes.number() == 0:
+            return carry_out(plan, out)
+        keep(plan, out / KEPT, processes.from_first(), {})  # the first says what is missing
+        processes.gather()
+        return out / RESULTS[1]
 
 
 def carry_out(plan: Plan, out: Path) -> Path:
-    """`run`, in a folder that is this process's alone."""
+    """`run`, in a folder that is this process's, and of those that it leads."""
     kept, final = out / KEPT, out / FINAL
     begun = kept / BEGUN
     if finished(plan, out):
+        processes.from_first([])
+        processes.gather()
         shutil.rmtree(kept, ignore_errors=True)
         print(f"{out} holds these {plan.n} images already: nothing was drawn", file=sys.stderr)
         return out / RESULTS[1]
@@ -134,18 +166,12 @@ def carry_out(plan: Plan, out: Path) -> Path:
     starts = range(0, plan.n, plan.batch)
     found = {first: read_batch(plan, kept / f"{first}.npy", first) for first in starts}
     there = {first: images for first, images in found.items() if images is not None}
-    done = sum(map(len, there.values()))
-    with tqdm(total=plan.n, initial=done, unit="image", desc=out.name) as bar:
-        missing = [first for first in starts if first not in there]
-        coming = [begin(plan, first) for first in missing[:1]]
-        for i, first in enumerate(missing):  # the next batch is computed while this one is written
-            drawn, coming = coming, [begin(plan, following) for following in missing[i + 1 : i + 2]]
-            images = checked(plan, first, *drawn[0])
-            if not begun.exists():  # once there is something to keep
-                write(begun, encoded(plan.settings))
-            write(kept / f"{first}.npy", seal(saved(np.save, images), called(plan, first)))
-            there[first] = images
-            bar.update(len(images))
+    missing = processes.from_first([first for first in starts if first not in there])
+    keep(plan, kept, missing, there)
+    processes.gather()  # all others have kept theirs
+    for first in missing:
+        if first not in there:
+            there[first] = received(plan, kept / f"{first}.npy", first)
     images = np.concatenate([there[first] for first in starts])
     labels = {} if plan.guidance == 0 else {"labels": plan.labels(np.arange(plan.n))}
     written = saved(np.savez, images=images, **labels), contact_sheet(images[:SHOWN], columns(plan))
@@ -156,6 +182,41 @@ def carry_out(plan: Plan, out: Path) -> Path:
     write(final, encoded({"command": plan.command, "settings": plan.settings, "sha256": sums}))
     shutil.rmtree(kept, ignore_errors=True)
     return out / RESULTS[1]
+
+
+def keep(plan: Plan, kept: Path, missing: list[int], there: dict[int, UInt8[np.ndarray, "k h w c"]]) -> None:
+    """Draw this process's part of the missing batches, write each into `kept` and add it to `there`."""
+    mine, count = missing[processes.number() :: processes.count()], processes.count()
+    leads = processes.number() == 0
+    if leads and len(missing) < count:
+        idle = f"{count - len(missing)} of {count} processes have nothing to do"
+        print(f"{idle}: there are {len(missing)} batches of --batch {plan.batch} to draw", file=sys.stderr)
+    own, name = sum(min(plan.batch, plan.n - first) for first in mine), kept.parent.name
+    before = plan.n - own if processes.alone() else 0
+    title = name if processes.alone() else f"{name}, process 0 of {count}"
+    plan = laid_out(plan)
+    with tqdm(total=before + own, initial=before, unit="image", desc=title, disable=not leads) as bar:
+        coming = [begin(plan, first) for first in mine[:1]]
+        for i, first in enumerate(mine):  # the next batch is computed while this one is written
+            drawn, coming = coming, [begin(plan, following) for following in mine[i + 1 : i + 2]]
+            images = checked(plan, first, *drawn[0])
+            if leads and not (kept / BEGUN).exists():  # once there is something to keep
+                write(kept / BEGUN, encoded(plan.settings))
+            write(kept / f"{first}.npy", seal(saved(np.save, images), called(plan, first)))
+            if leads:
+                there[first] = images
+            bar.update(len(images))
+
+
+def received(plan: Plan, file: Path, first: int) -> UInt8[np.ndarray, "k h w c"]:
+    """The batch that another process has written; a network's file system may show it some seconds later."""
+    for _ in range(LATE):
+        if file.exists():
+            break
+        time.sleep(1)
+    if (images := read_batch(plan, file, first)) is None:
+        raise OSError(f"cannot read {file}, which another process has written")
+    return images
 
 
 def called(plan: Plan, first: int) -> str:
