@@ -58,6 +58,7 @@ _GROUND = (
     "processes",
     "rollcall",
     "spelling",
+    "threefry",
 )
 
 # Nobody is promised these as js.NAME; `from jaxsampler.files import write` works all the same.

@@ -48,6 +48,7 @@ WHOLE = (  # where most of the time is running, or two programs must agree to th
     "tests/solvers/test_adaptive.py",
     "tests/test_notebooks.py",
     "tests/scan/test_run_table.py",
+    "tests/scan/test_cost.py",
     "tests/test_callers.py",
     "tests/search/test_predictor.py",
     "tests/search/test_learn.py",

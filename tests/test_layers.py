@@ -29,6 +29,7 @@ GROUND = (
     "eager",
     "rollcall",
     "processes",
+    "threefry",
 )
 TOWER = (
     "paths",

@@ -216,9 +216,9 @@ def _checked(body: Body, scanned: Scanned) -> tuple[Denoiser, Path, Columns]:
             "not traced"
         )
     start = body.solver.starts[0]
-    if np.any(np.asarray(table.C) != 0) or is_traced(start) or start[1] != 0:
+    if np.any(np.asarray(table.C) != 0) or is_traced(start) or (start is not None and start[1] != 0):
         raise ValueError(f"AdjointDPM follows the probability flow: the solver must be deterministic{other}")
-    if start[0] != 1:
+    if start is not None and start[0] != 1:
         raise ValueError(
             f"AdjointDPM follows x_T from the first time of the grid, and this table scales it{other}"
         )

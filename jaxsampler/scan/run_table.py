@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..eager import Latest
-from ..numerics import Arr, Key, State, Time, axpy, cast, is_traced, on_host, wide
+from ..eager import Latest, staged
+from ..numerics import Arr, Key, State, Time, axpy, is_traced, on_host, wide
 from ..paths import Denoiser, Path
 from ..paths.predictions import match, weights
 from ..tables import Table
@@ -105,7 +105,9 @@ def run_watched(
                 f"tables for {sorted(table)}, but the denoiser has one path: give js.Denoiser a dict of "
                 "paths with these names"
             )
-        pairs = denoiser.each(lambda path, table: _weights(denoiser.kind, path, table), table)
+        pairs = denoiser.each(
+            lambda path, table: _unless((0, 1), _weights(denoiser.kind, path, table)), table
+        )
     parts, structure = parts_of(table)
     spans = None
     if brownian:
@@ -118,12 +120,13 @@ def run_watched(
     elif not (is_traced(table) or any(part.draws for part in parts) or _needs_key(watch)):
         key = None  # nothing to draw
     parts = _cast(parts, dtype)
+    starts: list = [_unless((1, 0), part.start) for part in parts]
     if key is None and noise is None and is_traced(table):
         noisy = jnp.stack([(part.C != 0).any() | (part.start[1] != 0) for part in parts]).any()
-        x = jax.tree.map(lambda a: a + cast(jnp.where(noisy, jnp.nan, 0.0), a), x)
+        starts = [jnp.where(noisy, jnp.nan, part.start) for part in parts]
     return drive(
-        TableSolver([part.start for part in parts], key, noise, structure),
-        rows_of(structure.unflatten(parts), spans, None if pairs is None else _cast(pairs, dtype)),
+        TableSolver(starts, key, noise, structure),
+        rows_of(structure.unflatten(parts), spans, _cast(pairs, dtype)),
         eqx.Partial(_predict, model),
         x,
         key=key,
@@ -131,6 +134,15 @@ def run_watched(
         denoiser=denoiser,
         observe=True,
     )
+
+
+def _unless(trivial: tuple[int, int], pairs: Arr) -> Arr | None:
+    """None where all pairs are known to be the trivial one, for a program that is made for this table alone.
+
+    Programs that `once` keeps take any table of their shape, so they get the pairs.
+    """
+    alone = staged() and not is_traced(pairs)
+    return None if alone and np.all(np.asarray(pairs) == trivial) else pairs
 
 
 def _needs_key(watch: Watch) -> bool:
@@ -207,7 +219,8 @@ def _predict(model: Callable, y: State, t: Time | dict, pair: PyTree, *extra: Py
     x = model.uncentred(y)
     m = match(model.net(x, t, *extra), x)
     m = model.centred(m) if model.kind == "data" else m
-    return model.each(lambda path, m, y, pair: axpy(pair[0], y, pair[1], m), m, y, pair)
+    made = lambda path, m, y, pair: m if pair is None else axpy(pair[0], y, pair[1], m)
+    return model.each(made, m, y, pair)
 
 
 def _float_state(x: State) -> State:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from ..numerics import Arr, Key, Scalar, State, axpy, cast, normal
 from ..tables import Table
+from ..threefry import elementwise
 
 
 class Columns(NamedTuple):
@@ -37,8 +38,8 @@ class Rows(NamedTuple):
     Attributes:
         tables: those of all parts.
         spans: the angles between which draws are increments of a Brownian path.
-        asked: what the model is asked for: the form of its prediction, or the weights that make it from a
-            network's.
+        asked: the weights that make the prediction that the row wants from a network's, None where that is
+            its own.
         t, end: times of the first part.
         when: the times that hooks get.
     """
@@ -55,8 +56,6 @@ def rows_of(tables: Table | dict[str, Table], spans: list | None, asked: Any = N
     """The rows of one table, or of one for each part of the state."""
     parts, structure = parts_of(tables)
     columns = [Columns(*(getattr(part, name) for name in Columns._fields)) for part in parts]
-    if asked is None:
-        asked = structure.unflatten([part.form for part in parts])
     when = structure.unflatten([part.end for part in parts])
     return Rows(columns, spans, asked, parts[0].t, parts[0].end, when)
 
@@ -65,9 +64,10 @@ class TableSolver(eqx.Module):
     """The four functions of a `Table`, or of one table for each part of the state.
 
     Noise is drawn per draw index, or given as an array in order of use, or by a Brownian path for each part.
+    A start of None leaves x_T as it is.
     """
 
-    starts: list[Float[Arr, " 2"]]
+    starts: list[Float[Arr, " 2"] | None]
     key: Key | None
     noise: Any
     structure: Any = eqx.field(static=True)
@@ -80,8 +80,11 @@ class TableSolver(eqx.Module):
             noise = self.structure.flatten_up_to(self.noise)[part]
             pick = lambda z, a: jnp.asarray(z).at[i].get(mode="fill", fill_value=jnp.nan).astype(a.dtype)
             return jax.tree.map(pick, noise, like)
-        key = self.key if self.key is None or len(self.starts) == 1 else jax.random.fold_in(self.key, part)
-        return None if key is None else normal(jax.random.fold_in(key, i), like)
+        if self.key is None:
+            return None
+        key = elementwise(self.key)
+        key = key if len(self.starts) == 1 else jax.random.fold_in(key, part)
+        return normal(jax.random.fold_in(key, i), like)
 
     def init(self, x: State, rows: Rows) -> tuple:
         """Start scale and noise, empty registers."""
@@ -89,6 +92,8 @@ class TableSolver(eqx.Module):
         for p, (start, table) in enumerate(zip(self.starts, rows.tables, strict=True)):
             empty = lambda a, regs=table.B.shape[-1]: jnp.stack([jnp.zeros_like(a)] * regs)
             memory.append(jax.tree.map(empty, parts[p]))
+            if start is None:
+                continue
             scaled = axpy(start[0], parts[p], 0.0, parts[p])
             z = None if rows.spans is not None else self.draw(p, 0, None, parts[p])
             parts[p] = _add_noise(scaled, start[1], z)

@@ -33,6 +33,7 @@ from jaxtyping import Array
 from ..numerics import Grid, Key, Scalar, State, cast, is_traced, namespace, normal, on_host
 from ..paths import VE, VP, Denoiser, Path, SubVP
 from ..spelling import nearest
+from ..threefry import elementwise
 from .ancestral import variance
 from .factories import factory
 
@@ -240,7 +241,7 @@ class ScoreSDE(eqx.Module):
         elif key is None:
             raise ValueError("this solver draws noise: pass key=jax.random.key(seed)")
         else:
-            z = normal(key, y)
+            z = normal(elementwise(key), y)
         if self.corrector == "langevin":
             pull = _norm(score, self.batch_axis)
             ratio = jnp.where(pull > 0, _norm(z, self.batch_axis) / jnp.where(pull > 0, pull, 1), 0)

@@ -23,6 +23,7 @@ from ..numerics import Arr, Grid, Key, Scalar, cast, normal
 from ..paths import Denoiser, MeanReverting, Path
 from ..paths.mean_reverting import mean_reverting_table
 from ..paths.predictions import match
+from ..threefry import elementwise
 from .exponential import published_mr_rule
 from .factories import factory
 
@@ -156,7 +157,9 @@ class MRPublished(eqx.Module):
             if self.noise is None and key is None:
                 raise ValueError("this solver draws noise: pass key=jax.random.key(seed)")
             new = new + row.S * (
-                normal(key, x) if self.noise is None else jnp.asarray(self.noise[row.index], x.dtype)
+                normal(elementwise(key), x)
+                if self.noise is None
+                else jnp.asarray(self.noise[row.index], x.dtype)
             )
         return new, q0, q1
 
