@@ -14,6 +14,7 @@ from .ode.adjoint_dpm import AdjointDPM as AdjointDPM
 from .paths import exact as _exact
 from .paths import grids as grids
 from .paths.base import Path as Path
+from .paths.batches import per_sample as per_sample
 from .paths.discrete_vp import DiscreteVP as DiscreteVP
 from .paths.gaussian import EDM as EDM
 from .paths.gaussian import VE as VE
@@ -32,7 +33,9 @@ from .scan.adjoints import RecursiveCheckpoint as RecursiveCheckpoint
 from .scan.adjoints import Reversible as Reversible
 from .scan.protocol import Solver as Solver
 from .scan.protocol import StepEnd as StepEnd
+from .scan.protocol import Stopped as Stopped
 from .scan.protocol import Trajectory as Trajectory
+from .scan.resuming import resume as resume
 from .scan.run_table import run as run
 from .tables.authoring import step as step
 from .tables.oracle import loop as loop

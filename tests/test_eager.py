@@ -278,7 +278,7 @@ def test_a_table_from_the_cache_is_the_callers_own():
     two = table()
     assert np.any(two.B)
     np.testing.assert_array_equal(
-        js.run(DENOISER, two, X), sample(key=None, x=X, grid=js.grids.log_snr(PATH, 6))
+        js.run(DENOISER, two, X), sample(key=None, x=X, steps=None, grid=js.grids.log_snr(PATH, 6))
     )
 
 

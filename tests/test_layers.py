@@ -136,10 +136,10 @@ def test_every_module_is_reached_by_its_dotted_name():
 PROMISED = {
     "AdjointDPM CondOT CosineVP Denoiser Direct DiscreteVP EDM LastK MeanReverting PFGMpp Path "
     "RecursiveCheckpoint",
-    "Reversible Solver Step StepEnd SubVP Table Trajectory VE VP __version__ bridge convert data discrete "
-    "grids",
-    "guidance inversion likelihood loop models nn ode pad paths pretrained run sample scan search solvers "
-    "stack step",
+    "Reversible Solver Step StepEnd Stopped SubVP Table Trajectory VE VP __version__ bridge convert data "
+    "discrete grids",
+    "guidance inversion likelihood loop models nn ode pad paths per_sample pretrained "
+    "resume run sample scan search solvers stack step",
     "tables tabulate training",
 }
 

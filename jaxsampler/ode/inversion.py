@@ -26,7 +26,8 @@ from ..front_door import sample
 from ..numerics import Arr, Grid, Key, Real, State
 from ..paths import Denoiser, Path, grids
 from ..scan import Adjoint, Solver, run
-from ..scan.driver import drive, with_entry
+from ..scan.driver import drive
+from ..scan.observers import with_entry
 from ..scan.protocol import Watch
 from ..solvers import ddim
 from ..solvers.reversible import ddim_rows, linear, noise

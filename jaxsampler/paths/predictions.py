@@ -23,9 +23,32 @@ from jaxtyping import PyTree
 
 from ..convolutions import fast
 from ..numerics import Key, Like, Scalar, State, Time, axpy, is_traced, namespace
+from ..spelling import nearest
 from .base import KINDS, Path
 
+ALIASES = {  # what other libraries call the same predictions
+    "x0": "data",
+    "sample": "data",
+    "eps": "noise",
+    "epsilon": "noise",
+    "flow": "velocity",
+    "v_prediction": "v",
+}
 Kind = str | tuple[Scalar, Scalar] | Callable[[Path, Time], tuple[Scalar, Scalar]]
+
+
+def kind_of(kind: Any) -> Any:
+    """The kind, a name by the one that the library uses.
+
+    Raises:
+        ValueError: if there is no such kind.
+    """
+    if not isinstance(kind, str):
+        return kind
+    kind = ALIASES.get(kind, kind)
+    if kind not in KINDS:
+        raise ValueError(f"unknown prediction kind {kind!r}; {nearest(kind, (*KINDS, *ALIASES))}")
+    return kind
 
 
 def linear_form(path: Path, t: Time, kind: Kind) -> tuple[Any, Any]:
@@ -64,7 +87,7 @@ def convert(m: State, x: State, t: Time, path: Path, *, source: Kind, target: Ki
     """Turn the prediction `m` of kind `source`, made at state x and scalar time t, into one of kind `target`.
 
     Args:
-        source: "data", "noise", "score", "velocity" or "v".
+        source: "data", "noise", "score", "velocity" or "v", or another word for one of them.
         target: one of these, or numbers (a, b) for a (x_0 - mu) + b eps, or a function (path, t) -> (a, b).
 
     Example:
@@ -73,9 +96,7 @@ def convert(m: State, x: State, t: Time, path: Path, *, source: Kind, target: Ki
         >>> js.convert(x_0, x, 0.25, path, source="data", target="velocity").tolist()  # eps - x_0
         [2.0]
     """
-    for kind in (source, target):
-        if isinstance(kind, str) and kind not in KINDS:
-            raise ValueError(f"unknown prediction kind {kind!r}; valid: {', '.join(KINDS)}")
+    source, target = kind_of(source), kind_of(target)
     if isinstance(source, str) and source == target:
         return m
     u, w = weights(path, t, source, target)
@@ -89,6 +110,10 @@ def _opened(net: Callable) -> Callable:
     return (
         eqx.Partial(_opened(net.func), *net.args, **net.keywords) if type(net) is functools.partial else net
     )
+
+
+def _named(kind: str) -> str:
+    return ALIASES.get(kind, kind)
 
 
 class Denoiser(eqx.Module):
@@ -105,7 +130,8 @@ class Denoiser(eqx.Module):
     Args:
         net: any callable (x, t) with x a pytree and t a scalar in the dtype of x (float32 at least).
         path: the `js.Path` it was trained on, or a dict of them.
-        kind: "data", "noise", "score", "velocity" or "v".
+        kind: "data" ("x0", "sample"), "noise" ("eps", "epsilon"), "score", "velocity" ("flow") or "v"
+            ("v_prediction").
 
     Example:
         >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "noise")
@@ -117,12 +143,13 @@ class Denoiser(eqx.Module):
 
     net: Callable = eqx.field(converter=_opened)
     path: Path | dict[str, Path]
-    kind: str = eqx.field(static=True)
+    kind: str = eqx.field(static=True, converter=_named)
 
     def __check_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown prediction kind {self.kind!r}; valid: {', '.join(KINDS)}")
+        kind_of(self.kind)
         for path in self.path.values() if isinstance(self.path, dict) else [self.path]:
+            if isinstance(path, type) and issubclass(path, Path):
+                raise TypeError(f"path is the class {path.__name__}: make one, js.{path.__name__}()")
             if not isinstance(path, Path):
                 raise TypeError(
                     "path must be a js.Path (or a dict of them, one for each part of the state), got "
@@ -143,7 +170,7 @@ class Denoiser(eqx.Module):
         self, x: State, t: Time | dict[str, Time], kind: Kind = "data", *extra: State | None
     ) -> State:
         """Return the prediction of the wanted kind at x and scalar time t; the network gets `extra` too."""
-        m = match(self.net(x, t, *extra), x)
+        m = called(self.net, x, t, *extra)
         return self.each(lambda path, m, x, t: convert(m, x, t, path, source=self.kind, target=kind), m, x, t)
 
     def in_loop(self) -> "Denoiser":
@@ -174,6 +201,14 @@ class Denoiser(eqx.Module):
                 )
         return {name: f(path, *(tree[name] for tree in trees)) for name, path in self.path.items()}
 
+    def spread(self, value: Any) -> Any:
+        """The same value for each part of a system, unless it is a dict already."""
+        return (
+            value
+            if isinstance(value, dict) or not isinstance(self.path, dict)
+            else dict.fromkeys(self.path, value)
+        )
+
     def centred(self, x: State) -> State:
         """x - mu."""
         return self.each(lambda path, x: path.centred(x), x)
@@ -189,10 +224,42 @@ class Denoiser(eqx.Module):
             at_end = t is None or (not is_traced(t) and float(t) == path.t_max)
             return path.prior(key, like) if at_end else path.prior(key, like, t)
 
+        return self._drawn(draw, key, like, self.spread(t))
+
+    def noise(self, key: Key, like: Like) -> State:
+        """eps of x_t, shaped like `like`."""
+        return self._drawn(lambda path, key, like: path.noise(key, like), key, like)
+
+    def _drawn(self, draw: Callable, key: Key, *trees: PyTree) -> State:
+        """draw(path, key, *trees), with a key of its own for each part of a system."""
         if not isinstance(self.path, dict):
-            return draw(self.path, key, like, t)
+            return draw(self.path, key, *trees)
         keys = dict(zip(sorted(self.path), jax.random.split(key, len(self.path)), strict=True))
-        return self.each(draw, keys, like, t if isinstance(t, dict) else dict.fromkeys(self.path, t))
+        return self.each(draw, keys, *trees)
+
+
+def called(net: Callable, x: State, t: Time | dict[str, Time], *extra: PyTree) -> State:
+    """The network's output, in the dtype of the state; what it raises says how it was called."""
+    try:
+        return match(net(x, t, *extra), x)
+    except Exception as e:
+        note = _how_called(x, t, *extra)
+        if note not in getattr(e, "__notes__", ()):
+            e.add_note(note)
+        raise
+
+
+def _how_called(x: State, t: Any, *extra: Any) -> str:
+    shown = [eqx.tree_pformat(jax.tree.map(jnp.asarray, a), width=10**6) for a in (x, t)]
+    more = "".join(f", {eqx.tree_pformat(a, width=10**6)}" for a in extra)
+    batch = jax.tree.leaves(x)[0]
+    hint = (
+        "t is a scalar; a network that takes one time for each sample gets "
+        "lambda x, t: net(x, jnp.full(len(x), t))"
+        if jnp.ndim(batch)
+        else "x is a single number"
+    )
+    return f"called as net(x: {shown[0]}, t: {shown[1]}{more}): {hint}"
 
 
 def match(m: PyTree, x: State) -> State:

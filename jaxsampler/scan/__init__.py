@@ -8,5 +8,7 @@ from .protocol import Adjoint as Adjoint
 from .protocol import Sampler as Sampler
 from .protocol import Solver as Solver
 from .protocol import StepEnd as StepEnd
+from .protocol import Stopped as Stopped
 from .protocol import Trajectory as Trajectory
+from .resuming import resume as resume
 from .run_table import run as run

@@ -48,9 +48,9 @@ class Bar:
         sys.stderr.flush()
 
 
-def begin(bar: Bar, n: int) -> jax.Array:
-    """The row indices 0 .. n-1, which cannot be had before the bar has restarted."""
-    return jnp.arange(n, dtype=jnp.int32) + io_callback(bar.restart, jax.ShapeDtypeStruct((), jnp.int32))
+def begin(bar: Bar, index: np.ndarray) -> jax.Array:
+    """The row indices, which cannot be had before the bar has restarted."""
+    return jnp.asarray(index) + io_callback(bar.restart, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def tick(i: jax.Array, bar: Bar) -> None:

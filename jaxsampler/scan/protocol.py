@@ -6,16 +6,20 @@ Carry       what an iteration hands to the next one
 Scanned     what an iteration gets
 Adjoint     folds a body over what is scanned, and says how gradients flow back
 Watch       what the caller of `sample` or `run` wants to see and do on the way
+Stopped     a run that has not come to its end
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import equinox as eqx
+import jax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..numerics import Arr, Grid, Key, State, Time
 from ..paths import Denoiser, Path
+from ..paths.predictions import match
 from ..tables import Step, Table
 
 Save = (
@@ -187,6 +191,55 @@ class Watch:
     check: bool = False
     per_step: PyTree | None = None
     jit: bool = True
+    stop: int | None = None
+
+
+jax.tree_util.register_dataclass(
+    Watch, ("adjoint", "hook", "per_step"), ("save", "progress", "check", "jit", "stop")
+)
+
+
+class Stopped(eqx.Module):
+    """A run that has stopped at a grid time: `js.sample(.., stop=i)` returns it, `js.resume` goes on.
+
+    It holds all that the rest of the run needs: the solver's memory, the key, the rows. It is a pytree;
+    functions in it (the network's) are leaves, so `eqx.filter_jit` returns it and `jax.jit` does not.
+
+    Example:
+        >>> denoiser = js.Denoiser(lambda x, t: 0 * x, js.CondOT(), "data")
+        >>> half = js.sample(denoiser, x=jnp.ones(1), grid=[1.0, 0.5, 0.0], stop=1)
+        >>> float(half.t), half.x.tolist(), js.resume(half).tolist()
+        (0.5, [0.5], [0.0])
+    """
+
+    carry: Carry
+    solver: Any
+    rows: PyTree
+    model: Callable
+    key: Key | None
+    denoiser: Denoiser | None
+    watch: Watch
+    observe: bool = eqx.field(static=True)
+    row: int = eqx.field(static=True)  # the first that is left
+
+    @property
+    def t(self) -> Time | dict[str, Time]:
+        """The grid time it stopped at."""
+        last = jax.tree.map(lambda a: a[self.row - 1], self.rows)
+        return hook_time(last)
+
+    @property
+    def x(self) -> State:
+        """The state there."""
+        x = self.carry.state[0]
+        return x if self.denoiser is None else self.denoiser.uncentred(x)
+
+    def replace(self, x: State) -> "Stopped":
+        """Return the run with another state at this time; the solver's memory stays."""
+        x = match(x, self.x)
+        x = x if self.denoiser is None else self.denoiser.centred(x)
+        state = (x, *self.carry.state[1:])
+        return dataclasses.replace(self, carry=self.carry._replace(state=state))
 
 
 def hook_time(row: Any) -> Time | dict[str, Time]:

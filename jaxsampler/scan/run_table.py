@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from ..eager import Latest, staged
 from ..numerics import Arr, Key, State, Time, axpy, is_traced, on_host, wide
 from ..paths import Denoiser, Path
-from ..paths.predictions import match, weights
+from ..paths.predictions import called, weights
 from ..tables import Table
 from .brownian import Brownian
 from .brownian import spans as brownian_spans
@@ -39,6 +39,7 @@ def run(
     check: bool = False,
     per_step: PyTree | None = None,
     jit: bool = True,
+    stop: int | None = None,
 ) -> Any:
     """Run `table` from x_T = `x` and return x at the last grid time, or a `Trajectory` if `save` is given.
 
@@ -56,6 +57,8 @@ def run(
             "brownian": increments of one Brownian path, the same whatever the grid.
         adjoint: how gradients flow, by default `RecursiveCheckpoint()`.
         save: "all", or indices of grid points (0 is the start), whose states come back as a `Trajectory`.
+            "data": in place of all states the x_0 that the network predicted at each of them (previews, at no
+            further call). It is NaN where the prediction does not tell (noise at alpha = 0).
         progress: show a bar on stderr.
         hook: `hook(StepEnd) -> x`, called at the end of every grid interval.
         check: report the first row with a non-finite network output or state, and its time, as an error.
@@ -64,6 +67,8 @@ def run(
             network is then called as net(x, t, entry).
         jit: keep the compiled loop for the next call with the same network. It does not see a Python value
             that the network reads and that changes in between; jit=False does.
+        stop: a grid point (1 is the end of the first interval) to stop at. The result is then a `Stopped`
+            run, for `js.resume`.
 
     Raises:
         TypeError: `table` is not a table, or the state is not floating point.
@@ -75,7 +80,7 @@ def run(
         >>> js.run(denoiser, table, jnp.array([[1.0], [-1.0]])).round().ravel()
         Array([ 2., -2.], dtype=float32)
     """
-    watch = Watch(adjoint, save, progress, hook, check, per_step, jit)
+    watch = Watch(adjoint, save, progress, hook, check, per_step, jit, stop)
     return run_watched(model, table, x, key=key, noise=noise, watch=watch)
 
 
@@ -215,9 +220,9 @@ def _weights(kind: str, path: Path, table: Table) -> Arr:
 def _predict(model: Callable, y: State, t: Time | dict, pair: PyTree, *extra: PyTree) -> State:
     """The prediction that a row wants, at the centred state y."""
     if not isinstance(model, Denoiser):
-        return match(model(y, t, *extra), y)
+        return called(model, y, t, *extra)
     x = model.uncentred(y)
-    m = match(model.net(x, t, *extra), x)
+    m = called(model.net, x, t, *extra)
     m = model.centred(m) if model.kind == "data" else m
     made = lambda path, m, y, pair: m if pair is None else axpy(pair[0], y, pair[1], m)
     return model.each(made, m, y, pair)

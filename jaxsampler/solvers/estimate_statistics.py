@@ -202,7 +202,7 @@ def _moments(
 
     @jax.jit
     def run(x0, schedule):
-        index = begin(bar, bar.total) if progress else jnp.arange(bar.total, dtype=jnp.int32)
+        index = begin(bar, np.arange(bar.total, dtype=np.int32)) if progress else jnp.arange(bar.total)
         return jax.lax.scan(at_lam, None, (index, schedule))[1]
 
     return run(x0, tuple(jnp.asarray(v, x0.dtype) for v in schedule))

@@ -119,7 +119,7 @@ def test_the_networks_arrays_are_leaves():
             lambda: js.discrete(abs, js.VP(), "noise"),
             "'index' counts the N noise levels of a discrete schedule: use a js.DiscreteVP path",
         ),
-        (lambda: js.discrete(abs, js.DiscreteVP.linear(), "eps"), "unknown prediction kind 'eps'"),
+        (lambda: js.discrete(abs, js.DiscreteVP.linear(), "ex"), "unknown prediction kind 'ex'"),
     ],
 )
 def test_errors(make, message):

@@ -443,12 +443,13 @@ def test_network_output_errors(net, error, message, jit):
 def test_kind_and_path_errors():
     """Unknown kinds are named with the valid ones, in the constructor, as source and as target."""
     x = jnp.ones(2)
-    valid = "valid: data, noise, score, velocity, v"
-    with pytest.raises(ValueError, match=f"unknown prediction kind 'eps'; {valid}"):
-        js.Denoiser(lambda x, t: x, js.VP(), "eps")
-    with pytest.raises(ValueError, match=f"unknown prediction kind 'x0'; {valid}"):
-        js.Denoiser(lambda x, t: x, js.VP(), "data")(x, 0.5, "x0")
-    with pytest.raises(ValueError, match=f"unknown prediction kind 'Noise'; {valid}"):
+    with pytest.raises(ValueError, match="unknown prediction kind 'epsilo'; did you mean 'epsilon'"):
+        js.Denoiser(lambda x, t: x, js.VP(), "epsilo")
+    with pytest.raises(ValueError, match="unknown prediction kind 'xyz'; valid names are data, .*, velocity"):
+        js.Denoiser(lambda x, t: x, js.VP(), "data")(x, 0.5, "xyz")
+    with pytest.raises(TypeError, match=r"path is the class VP: make one, js\.VP\(\)"):
+        js.Denoiser(lambda x, t: x, js.VP, "data")
+    with pytest.raises(ValueError, match="unknown prediction kind 'Noise'; did you mean 'noise'"):
         js.convert(x, x, 0.5, js.VP(), source="Noise", target="data")
     with pytest.raises(TypeError, match=r"path must be a js\.Path \(or a dict of them, .*\), got str"):
         js.Denoiser(lambda x, t: x, "vp", "data")
