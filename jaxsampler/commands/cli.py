@@ -54,8 +54,8 @@ def restore(
             steps and order; by default the member of MR Sampler that does best on training photos.
         order: Order of mr_ode (1-3) or mr_sde (1-2).
         seed: Seed of the starting noise and of the solver's noise.
-        out: The file to write (PHOTO_restored.png); with --batch the folder; without a photo the folder of
-            the report (restored).
+        out: The file to write, by default PHOTO_restored.png or the next free name; with --batch the folder;
+            without a photo the folder of the report (restored).
         batch: Restore every photo of this folder into --out; an interrupted run goes on where it stopped.
         full: Run the whole comparison on all held-out photos, about 10 minutes on 2 cores.
         choose: Compare the members of MR Sampler on training photos.
@@ -67,6 +67,10 @@ def restore(
     from .restore import command
 
     compilations.keep(not no_cache)
+    if full and choose:
+        raise ValueError("--full and --choose exclude each other: leave one out")
+    if choose and out is not None:
+        raise ValueError("--choose prints its result and writes nothing: leave --out out")
     if photo is None and batch is None:
         if any(option is not None for option in (task, mask, solver, steps, order)):
             raise ValueError(
@@ -90,7 +94,7 @@ def restore(
     command.expect_mask(task, mask is not None)
     restorer = command.restorer(command.network(weights), solver, order, steps, seed)
     if photo is not None:
-        print(command.one(restorer, photo, task, mask, out or Path(f"{photo.stem}_restored.png")))
+        print(command.one(restorer, photo, task, mask, out))
     elif batch is not None and out is not None and (bad := command.folder(restorer, batch, task, mask, out)):
         raise ValueError("; ".join(bad))
 

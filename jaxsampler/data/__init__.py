@@ -2,8 +2,9 @@
 
 from . import fashion, folder
 from .degradations import TASKS, VERBS, degrade, random_mask, task_name
+from .image_files import Form, load_image, save_image
 from .pairs import batch
-from .photos import Form, Photo, held_out_photos, load_image, save_image, training_photos
+from .photos import Photo, held_out_photos, training_photos
 
 __all__ = [
     "TASKS",

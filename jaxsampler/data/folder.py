@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ..spelling import nearest
-from .photos import SUFFIXES, load_image
+from .image_files import SUFFIXES, load_image
 
 HELD_OUT = 10  # one image in this many
 SPLITS = ("train", "test")

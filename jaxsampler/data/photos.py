@@ -1,4 +1,4 @@
-"""Real colour photographs, split by scene; reading and writing of a user's own.
+"""Real colour photographs, split by scene.
 
 A network trained on crops of a photo must not be judged on another crop of it, so the split is by *scene* and
 fixed: four easily judged scenes (a face, an animal, an object, a building in a landscape) are held out, all
@@ -11,7 +11,6 @@ the scale of a pixel, reduced it is crisp and clean, which is what a restoration
 
 import functools
 import importlib.util
-import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from ..files import write
+from .image_files import SUFFIXES, opened
 
 LONGEST = 960
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
 
 # name: (scene, python package, file inside it, author and licence)
 WHEELS = {
@@ -190,121 +188,8 @@ def _from_folder(folder: Path) -> list[Photo]:
 
 @functools.cache
 def _reduced(path: Path) -> np.ndarray:
-    image, _ = _open(path, draft=2 * LONGEST)
-    image = image.convert("RGB")
+    image = opened(path, draft=2 * LONGEST)[0].convert("RGB")
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS, reducing_gap=3.0)
     pixels = np.array(image)
     pixels.flags.writeable = False
     return pixels
-
-
-@dataclass(frozen=True)
-class Form:
-    """What an image file holds besides its colours, so that a restored image is written in the same mode.
-
-    Example:
-        >>> js.data.Form(grey=True, bits=16)
-        Form(grey=True, bits=16, alpha=None, icc_profile=None)
-    """
-
-    grey: bool = False
-    bits: int = 8  # 16 for 16-bit grey; Pillow reads 16-bit colour as 8-bit
-    alpha: np.ndarray | None = None  # (H, W), float32 in [0, 1]
-    icc_profile: bytes | None = None
-
-
-def load_image(path: str | Path) -> tuple[Float[np.ndarray, "H W 3"], Form]:
-    """Read an image of any mode: float32 RGB in [0, 1], upright, and the `Form` to pass to `save_image`.
-
-    Grey is repeated into three channels; alpha is kept aside, not blended; palettes and CMYK become RGB.
-
-    Raises:
-        ValueError: the file cannot be read, is empty or is not an image; one line that names it.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     js.data.save_image(f"{folder}/grey.png", np.full((2, 3, 3), 0.2), js.data.Form(grey=True))
-        ...     image, form = js.data.load_image(f"{folder}/grey.png")
-        >>> image.shape, form.grey, image[0, 0, 0] == np.float32(0.2)
-        ((2, 3, 3), True, np.True_)
-    """
-    image, icc = _open(Path(path))
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image).astype(np.float64)
-        if image.mode == "F" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"{path} holds floating-point values outside [0, 1]: scale them first")
-        values = values if image.mode == "F" else values / 65535
-        grey = np.clip(values, 0, 1).astype(np.float32)
-        return np.repeat(grey[..., None], 3, axis=-1), Form(grey=True, bits=16, icc_profile=icc)
-    grey = image.mode in ("1", "L", "LA", "La")
-    rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-    alpha = rgba[..., 3].copy() if image.has_transparency_data else None
-    return rgba[..., :3].copy(), Form(grey=grey, alpha=alpha, icc_profile=icc)
-
-
-def _open(path: Path, draft: int | None = None) -> tuple[Image.Image, bytes | None]:
-    """The upright image, decoded, and its colour profile."""
-    try:
-        if path.stat().st_size == 0:
-            raise ValueError("it is empty")
-        with Image.open(path) as image:
-            if draft and max(image.size) > draft:
-                image.draft("RGB", (draft, draft))
-            image.load()
-            icc = image.info.get("icc_profile")
-            upright = ImageOps.exif_transpose(image)
-    except UnidentifiedImageError:
-        raise ValueError(f"cannot read {path}: Pillow knows no such image, or it has no pixels") from None
-    except Exception as error:  # decoders raise almost anything on a broken file
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read {path}: {reason}") from None
-    return upright, icc
-
-
-def save_image(path: str | Path, image: Float[np.ndarray, "H W 3"], form: Form | None = None) -> None:
-    """Write float RGB in [0, 1] in the given form, the whole file or nothing; the suffix names the format.
-
-    Raises:
-        ValueError: the suffix is unknown, or the format cannot hold the form.
-        OSError: the folder is not writable or the disk is full; one line, and nothing is left behind.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     js.data.save_image(f"{folder}/red.png", np.array([[[1.0, 0.0, 0.0]]]))
-        ...     pathlib.Path(folder, "red.png").read_bytes()[:4]
-        b'\\x89PNG'
-    """
-    path, form = Path(path), form or Form()
-    Image.init()
-    kind = Image.EXTENSION.get(path.suffix.lower())
-    if kind not in Image.SAVE:
-        known = f"use one of {', '.join(SUFFIXES)}"
-        raise ValueError(f"cannot write {path}: unknown image suffix {path.suffix!r}; {known}")
-    if form.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
-        raise ValueError(f"cannot write {path}: {kind} cannot hold transparency; use .png")
-    picture = _picture(np.asarray(image, np.float64), form, deep=kind in ("PNG", "TIFF"))
-    options = {"icc_profile": form.icc_profile} if form.icc_profile else {}
-    options |= {"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}
-    data = io.BytesIO()
-    picture.save(data, format=kind, **options)
-    write(path, data.getvalue(), parents=False)
-
-
-def _picture(image: np.ndarray, form: Form, deep: bool) -> Image.Image:
-    """float RGB -> Pillow image; grey is the luma of Rec. 601, as Pillow has it."""
-    if form.grey:
-        grey = np.clip(image @ np.array([0.299, 0.587, 0.114]), 0, 1)
-        if form.bits == 16 and deep:
-            return Image.fromarray(np.round(grey * 65535).astype(np.uint16))
-        picture = Image.fromarray(_bytes(grey))
-    else:
-        picture = Image.fromarray(_bytes(image))
-    if form.alpha is not None:
-        picture.putalpha(Image.fromarray(_bytes(form.alpha)))
-    return picture
-
-
-def _bytes(values: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)

@@ -1,5 +1,6 @@
 """What `jaxsampler restore` does: the demonstration, the full comparison, one photo, or a folder."""
 
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import data, pretrained, solvers
+from ...data.image_files import SUFFIXES, encoded, not_kept
 from ...files import claimed, writable, write
 from ...nn.unet import RestorationNet
 from ...pretrained import samplers
@@ -29,7 +31,9 @@ def network(weights: Path | None) -> RestorationNet:
 
 def member(solver: str | None, order: int | None) -> Step:
     """The solver that the command's options name; without a name the chosen one."""
-    name, order = (CHOSEN["name"], order or CHOSEN["order"]) if solver is None else (solver, order)
+    if solver is None and order is None:
+        order = CHOSEN["order"]
+    name = CHOSEN["name"] if solver is None else solver
     try:
         made = solvers.by_name(name) if order is None else solvers.by_name(name, order=order)
     except TypeError as error:
@@ -56,15 +60,35 @@ def rehearse(out: Path, image: np.ndarray, form: data.Form) -> None:
         data.save_image(Path(scratch, out.name), image[:1, :1], pixel)
 
 
-def one(restorer: Restorer, photo: Path, task: str, mask: Path | None, out: Path) -> Path:
-    """Restore one photo into the file `out`."""
+def one(restorer: Restorer, photo: Path, task: str, mask: Path | None, out: Path | None) -> Path:
+    """Restore one photo into the file `out`; None: a free name that tells of it, in the working folder."""
     expect_mask(task, mask is not None)
     image, form = data.load_image(photo)
     known = None if mask is None else load_mask(mask)
-    rehearse(out, image, form)
+    target = Path(f"{unlike(photo)}_restored.png") if out is None else out
+    rehearse(target, image, form)
+    if lost := not_kept(target, form):
+        print(f"not kept of {photo}: {', '.join(lost)}", file=sys.stderr)
     restored = restorer(image, task, known, progress=True)
-    data.save_image(out, restored, form)
-    return out
+    if out is None:
+        target = free(target, encoded(restored, form, target))
+    data.save_image(target, restored, form)
+    return target
+
+
+def unlike(photo: Path) -> str:
+    """The stem of a photo's name, or the whole name if another photo beside it has the same stem."""
+    beside = (f for f in photo.parent.iterdir() if f.stem == photo.stem and f.suffix.lower() in SUFFIXES)
+    return photo.stem if all(f.name == photo.name for f in beside) else photo.name
+
+
+def free(target: Path, content: bytes) -> Path:
+    """`target`, or TARGET_2, .. if it exists with another content: a default overwrites nothing."""
+    tried, n = target, 1
+    while tried.exists() and not (tried.is_file() and tried.read_bytes() == content):
+        n += 1
+        tried = target.with_name(f"{target.stem}_{n}{target.suffix}")
+    return tried
 
 
 def folder(restorer: Restorer, source: Path, task: str, mask: Path | None, out: Path) -> list[str]:
@@ -72,6 +96,9 @@ def folder(restorer: Restorer, source: Path, task: str, mask: Path | None, out: 
     with claimed(out):
         outcome = restore_folder(restorer, source, out, task, mask)
     done, skipped, failed = (len(x) for x in (outcome.done, outcome.skipped, outcome.failed))
+    for what, names in outcome.lost.items():
+        others = f" and {len(names) - 1} others" if len(names) > 1 else ""
+        print(f"not kept of {names[0]}{others}: {what}", file=sys.stderr)
     print(f"{done} restored into {out}, {skipped} were there already, {failed} failed")
     return outcome.failed
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ... import checkpoint
 from ...data import load_image, save_image
-from ...data.photos import SUFFIXES
+from ...data.image_files import SUFFIXES, not_kept
 from ...files import write
 from .photo import Restorer, expect_mask
 
@@ -33,6 +33,7 @@ class Outcome:
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    lost: dict[str, list[str]] = field(default_factory=dict)  # what could not be kept, of which photos
 
 
 def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
@@ -42,7 +43,10 @@ def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
 
 
 def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield (photo, where its restored version goes): `name.png`, or `name.jpg.png` if names are shared."""
+    """Yield (photo, where its restored version goes): `name.png`, or `name.jpg.png` if names are shared.
+
+    No two photos go to one file, also where a file system does not tell capitals.
+    """
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder: give --batch a folder of photos")
     if target.resolve() == source.resolve():
@@ -52,9 +56,13 @@ def outputs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     photos = sorted(f for f in source.iterdir() if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
     if not photos:
         raise ValueError(f"no photos in {source}: looked for {', '.join(SUFFIXES)}")
-    names = Counter(f.stem for f in photos)
-    for f in photos:
-        yield f, target / f"{f.stem if names[f.stem] == 1 else f.name}.png"
+    names, taken = Counter(f.stem.casefold() for f in photos), {}
+    for f in sorted(photos, key=lambda f: names[f.stem.casefold()] == 1):  # shared names first
+        name, n = f.stem if names[f.stem.casefold()] == 1 else f.name, 1
+        while (tried := name if n == 1 else f"{name}_{n}").casefold() in taken:
+            n += 1
+        taken[tried.casefold()] = f, target / f"{tried}.png"
+    yield from sorted(taken.values())
 
 
 def restore_folder(
@@ -90,6 +98,8 @@ def restore_folder(
         except ValueError as error:
             outcome.failed.append(f"{photo.name}: {error}")
             continue
+        for what in not_kept(out, form):
+            outcome.lost.setdefault(what, []).append(photo.name)
         if not mark.exists():  # once there is something to keep
             write(mark, (json.dumps(settings, indent=2) + "\n").encode())
         save_image(out, restored, form)

@@ -18,6 +18,8 @@ import jaxsampler as js
 from jaxsampler import checkpoint, data
 from jaxsampler.commands import cli
 from jaxsampler.commands.restore import comparison, folder
+from jaxsampler.data.image_files import deep_png
+from jaxsampler.files import claimed
 
 
 @pytest.fixture
@@ -237,6 +239,78 @@ def test_a_folder_reports_bad_photos_and_goes_on(here, restore):
     assert out.startswith("3 restored into out, 0 were there already, 1 failed")
     assert "empty.png" in err.splitlines()[-1]
     assert sorted(os.listdir("out")) == [folder.MARK, "a.jpg.png", "a.png.png", "z.png"]
+
+
+def test_no_photo_is_written_over_by_another(here, restore):
+    """t.tiff and t.bmp, in one folder and in two; the same command again writes the same file."""
+    for k, name in enumerate(["t.tiff", "t.bmp", "deep/u.png", "u.jpg"]):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.roll(pixels("photo.png"), 7 * k, axis=1)).save(name)
+    said = {}
+    for name in ("t.tiff", "t.bmp", "deep/u.png", "u.jpg", "t.bmp", "u.jpg"):
+        code, out, err = restore(name, "--task", "derain")
+        assert code == 0, err
+        assert said.setdefault(name, out) == out
+    assert list(said.values()) == [
+        "t.tiff_restored.png\n",
+        "t.bmp_restored.png\n",
+        "u_restored.png\n",
+        "u_restored_2.png\n",
+    ]
+    assert len({Path(out.strip()).read_bytes() for out in said.values()}) == 4
+    assert restore("u.jpg", "--task", "derain", "--out", "u_restored.png")[0] == 0  # as asked for
+    assert Path("u_restored.png").read_bytes() == Path("u_restored_2.png").read_bytes()
+
+
+def test_outputs_of_a_folder_are_all_different(tmp_path):
+    names = ["a.jpg", "a.png", "a.jpg.png", "a.jpg.png.png", "A.bmp", "b.png", "a.png.gif"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / name).touch()
+    found = dict(folder.outputs(tmp_path / "in", tmp_path / "out"))
+    assert sorted(f.name for f in found) == sorted(names)
+    outs = [f.name.casefold() for f in found.values()]
+    assert len(set(outs)) == len(names)
+    assert found[tmp_path / "in/b.png"].name == "b.png"
+
+
+def test_sixteen_bits_of_colour_are_kept_and_what_is_not_is_said(here, restore):
+    deep = np.random.default_rng(0).integers(0, 65536, (32, 32, 3)).astype(np.uint16)
+    Path("deep.png").write_bytes(deep_png(deep, None))
+    mask = np.full((32, 32), 255, np.uint8)
+    mask[8:16] = 0
+    Image.fromarray(mask).save("mask.png")
+    code, out, err = restore("deep.png", "--task", "inpaint", "--mask", "mask.png")
+    assert (code, out) == (0, "deep_restored.png\n")
+    assert "not kept" not in err
+    image, form = data.load_image("deep_restored.png")
+    assert form.bits == 16
+    np.testing.assert_array_equal(np.round(image[mask > 0] * 65535), deep[mask > 0])
+    _, _, err = restore("deep.png", "--task", "inpaint", "--mask", "mask.png", "--out", "deep.jpg")
+    assert "not kept of deep.png: 16 bits per channel (JPEG holds 8)" in err
+    os.mkdir("in")
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Image.open("photo.png").save(f"in/{name}", **({} if name == "c.jpg" else {"exif": exif}))
+    _, _, err = restore("--batch", "in", "--task", "derain", "--out", "out")
+    assert "not kept of a.jpg and 1 others: EXIF data" in err
+
+
+def test_a_folder_in_use_is_left_alone(here, restore):
+    fill(["a.png"])
+    with claimed("out"):
+        code, out, err = restore("--batch", "in", "--task", "derain", "--out", "out")
+    assert (code, out) == (2, "")
+    assert f"out is in use by process {os.getpid()} on " in err
+    assert os.listdir("out") == []
+
+
+@pytest.mark.parametrize("solver", ["edict", "dpm_adaptive", "score_sde", "bdia", "obelm", "mccallum_foster"])
+def test_solvers_without_a_table_are_refused_in_one_line(here, restore, solver):
+    code, out, err = restore("photo.png", "--task", "derain", "--solver", solver)
+    assert (code, out) == (2, "")
+    assert err == f"jaxsampler: {solver} has no table, by which photos are restored: choose another solver\n"
 
 
 def test_a_folder_of_masks(here, restore):
