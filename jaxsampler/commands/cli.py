@@ -6,16 +6,23 @@ its traceback.
 """
 
 import errno
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
+
+from . import version
 
 try:
     from tyro.conf import FlagCreatePairsOff as Flag
     from tyro.conf import Positional, arg
     from tyro.extras import SubcommandApp
 except ModuleNotFoundError:
+    if sys.argv[1:] == ["--version"]:
+        print(version.report())
+        sys.exit(0)
     print('jaxsampler: the command line needs more packages: pip install "jaxsampler[demo]"', file=sys.stderr)
     sys.exit(2)
 
@@ -178,7 +185,8 @@ def train(
     """Train a network as a TOML config says; an interrupted training goes on where it stopped.
 
     Args:
-        config: For instance configs/train/restore.toml or configs/train/fashion_edm.toml.
+        config: A TOML file, or the name of one that comes with the library: fashion_classifier, fashion_edm,
+            fashion_flow or restore.
         out: The weights to write (NAME.safetensors); checkpoints and the log of losses go into the folder
             NAME beside.
         data: The folder with the files of Fashion-MNIST, if the config does not name it; without either they
@@ -216,14 +224,18 @@ def bench(
             interrupted run goes on. speed: CPU time against an older checkout, about 10 minutes.
         out: The folder for WHAT.md, WHAT.json (quality.csv) and WHAT.png.
         rounds: Turns of paired timing; the least time counts.
-        config: For quality: what is measured; by default as configs/bench/quality.toml.
+        config: For quality: a TOML file of what is measured; by default the one that comes with the library,
+            quality.
         data: For quality: the folder with the files of Fashion-MNIST; by default the user's data folder,
             filled by download.
         weights: For quality: a folder with networks to replace the shipped ones, by the same names.
         against: For speed: the folder of an older checkout, which holds jaxsampler/.
     """
-    from .bench import quality_report, report
+    from .bench import quality_report
+    from .bench import report as bench_report
 
+    if rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {rounds}")
     if against is not None and what != "speed":
         raise ValueError(f"--against is for bench speed: leave it out of bench {what}")
     if what == "quality":
@@ -233,7 +245,7 @@ def bench(
             f"--config, --data and --weights are for bench quality: leave them out of bench {what}"
         )
     else:
-        print(report.write(what, out, rounds, against), end="")
+        print(bench_report.write(what, out, rounds, against), end="")
 
 
 @app.command
@@ -248,7 +260,8 @@ def search(
     """Search for better samplers of one problem, as a TOML config says; an interrupted search goes on.
 
     Args:
-        config: For instance configs/search/mixture.toml.
+        config: A TOML file, or the name of one that comes with the library: ablation, empirical, fashion_edm,
+            fashion_flow or mixture.
         out: The folder for the tables found (PROBLEM_CALLS.safetensors, for `--solver` and `js.Table.load`),
             PROBLEM.md and PROBLEM.png.
         data: The folder with the files of Fashion-MNIST; by default the user's data folder, filled by
@@ -287,6 +300,8 @@ def explain(error: Exception) -> str:
     """Say what went wrong in one line."""
     if isinstance(error, ModuleNotFoundError):
         return f'the package {error.name} is missing: pip install "jaxsampler[demo]"'
+    if isinstance(error, MemoryError):
+        return "out of memory: give a smaller --batch, or smaller images or networks"
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename2 or error.filename})" if error.filename else ""
         if error.errno == errno.ENOSPC:
@@ -295,22 +310,40 @@ def explain(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def of_machine(error: RuntimeError) -> str | None:
+    """In one line what JAX says of a machine that lacks memory or a device; None if it is something else."""
+    told = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" in told or "Out of memory" in told:
+        return "the device is out of memory: give a smaller --batch, or smaller images or networks"
+    return told[:300] if "nable to initialize backend" in told or "nknown backend" in told else None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:
-        app.cli(
-            prog="jaxsampler",
-            description="Sample with diffusion and flow models; restore photographs.",
-            args=argv,
-        )
+        if arguments == ["--version"]:
+            report(version.report())
+        else:
+            about = "Sample with diffusion and flow models; restore photographs."
+            more = "jaxsampler --version prints what a report of a fault should begin with."
+            app.cli(prog="jaxsampler", description=f"{about} {more}", args=arguments)
         finish()
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         return stop(2, explain(error))
     except KeyboardInterrupt:
         return stop(130, "interrupted")
     except SystemExit as done:  # from tyro: help, or options that it cannot parse
         return int(done.code or 0)
     except Exception as error:
+        if isinstance(error, RuntimeError) and (told := of_machine(error)):
+            return stop(2, told)
         if alone():
             raise
         stop_for_bug(error)

@@ -10,6 +10,7 @@ from ..files import write
 from ..spelling import nearest
 from ..training import classify, generate, restore
 from ..training.task import Task
+from . import configs
 
 TASKS: dict[str, Task] = {"restore": restore.TASK, "generate": generate.TASK, "classify": classify.TASK}
 
@@ -23,11 +24,15 @@ def main(file: str, out: str | None = None, data: str | None = None) -> Path:
         out: the weights to write; by default the config's name with .safetensors, in the working folder.
         data: overrides the config's folder of data.
     """
-    values = config.read(file)
+    values = config.read(configs.find(file, "train"))
     name = values.pop("task", "restore")
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"config {file}: unknown task {name!r}; {nearest(str(name), TASKS)}")
     task, target = TASKS[name], Path(out or f"{Path(file).stem}.safetensors")
+    if target.suffix != ".safetensors":
+        raise ValueError(f"--out {target} names no weights: end it with .safetensors")
+    if target.is_dir():
+        raise ValueError(f"--out {target} is a folder: name a file in it")
     if data is not None:
         if "data" not in {f.name for f in fields(task.config)}:
             named = f"the data of task {name!r} are named in its config"

@@ -274,8 +274,13 @@ class Log:
 
     def __init__(self, path: Path, step: int):
         self.path, self.began = path, time.monotonic()
-        rows = [r for r in csv.DictReader(path.open()) if int(r["step"]) <= step] if path.exists() else []
-        self.spent = float(rows[-1]["seconds"]) if rows else 0.0
+        try:
+            rows = [r for r in csv.DictReader(path.open()) if int(r["step"]) <= step] if path.exists() else []
+            self.spent = float(rows[-1]["seconds"]) if rows else 0.0
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{path} is not the log of a training: delete it, or use another folder"
+            ) from None
         write(path, "".join(self._line(r) for r in [None, *rows]).encode())
 
     @staticmethod

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from ... import config
 from ...files import claimed, write
+from .. import configs
 from .cells import Cell
 from .problems import problem
 from .quality import Quality, learned, measure
@@ -40,7 +41,7 @@ COLOURS = {  # solvers that stand out; the others are grey
 
 def main(file: Path | None, out: Path, data: Path | None, weights: Path | None) -> str:
     """Measure as the config says (None: `Quality()`); write .csv, .md and .png; return the Markdown."""
-    c = Quality() if file is None else config.load(file, Quality)
+    c = Quality() if file is None else config.load(configs.find(file, "bench"), Quality)
     for entry in c.tables:  # fail before minutes of work if a table cannot be read or the folder not made
         learned(entry)
     with claimed(out, "quality"):

@@ -6,6 +6,7 @@ from typing import Any
 
 from ... import config
 from ...files import claimed, write
+from .. import configs
 from ..bench.problems import problem
 from ..bench.report import png
 from .command import Result, search
@@ -18,7 +19,7 @@ def main(file: str | Path, out: Path, data: Path | None = None, progress: bool =
     `out` gets PROBLEM_CALLS.safetensors, the best table found for each number of calls, PROBLEM.md and
     PROBLEM.png. All tables, results and states lie in the folder out/PROBLEM.
     """
-    c = config.load(file, Search)
+    c = config.load(configs.find(file, "search"), Search)
     folder = out / c.problem
     with claimed(folder):  # fails now, not after minutes of work, if it cannot be written to
         results = search(c, problem(c.problem, data=data), folder, progress)
