@@ -58,5 +58,32 @@ def test_form(path):
     assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("place", ["checkout", "colab", "elsewhere", "installed"])
+def test_the_first_cell_finds_the_library_or_says_how_to_get_it(path, place, monkeypatch, tmp_path):
+    """From the checkout that the file lies in, else from the package index; no address that may not exist."""
+    import importlib.util
+    import sys
+
+    installed, there = [], place == "installed"
+    source = code(nbformat.read(path, as_version=4))[0].replace('%pip install -q "{what}"', "pip(what)")
+    assert "%" not in source and "http" not in source
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: object() if there or (installed and place != "colab") else None,
+    )
+    monkeypatch.chdir(path.parent if place == "checkout" else tmp_path)
+    if place == "colab":
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+    if place in ("checkout", "installed"):
+        exec(source, {"pip": installed.append})
+        assert installed == ([f"{ROOT}[notebooks]"] if place == "checkout" else [])
+    else:  # the package index has none, or nothing may be installed unasked
+        with pytest.raises(ModuleNotFoundError, match=r'pip install -e "\.\[notebooks\]" in it'):
+            exec(source, {"pip": installed.append})
+        assert installed == (["jaxsampler[notebooks]"] if place == "colab" else [])
+
+
 def test_there_are_notebooks():
     assert NOTEBOOKS

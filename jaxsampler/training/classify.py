@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
+from tqdm import tqdm
 
 from .. import config
 from ..config import Count, Depth, Natural, NonNegative, Positive, Seed, Share, Width, Widths
@@ -100,7 +101,7 @@ def accuracy(net: Classifier, photos: Photos, s: float = 0.0, seed: int = 0) -> 
     """The fraction of the photos, with noise of standard deviation `s`, that is classified correctly."""
     guess = eqx.filter_jit(lambda net, x: jnp.argmax(net(x, s), -1))
     right = 0
-    for i in range(0, len(photos), 500):
+    for i in tqdm(range(0, len(photos), 500), desc=f"judging at s = {s:g}", unit="batch"):
         images = photos[i : i + 500].images
         noise = np.random.default_rng([seed, i]).standard_normal(images.shape).astype(np.float32)
         guessed = np.asarray(guess(net, jnp.asarray(images + np.float32(s) * noise)))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from tqdm import tqdm
 
 from .. import config
 from ..checkpoint import Card
@@ -221,7 +222,7 @@ def judge(c: Generate, net: EDMNet | FlowNet, photos: Photos, seed: int = 7) -> 
     """The loss of the training, class dropout included, over other photos: each once, at one time."""
     compute = eqx.filter_jit(partial(loss, c))
     total = 0.0
-    for i in range(0, len(photos), 250):
+    for i in tqdm(range(0, len(photos), 250), desc="judging", unit="batch"):
         part = photos[i : i + 250]
         batch = {"image": jnp.asarray(part.images), "label": jnp.asarray(part.labels)}
         total += len(part) * float(compute(net, batch, jax.random.fold_in(jax.random.key(seed), i)))

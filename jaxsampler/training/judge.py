@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from tqdm import tqdm
 
 from .. import data, solvers
 from ..front_door import sample
@@ -69,7 +70,8 @@ def judge(
                     calls=calls,
                 )
             )
-            for part in (slice(i, i + 10) for i in range(0, len(task), 10))
+            for i in tqdm(range(0, len(task), 10), desc=f"judging, {calls} calls", unit="batch")
+            for part in (slice(i, i + 10),)
         ]
         results[f"mr_sde_1 x {calls}"] = psnr(np.concatenate(outputs), clean)
     return {

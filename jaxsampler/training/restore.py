@@ -13,6 +13,7 @@ from typing import Annotated
 import jax
 import numpy as np
 from jaxtyping import Array, Float
+from tqdm import tqdm
 
 from .. import config, data
 from ..config import Count, Depth, Length, Natural, NonNegative, Positive, Range, Seed, Width, Widths
@@ -66,7 +67,7 @@ def batches(c: Restore, photos: Sequence[data.Photo]) -> Callable[[int], Batch]:
 def residuals(c: Restore, photos: Sequence[data.Photo], samples: int = 2000) -> tuple[float, ...]:
     """Root mean square of clean - degraded per damage, over training crops drawn with another seed."""
     sums, counts = np.zeros(len(data.TASKS)), np.zeros(len(data.TASKS))
-    for k in range(-(-samples // c.batch)):
+    for k in tqdm(range(-(-samples // c.batch)), desc="residuals of the tasks", unit="batch"):
         b = data.batch(c.seed + 1, k, photos, c.crop, c.batch)
         np.add.at(sums, b["task"], np.square(b["clean"] - b["degraded"]).mean((1, 2, 3)))
         np.add.at(counts, b["task"], 1)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from ... import solvers
 from ...front_door import sample
@@ -72,16 +73,16 @@ def measure(rounds: int = 3, steps: Sequence[int] = STEPS, only: Sequence[str] |
         compiled = lambda f, *static: jax.jit(f, static_argnums=(1, 2, 3)).lower(means, *static).compile()
         exact = compiled(jax.grad(loss), solvers.rk_rho(tableau="4rk"), 400, Direct())(means)
         found = Gradients(device(), list(steps), *({name: [] for name in chosen} for _ in range(3)))
-        for name, (solver, adjoint) in chosen.items():
-            for n in steps:
-                forward = compiled(loss, solver, n, Direct())
-                gradient = compiled(jax.grad(loss), solver, n, adjoint)
-                forward_s, gradient_s = fastest([partial(forward, means), partial(gradient, means)], rounds)
-                plan: Any = gradient.memory_analysis()
-                found.megabytes[name].append(plan.temp_size_in_bytes / 1e6)
-                found.ratio[name].append(gradient_s / forward_s)
-                error = jnp.linalg.norm(gradient(means) - exact) / jnp.linalg.norm(exact)
-                found.error[name].append(float(error))
+        runs = [(name, *route, n) for name, route in chosen.items() for n in steps]
+        for name, solver, adjoint, n in tqdm(runs, desc="gradients", unit="route"):
+            forward = compiled(loss, solver, n, Direct())
+            gradient = compiled(jax.grad(loss), solver, n, adjoint)
+            forward_s, gradient_s = fastest([partial(forward, means), partial(gradient, means)], rounds)
+            plan: Any = gradient.memory_analysis()
+            found.megabytes[name].append(plan.temp_size_in_bytes / 1e6)
+            found.ratio[name].append(gradient_s / forward_s)
+            error = jnp.linalg.norm(gradient(means) - exact) / jnp.linalg.norm(exact)
+            found.error[name].append(float(error))
     return found
 
 

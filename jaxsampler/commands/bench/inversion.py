@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from tqdm import tqdm
 
 from ... import solvers
 from ...ode import inversion
@@ -58,14 +59,14 @@ def measure(steps: Sequence[int] = STEPS, only: Sequence[str] | None = None) -> 
         keys = jax.random.split(jax.random.key(0))
         noise = jax.random.normal(keys[1], (256, 2), jnp.float64)
         x = means[jax.random.randint(keys[0], (256,), 0, 3)] + 0.3 * noise
-        for name, (solver, options) in chosen.items():
+        runs = [(name, *way, n) for name, way in chosen.items() for n in steps]
+        for name, solver, options, n in tqdm(runs, desc="inversion", unit="round trip"):
             path = CondOT() if "flow" in name else VP()
             denoiser = models.gaussian_mixture(means, 0.3, path)
-            for n in steps:
-                grid = uniform(path, n, t_max=0.999, t_min=0.01) if "flow" in name else log_snr(path, n)
-                inverted = inversion.invert(denoiser, x, solver=solver, grid=grid, **options)
-                back = inversion.regenerate(denoiser, inverted)
-                found.error[name].append(float(jnp.sqrt(((back - x) ** 2).mean())))
+            grid = uniform(path, n, t_max=0.999, t_min=0.01) if "flow" in name else log_snr(path, n)
+            inverted = inversion.invert(denoiser, x, solver=solver, grid=grid, **options)
+            back = inversion.regenerate(denoiser, inverted)
+            found.error[name].append(float(jnp.sqrt(((back - x) ** 2).mean())))
     return found
 
 

@@ -24,15 +24,16 @@ hence of the standard error.
 
 import dataclasses
 import math
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from ... import pretrained
 from ...data import fashion
+from ...numerics import Key
 from ...ode.likelihood import bits_per_dim, log_prob
 from ...paths import EDM, Denoiser, grids
 from .timing import device
@@ -85,7 +86,16 @@ def grid_of(denoiser: Denoiser, steps: int) -> np.ndarray:
 
 def bits_of(denoiser: Denoiser, pixels: np.ndarray, steps: int) -> np.ndarray:
     """Bits per dimension of uint8 images [n, ...]; dequantisation and probes do not depend on `steps`."""
-    density = partial(log_prob, trace="hutchinson", grid=grid_of(denoiser, steps))
+    bar = tqdm(total=len(pixels), desc=f"{4 * steps} calls", unit="image")
+
+    def tick(_: Any) -> None:
+        bar.update()
+
+    def density(denoiser: Denoiser, x: jax.Array, *, key: Key) -> jax.Array:
+        found = log_prob(denoiser, x, key=key, trace="hutchinson", grid=grid_of(denoiser, steps))
+        jax.debug.callback(tick, found)  # after it is computed
+        return found
+
     measured = jax.jit(
         lambda images: bits_per_dim(
             denoiser,
@@ -94,10 +104,13 @@ def bits_of(denoiser: Denoiser, pixels: np.ndarray, steps: int) -> np.ndarray:
             low=-1 - HALF_CELL,
             high=1 + HALF_CELL,
             density=density,
-            batch_size=min(32, len(images)),
+            batch_size=min(8, len(images)),
         )
     )
-    return np.asarray(measured(jnp.asarray(pixels)))
+    with bar:
+        found = np.asarray(measured(jnp.asarray(pixels)))
+        jax.effects_barrier()
+    return found
 
 
 def measure(

@@ -22,6 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from ... import pretrained, solvers
 from ...front_door import sample
@@ -81,7 +82,7 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
     shared: Any = jax.jit(lambda table, x, key: run(denoiser, table, x, key=key, adjoint=Direct()))
     key, t = jax.random.key(1), jnp.asarray(50.0)
     rows = {name: jax.tree.map(jnp.asarray, table) for name, table in rows.items()}
-    for table in rows.values():
+    for table in tqdm(rows.values(), desc="tables", unit="solver"):
         jax.block_until_ready(shared(table, mu, key))
     compilations = shared._cache_size()
     # a deterministic solver needs no key, and then draws nothing
@@ -99,7 +100,7 @@ def measure(size: int = 128, rounds: int = 5) -> Overhead:
     by_hand = {"scan by hand (DDIM)": _scan_by_hand(predict, path, mu), **_by_diffrax(denoiser, mu)}
     other = _no_tables(denoiser, mu, key)
     made = {"dpm_adaptive": int(other["dpm_adaptive"]().nfe)}
-    network, *seconds = fastest([calls, *runs.values(), *other.values(), *by_hand.values()], rounds)
+    network, *seconds = fastest([calls, *runs.values(), *other.values(), *by_hand.values()], rounds, "timing")
     names = [*runs, *other, *by_hand]
     ratios = {name: s / network * NFE / made.get(name, NFE) for name, s in zip(names, seconds, strict=True)}
     compile_seconds, program = _compiling(denoiser, path, mu)
@@ -201,7 +202,7 @@ def _compiling(denoiser: Denoiser, path: Path, x: jax.Array) -> tuple[dict[int, 
     persistent = config.jax_enable_compilation_cache
     config.update("jax_enable_compilation_cache", False)  # earlier programs must not be found again
     try:
-        for n in (10, 100, 1000):
+        for n in tqdm((10, 100, 1000), desc="compiling", unit="program"):
             table = jax.tree.map(jnp.asarray, tabulate(path, grids.log_snr(path, n), solvers.dpmpp_2m))
             began = time.perf_counter()
             jitted = jax.jit(lambda table, x: run(denoiser, table, x, adjoint=Direct()))

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from ... import solvers
 from ...paths import VP, Denoiser, Path, grids
@@ -80,9 +81,10 @@ def measure(steps: int = 20, samples: int = 512, path: Path | None = None) -> Pr
     wide = partial(np.asarray, dtype=np.float64)
     with jax.enable_x64(True):
         exact = sampler(path, "data", False)
-        reference = {name: wide(exact(table, wide(x), wide(noise))) for name, table in tables.items()}
+        bar = tqdm(tables.items(), desc="float64", unit="solver")
+        reference = {name: wide(exact(table, wide(x), wide(noise))) for name, table in bar}
     errors = {}
-    for name, table in tables.items():
+    for name, table in tqdm(tables.items(), desc="float32 and bfloat16", unit="solver"):
         off = [wide(sample(table, x, noise)) - reference[name] for sample in low]
         errors[name] = [float(np.sqrt(np.mean(d**2)) / reference[name].std()) for d in off]
     kinds = {name: s.kind if isinstance(s.kind, str) else "its own" for name, s in steppers.items()}

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
+from tqdm import tqdm
 
 from ... import pretrained, solvers
 from ...data import fashion
@@ -113,17 +114,22 @@ class Problem:
         like = jax.ShapeDtypeStruct((n, *self.shape), jnp.float32)
         return np.asarray(self.denoiser.prior(jax.random.key(seed), like))
 
-    def run(self, table: Table, x: Arr, seed: int = 0) -> Samples:
-        """Sample by `table` from x_T [n, *shape], any n; a stochastic table draws noise from (seed, i)."""
-        return self._in_chunks(_run, jax.tree.map(jnp.asarray, table), x, seed)
+    def run(self, table: Table, x: Arr, seed: int = 0, label: str | None = None) -> Samples:
+        """Sample by `table` from x_T [n, *shape], any n; a stochastic table draws noise from (seed, i).
+
+        With a label there is a progress bar.
+        """
+        return self._in_chunks(_run, jax.tree.map(jnp.asarray, table), x, seed, label)
 
     def drive(self, solver: Solver, grid: Grid, x: Arr, seed: int = 0) -> Samples:
         """Sample by a solver without a table, compiled for it."""
         return self._in_chunks(_drive, (solver, solver.rows(self.path, grid)), x, seed)
 
-    def _in_chunks(self, compiled: Callable, sampler: Table | tuple, x: Arr, seed: int) -> Samples:
+    def _in_chunks(
+        self, compiled: Callable, sampler: Table | tuple, x: Arr, seed: int, label: str | None = None
+    ) -> Samples:
         x, parts = np.asarray(x, np.float32), []
-        for i in range(0, len(x), self.chunk):
+        for i in tqdm(range(0, len(x), self.chunk), desc=label, unit="batch", disable=label is None):
             part = x[i : i + self.chunk]
             padded = np.concatenate([part, np.zeros((self.chunk - len(part), *self.shape), np.float32)])
             key = jax.random.fold_in(jax.random.key(seed), i)

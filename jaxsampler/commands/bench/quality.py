@@ -173,7 +173,8 @@ class Task:
 
     def exact(self) -> np.ndarray:
         """The converged samples."""
-        return self.once("exact", lambda: self.p.converged(self.x))
+        label = f"{self.p.name}, converged"
+        return self.once("exact", lambda: self.p.run(self.p.fine, self.x, label=label))
 
     def table(self, name: str, calls: int, table: Table, regs: int, warm: list) -> Cell:
         """Measure a table; all tables of `calls` calls have `regs` registers, hence one compilation."""

@@ -60,7 +60,7 @@ def measure() -> dict[str, float]:
         "diffusers DPMSolverMultistepScheduler": theirs(diffusers.DPMSolverMultistepScheduler()),
         "diffusers DDIMScheduler": theirs(diffusers.DDIMScheduler(clip_sample=False)),
     }
-    seconds = fastest(list(functions.values()), rounds=7)
+    seconds = fastest(list(functions.values()), rounds=7, label="side by side")
     return {name: s / seconds[0] for name, s in zip(functions, seconds, strict=True)}
 
 

@@ -5,14 +5,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 
-def fastest(functions: Sequence[Callable[[], Any]], rounds: int = 5) -> list[float]:
-    """Least seconds of each function over `rounds` turns; a first turn compiles and does not count."""
+def fastest(functions: Sequence[Callable[[], Any]], rounds: int = 5, label: str | None = None) -> list[float]:
+    """Least seconds of each function over `rounds` turns; a first turn compiles and does not count.
+
+    Args:
+        label: of a progress bar; None: no bar.
+    """
     times = []
-    for _ in range(rounds + 1):
-        times.append([])
-        for f in functions:
+    turns = [(turn, f) for turn in range(rounds + 1) for f in functions]
+    with tqdm(turns, desc=label, unit="run", disable=label is None) as bar:
+        for turn, f in bar:
+            if len(times) <= turn:
+                times.append([])
             began = time.perf_counter()
             jax.block_until_ready(f())
             times[-1].append(time.perf_counter() - began)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from skimage.metrics import structural_similarity
+from tqdm import tqdm
 
 from ... import data, solvers
 from ...data.photos import Photo
@@ -157,7 +158,7 @@ class Bench:
         Solvers with equal tables are one solver (posterior sampling is mr_sde of order 1) and run once.
         """
         rows, done = self._score(batch, "input", 0, batch.degraded, 0.0), {}
-        for name, calls in members:
+        for name, calls in tqdm(members, desc="solvers", unit="run", leave=False):
             sampler = self.table(FAMILY[name], calls)
             same = next((known for known in done.values() if _equal(known[0], sampler)), None)
             done[name, calls] = (sampler, *self.run(batch, sampler)) if same is None else same

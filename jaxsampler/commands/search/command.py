@@ -93,7 +93,7 @@ def judged(task: Task, calls: int, method: str) -> Result:
     began = time.monotonic()
     found = task.find(calls, method)
     seconds = time.monotonic() - began
-    samples = p.run(found.table, task.judge[0])
+    samples = p.run(found.table, task.judge[0], label="judging" if task.progress else None)
     errors = off(samples, task.judge[1])
     compared = ratio(errors, task.baseline(calls))
     distance, low, high = None, None, None

@@ -26,6 +26,7 @@ from ...search.vary import leaves_of
 from ...solvers import dpmpp_2m
 from ...tables import Table
 from ..bench.problems import PATHS, Problem
+from ..clock import clock
 from .settings import HANDMADE, HANDMADE_FRECHET, SEARCHES, TRANSFERRED, Search, parsed, slug
 
 
@@ -58,6 +59,10 @@ class Task:
         self._distilled: dict[tuple[int, bool], list[tuple[Handmade, Found]]] = {}
         self._baselines: dict[int, np.ndarray] = {}
 
+    def busy(self, what: str) -> contextlib.AbstractContextManager:
+        """A clock for work of minutes that tells nothing itself."""
+        return clock(what) if self.progress else contextlib.nullcontext()
+
     def noises(self, what: str, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return x_T of one of the three sets and the converged samples, which are kept in the folder."""
         seed = 3 * self.c.seed + ("fit", "choose", "judge").index(what)
@@ -66,7 +71,8 @@ class Task:
         file = self.folder / f"{what}_{self.p.fingerprint(len(x), seed)}.npy"
         data = unsealed(file, file.name)
         if data is None:
-            buffer, exact = io.BytesIO(), self.p.converged(x)
+            label = f"converged samples to {what}" if self.progress else None
+            buffer, exact = io.BytesIO(), self.p.run(self.p.fine, x, label=label)
             if not np.isfinite(exact).all():
                 bad = np.sum(~np.isfinite(off(exact, x)))
                 raise ValueError(f"{bad} of {len(x)} converged samples of {self.p.name} are not finite")
@@ -100,14 +106,17 @@ class Task:
         if calls not in self._screened:
             n = -(-self.c.screen // self.batch) * self.batch
             x, exact = (a[:n] for a in self.choose)
-            self._screened[calls] = best(self.p.denoiser, self.p.path, x, exact, calls, batch=self.batch)
+            with self.busy("all hand-made samplers"):
+                self._screened[calls] = best(self.p.denoiser, self.p.path, x, exact, calls, batch=self.batch)
         return self._screened[calls]
 
     def rivals(self, calls: int) -> list[Handmade]:
         """Return the best hand-made samplers, best first on all held-out noises."""
         if calls not in self._rivals:
             options = {"batch": self.batch, "chosen": self.screened(calls)[: self.c.rivals]}
-            self._rivals[calls] = best(self.p.denoiser, self.p.path, *self.choose, calls, **options)
+            x, exact = self.choose
+            with self.busy("the best of them"):
+                self._rivals[calls] = best(self.p.denoiser, self.p.path, x, exact, calls, **options)
         return self._rivals[calls]
 
     def file(self, calls: int, method: str) -> Path:
