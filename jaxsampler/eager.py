@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.extend.core
 import numpy as np
 from jax.core import Tracer
 
@@ -95,7 +96,14 @@ def forget() -> None:
 
 def staged() -> bool:
     """Whether what is computed now becomes part of a larger program."""
+    if _AT_ONCE is not None and _state() == _AT_ONCE:  # no transformation at all: what costs least to ask
+        return False
     return isinstance(jax.lax.neg(np.float32(0)), Tracer)
+
+
+_state: Any = getattr(jax.extend.core, "get_opaque_trace_state", None)
+with jax.ensure_compile_time_eval():
+    _AT_ONCE = None if _state is None else _state()
 
 
 def _compiled(structure: Any, key: tuple, static: list[bool]) -> Callable:

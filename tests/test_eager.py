@@ -332,3 +332,19 @@ def test_what_a_users_formulas_read_may_change():
 def test_paths_have_a_law_without_mu():
     assert js.MeanReverting(0.0).law == js.MeanReverting(jnp.ones(3)).law
     assert js.MeanReverting(0.0).law != js.MeanReverting(0.0, std=0.3).law
+
+
+def test_what_is_staged():
+    """A program is staged under jit and inside a scan, not in a derivative or a map of plain calls."""
+    seen = {}
+    note = lambda name: lambda x: (seen.update({name: eager.staged()}), x)[1]
+    x = jnp.ones(2)
+    note("plain")(x)
+    jax.jit(note("jit"))(x)
+    jax.lax.scan(lambda c, a: (note("scan")(c), None), 0.0, x)
+    jax.vmap(note("vmap"))(x)
+    jax.grad(note("grad"))(1.0)
+    jax.jit(jax.grad(note("grad in jit")))(1.0)
+    with jax.ensure_compile_time_eval():
+        note("at compile time")(x)
+    assert {name for name, is_staged in seen.items() if is_staged} == {"jit", "scan", "grad in jit"}

@@ -9,12 +9,13 @@ from jaxtyping import PyTree
 from ..eager import Latest
 from ..numerics import Grid, Key, Like, Real, State, is_traced
 from ..paths import Denoiser, grids
+from ..paths.predictions import each, spread
 from ..scan import Adjoint, Sampler, Solver, StepEnd
 from ..scan.driver import drive
 from ..scan.protocol import Save, Watch
 from ..scan.run_table import run_watched
 from ..solvers import dpmpp_2m
-from ..tables import tabulate
+from ..tables import Step, tabulate
 from . import arguments, many
 from .starting import middle, start
 
@@ -131,8 +132,8 @@ def _planned(denoiser: Denoiser, solver: Any, grid: Any, noise: PyTree | None, w
         first = lambda _, table: (
             _number(table.first) if table.t.ndim == 1 else None
         )  # a stack is refused later
-        begin = denoiser.each(first, solver)
-    elif isinstance(solver, Solver) and not isinstance(path, dict):
+        begin = each(path, first, solver)
+    elif not isinstance(path, dict) and not isinstance(solver, Step | list) and isinstance(solver, Solver):
         if noise is not None:
             raise ValueError(
                 "noise= is for tables; give it to this solver itself, as in "
@@ -142,8 +143,8 @@ def _planned(denoiser: Denoiser, solver: Any, grid: Any, noise: PyTree | None, w
         rows = solver.rows(path, times)
         return lambda x, key: drive(solver, rows, denoiser, x, key=key, watch=watch), _number(times[0])
     else:
-        table = denoiser.each(tabulate, grid, denoiser.spread(solver))
-        begin = denoiser.each(lambda _, table: _number(table.begin), table)
+        table = each(path, tabulate, grid, spread(path, solver))
+        begin = each(path, lambda _, table: _number(table.begin), table)
     return lambda x, key: run_watched(denoiser, table, x, key=key, noise=noise, watch=watch), begin
 
 
@@ -159,5 +160,5 @@ def _grids_of(denoiser: Denoiser, grid: Any, n: int) -> Any:
     """The times, a dict of them for a system; by default those of each path."""
     if grid is None:
         made = lambda path: _known_grids.made((path.law, n), lambda: grids.default(path, n))
-        return denoiser.each(made)
-    return denoiser.spread(grid)
+        return each(denoiser.path, made)
+    return spread(denoiser.path, grid)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..eager import once
+from ..eager import Latest, once
 from ..numerics import Grid, Key, Like, Real, State, axpy, is_traced, on_host
 from ..paths import Denoiser, Path
+from ..paths.predictions import each, spread
 
 
 def start(
@@ -55,8 +56,7 @@ def _warn_of_missing_data(denoiser: Denoiser, first: Any) -> None:
     def check(path, t):
         if t is None or is_traced(t) or t >= path.t_max:
             return
-        with on_host():
-            share = float(path.alpha(t)) / max(float(path.sigma(t)), 1e-30)
+        share = _shares.made((path.law, t), lambda: _share(path, t))
         if share > MUCH:
             warnings.warn(
                 f"the grid begins at t={t:g}, where x holds data too (alpha/sigma = {share:.2g}), and x is "
@@ -65,7 +65,16 @@ def _warn_of_missing_data(denoiser: Denoiser, first: Any) -> None:
                 stacklevel=6,
             )
 
-    denoiser.each(check, denoiser.spread(first))
+    each(denoiser.path, check, spread(denoiser.path, first))
+
+
+_shares = Latest(128)  # by path and time
+
+
+def _share(path: Path, t: float) -> float:
+    """alpha/sigma."""
+    with on_host():
+        return float(path.alpha(t)) / max(float(path.sigma(t)), 1e-30)
 
 
 def _any_network(x: State, t: Any) -> State:

@@ -189,25 +189,11 @@ class Denoiser(eqx.Module):
 
     def each(self, f: Callable, *trees: PyTree) -> PyTree:
         """Return f(path, tree, ..) for each part of a system; a plain denoiser has one part."""
-        if not isinstance(self.path, dict):
-            return f(self.path, *trees)
-        for tree in trees:
-            if not isinstance(tree, dict) or tree.keys() != self.path.keys():
-                array = "an array" if isinstance(tree, jax.Array) else type(tree).__name__
-                names = sorted(tree) if isinstance(tree, dict) else array
-                raise ValueError(
-                    f"the denoiser has paths for {sorted(self.path)}: give a dict with these names, "
-                    f"not {names}"
-                )
-        return {name: f(path, *(tree[name] for tree in trees)) for name, path in self.path.items()}
+        return each(self.path, f, *trees)
 
     def spread(self, value: Any) -> Any:
         """The same value for each part of a system, unless it is a dict already."""
-        return (
-            value
-            if isinstance(value, dict) or not isinstance(self.path, dict)
-            else dict.fromkeys(self.path, value)
-        )
+        return spread(self.path, value)
 
     def centred(self, x: State) -> State:
         """x - mu."""
@@ -236,6 +222,25 @@ class Denoiser(eqx.Module):
             return draw(self.path, key, *trees)
         keys = dict(zip(sorted(self.path), jax.random.split(key, len(self.path)), strict=True))
         return self.each(draw, keys, *trees)
+
+
+def each(path: Path | dict[str, Path], f: Callable, *trees: PyTree) -> PyTree:
+    """`Denoiser.each`: eager calls use it, where a method of a module costs more than its work."""
+    if not isinstance(path, dict):
+        return f(path, *trees)
+    for tree in trees:
+        if not isinstance(tree, dict) or tree.keys() != path.keys():
+            array = "an array" if isinstance(tree, jax.Array) else type(tree).__name__
+            names = sorted(tree) if isinstance(tree, dict) else array
+            raise ValueError(
+                f"the denoiser has paths for {sorted(path)}: give a dict with these names, not {names}"
+            )
+    return {name: f(one, *(tree[name] for tree in trees)) for name, one in path.items()}
+
+
+def spread(path: Path | dict[str, Path], value: Any) -> Any:
+    """`Denoiser.spread`."""
+    return value if isinstance(value, dict) or not isinstance(path, dict) else dict.fromkeys(path, value)
 
 
 def called(net: Callable, x: State, t: Time | dict[str, Time], *extra: PyTree) -> State:

@@ -36,7 +36,9 @@ from .progress import Bar, begin, tick
 from .protocol import Carry, Scanned, StepEnd, Stopped, Trajectory, Watch, hook_time
 
 
-class _Iteration(eqx.Module):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Iteration:
     """The body of the scan: the solver's step and its observers."""
 
     solver: Any
@@ -44,10 +46,10 @@ class _Iteration(eqx.Module):
     key: Key | None
     denoiser: Denoiser | None
     hook: Callable | None
-    bar: Bar | None = eqx.field(static=True)
-    data: bool = eqx.field(static=True)
-    check: bool = eqx.field(static=True)
-    observe: bool = eqx.field(static=True)
+    bar: Bar | None = dataclasses.field(metadata={"static": True})
+    data: bool = dataclasses.field(metadata={"static": True})
+    check: bool = dataclasses.field(metadata={"static": True})
+    observe: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, carry: Carry, scanned: Scanned) -> Carry:
         state, saved, fault = carry
@@ -95,6 +97,9 @@ def _in_loop(model: Callable) -> Callable:
     return model.in_loop() if isinstance(model, Denoiser) else fast(model)
 
 
+DEFAULT = RecursiveCheckpoint()
+
+
 def drive(
     solver: Any,
     rows: Any,
@@ -138,7 +143,7 @@ def drive(
     last = n if watch.stop is None else row_after(rows.end, watch.stop, first)
     if (first, last) != (0, n):
         scanned = jax.tree.map(lambda a: a[first:last], scanned)
-    adjoint = RecursiveCheckpoint() if watch.adjoint is None else watch.adjoint
+    adjoint = DEFAULT if watch.adjoint is None else watch.adjoint
     plan: Any = getattr(adjoint, "planned", None)
     adjoint = adjoint if plan is None else plan(body, scanned)
     saving = None if watch.save is None else tuple(points.tolist())

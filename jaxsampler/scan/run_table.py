@@ -4,10 +4,10 @@ The table is an argument of the jitted function, never a constant in it, so anot
 the same shape reuses the compilation.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from ..eager import Latest, staged
 from ..numerics import Arr, Key, State, Time, axpy, is_traced, on_host, wide
 from ..paths import Denoiser, Path
-from ..paths.predictions import called, weights
+from ..paths.predictions import called, each, weights
 from ..tables import Table
 from .brownian import Brownian
 from .brownian import spans as brownian_spans
@@ -110,9 +110,8 @@ def run_watched(
                 f"tables for {sorted(table)}, but the denoiser has one path: give js.Denoiser a dict of "
                 "paths with these names"
             )
-        pairs = denoiser.each(
-            lambda path, table: _unless((0, 1), _weights(denoiser.kind, path, table)), table
-        )
+        known = lambda path, table: _unless((0, 1), _weights(denoiser.kind, path, table))
+        pairs = each(denoiser.path, known, table)
     parts, structure = parts_of(table)
     spans = None
     if brownian:
@@ -124,15 +123,14 @@ def run_watched(
         noise = [Brownian(jax.random.fold_in(key, p)) for p in range(len(parts))]
     elif not (is_traced(table) or any(part.draws for part in parts) or _needs_key(watch)):
         key = None  # nothing to draw
-    parts = _cast(parts, dtype)
-    starts: list = [_unless((1, 0), part.start) for part in parts]
+    starts: list = [_unless((1, 0), part.start.astype(dtype)) for part in parts]
     if key is None and noise is None and is_traced(table):
         noisy = jnp.stack([(part.C != 0).any() | (part.start[1] != 0) for part in parts]).any()
-        starts = [jnp.where(noisy, jnp.nan, part.start) for part in parts]
+        starts = [jnp.where(noisy, jnp.nan, part.start.astype(dtype)) for part in parts]
     return drive(
         TableSolver(starts, key, noise, structure),
-        rows_of(structure.unflatten(parts), spans, _cast(pairs, dtype)),
-        eqx.Partial(_predict, model),
+        _cast(rows_of(table, spans, pairs), dtype),
+        _Prediction(model),
         x,
         key=key,
         watch=watch,
@@ -217,15 +215,23 @@ def _weights(kind: str, path: Path, table: Table) -> Arr:
     return _known_weights.made(key, made)
 
 
-def _predict(model: Callable, y: State, t: Time | dict, pair: PyTree, *extra: PyTree) -> State:
-    """The prediction that a row wants, at the centred state y."""
-    if not isinstance(model, Denoiser):
-        return called(model, y, t, *extra)
-    x = model.uncentred(y)
-    m = called(model.net, x, t, *extra)
-    m = model.centred(m) if model.kind == "data" else m
-    made = lambda path, m, y, pair: m if pair is None else axpy(pair[0], y, pair[1], m)
-    return model.each(made, m, y, pair)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Prediction:
+    """What a row wants of the network."""
+
+    model: Callable
+
+    def __call__(self, y: State, t: Time | dict, pair: PyTree, *extra: PyTree) -> State:
+        """The prediction, at the centred state y."""
+        model = self.model
+        if not isinstance(model, Denoiser):
+            return called(model, y, t, *extra)
+        x = model.uncentred(y)
+        m = called(model.net, x, t, *extra)
+        m = model.centred(m) if model.kind == "data" else m
+        made = lambda path, m, y, pair: m if pair is None else axpy(pair[0], y, pair[1], m)
+        return model.each(made, m, y, pair)
 
 
 def _float_state(x: State) -> State:

@@ -6,10 +6,10 @@ Coefficients are cast to the dtype of the state (float32 at least for times). Th
 elementwise, so no accelerator rounds it to a lower precision.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -60,7 +60,9 @@ def rows_of(tables: Table | dict[str, Table], spans: list | None, asked: Any = N
     return Rows(columns, spans, asked, parts[0].t, parts[0].end, when)
 
 
-class TableSolver(eqx.Module):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TableSolver:
     """The four functions of a `Table`, or of one table for each part of the state.
 
     Noise is drawn per draw index, or given as an array in order of use, or by a Brownian path for each part.
@@ -70,7 +72,7 @@ class TableSolver(eqx.Module):
     starts: list[Float[Arr, " 2"] | None]
     key: Key | None
     noise: Any
-    structure: Any = eqx.field(static=True)
+    structure: Any = dataclasses.field(metadata={"static": True})
 
     def draw(self, part: int, i: Scalar, span: Arr | None, like: State) -> Any:
         """Standard normal draw i of a part; None without a key or a noise array."""
