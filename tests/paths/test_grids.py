@@ -480,3 +480,53 @@ def test_polyexponential():
     np.testing.assert_allclose(
         (lam[-1] - lam) / (lam[-1] - lam[0]), [1, 9 / 16, 1 / 4, 1 / 16, 0], rtol=1e-9, atol=1e-12
     )
+
+
+# flows
+
+
+def test_shifts_of_flow_times():
+    """logit tau' = logit tau + log s; shifts compose; Flux's formula with mu is the shift e^mu."""
+    tau = np.linspace(1, 0, 9)
+    got = js.grids.shifted(tau, 3.0)
+    inner = slice(1, -1)
+    logit = lambda t: np.log(t[inner]) - np.log1p(-t[inner])
+    np.testing.assert_allclose(logit(got), logit(tau) + np.log(3), atol=1e-12)
+    assert (got[0], got[-1]) == (1, 0)
+    twice = js.grids.shifted(js.grids.shifted(tau, 1.5), 2.0)
+    np.testing.assert_allclose(twice, got, rtol=1e-12)
+    mu = 0.5 + (1.15 - 0.5) * (1024 - 256) / (4096 - 256)
+    with np.errstate(divide="ignore"):
+        flux = np.exp(mu) / (np.exp(mu) + (1 / tau - 1))
+    np.testing.assert_allclose(js.grids.shifted(tau, js.grids.shift_for(1024)), flux, rtol=1e-12)
+    for wrong in ((tau, 0.0), ([80.0, 1.0], 3.0)):
+        with pytest.raises(ValueError, match="shift must be positive|flow times are a vector in"):
+            js.grids.shifted(*wrong)
+
+
+def test_a_stretch_of_flow_times():
+    """It is affine, keeps the noise and ends where it says."""
+    tau = js.grids.shifted(np.linspace(1, 0.02, 8), 2.0)
+    got = js.grids.stretched(tau, 0.1)
+    np.testing.assert_allclose(1 - got, (1 - tau) * 0.9 / (1 - tau[-1]), rtol=1e-12)
+    assert got[0] == 1 and got[-1] == 0.1
+    with pytest.raises(ValueError, match="terminal must be in"):
+        js.grids.stretched(tau, 1.0)
+
+
+@pytest.mark.parametrize(
+    "path", [js.VP(), js.CosineVP(), js.EDM(), js.VE(), js.CondOT(), js.SubVP()], ids=repr
+)
+def test_times_of_noise_levels(path):
+    """sigma/alpha of the times are the levels; the ends of the path are exact."""
+    top = float(path.rho(path.t_max))
+    levels = np.array([min(top, 50.0), 3.0, 0.5, 0.02])
+    np.testing.assert_allclose(path.rho(js.grids.from_sigmas(path, levels)), levels, rtol=1e-9)
+    if float(path.rho(0.0)) == 0:
+        times = js.grids.from_sigmas(path, [top, 1.0, 0.0])
+        assert times[0] == path.t_max and times[-1] == 0
+    else:
+        with pytest.raises(ValueError, match="leave the path, whose levels"):
+            js.grids.from_sigmas(path, [1.0, 0.0])
+    with pytest.raises(ValueError, match="levels that decrease"):
+        js.grids.from_sigmas(path, [1.0, 2.0])

@@ -10,10 +10,14 @@ optimised grids (`optimise`) see `jaxsampler.search`.
 
 from .checks import append_zero as append_zero
 from .checks import checked as checked
+from .flow_times import shift_for as shift_for
+from .flow_times import shifted as shifted
+from .flow_times import stretched as stretched
 from .optimised import optimise as optimise
 from .schedules import arctan as arctan
 from .schedules import cosine as cosine
 from .schedules import default as default
+from .schedules import from_sigmas as from_sigmas
 from .schedules import karras as karras
 from .schedules import log_snr as log_snr
 from .schedules import polyexponential as polyexponential

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...numerics import Real, on_host
+from ...numerics import Grid, Real, on_host
 from ..base import Path
 from ..gaussian import EDM, VE, CondOT
 from .checks import Times, append_zero, count, ends_of, pinned
@@ -81,6 +81,40 @@ def karras(
     levels = np.linspace(level[0] ** (1 / rho), level[1] ** (1 / rho), count(n) + 1) ** rho
     with on_host():
         return pinned(path.time(-np.log(levels)), ends)
+
+
+def from_sigmas(path: Path, sigmas: Grid) -> Times:
+    """Return the times of these noise levels sigma/alpha, as k-diffusion and ComfyUI count them.
+
+    Args:
+        path: the path.
+        sigmas: decreasing levels. 0 is the time where sigma = 0, if the path has one; inf is where alpha = 0.
+            The "sigmas" of flow-matching schedulers are times, and need no conversion.
+
+    Raises:
+        ValueError: a level is not on the path, or they do not decrease.
+
+    Example:
+        >>> js.grids.from_sigmas(js.EDM(), [10.0, 1.0, 0.0]).tolist()
+        [10.0, 1.0, 0.0]
+        >>> path = js.DiscreteVP.scaled_linear()
+        >>> times = js.grids.from_sigmas(path, [14.6146, 3.0, 0.1])
+        >>> path.rho(times).round(4).tolist()
+        [14.6146, 3.0, 0.1]
+    """
+    levels = np.asarray(sigmas, np.float64)
+    if levels.ndim != 1 or len(levels) < 2 or not np.all(np.diff(levels) < 0) or levels[-1] < 0:
+        raise ValueError(f"sigmas are at least two levels that decrease to 0 or above; got {levels}")
+    with on_host():
+        high, low = float(path.rho(path.t_max)), float(path.rho(0.0))
+        if levels[0] > high * (1 + 1e-6) or levels[-1] < low * (1 - 1e-6):
+            raise ValueError(
+                f"sigmas {levels[0]:g} -> {levels[-1]:g} leave the path, whose levels sigma/alpha are "
+                f"{high:g} -> {low:g}"
+            )
+        inner = np.asarray(path.time(-np.log(np.clip(levels, 1e-300, 1e300))), np.float64)
+    times = np.where(levels <= low, 0.0, np.where(levels >= high, path.t_max, inner))
+    return np.asarray(times, np.float64)
 
 
 def quadratic(path: Path, n: int, *, t_max: Real | None = None, t_min: Real | None = None) -> Times:
