@@ -75,12 +75,26 @@ def weights(path: Path, t: Time, source: Kind, target: Kind) -> tuple[Any, Any]:
         u = xp.where(same, 0.0, cross / det)
         w = xp.where(same, (ta * sa + tb * sb) / (sa**2 + sb**2), (alpha * tb - sigma * ta) / det)
         w = -sigma * w if scaled else w
-    if not is_traced(u, w) and not np.all(np.isfinite(u) & np.isfinite(w)):
-        raise ValueError(
-            f"a {source!r} prediction does not determine {target!r} at t={t} (alpha={alpha}, sigma={sigma}); "
-            "keep the grid away from that end or use a network of another kind"
-        )
+    bad = np.zeros(()) if is_traced(u, w) else ~(np.isfinite(u) & np.isfinite(w))
+    if np.any(bad):
+        raise ValueError(_undetermined(path, source, target, bad, t, alpha, sigma, ta, tb))
     return u, w
+
+
+def _undetermined(path: Path, source: Kind, target: Kind, where: np.ndarray, *values: Any) -> str:
+    """Why `target` cannot be had of `source`, at the first time of those where it cannot."""
+    first = int(np.argmax(where))
+    t, alpha, sigma, a, b = (float(np.broadcast_to(v, where.shape).flat[first]) for v in values)
+    forms = {kind: linear_form(path, t, kind) for kind in ("data", "noise", "velocity", "v")}
+    named = [kind for kind, form in forms.items() if np.allclose(np.asarray(form, float), (a, b))]
+    target = target if isinstance(target, str) else named[0] if named else f"{a:g} x_0 + {b:g} eps"
+    inside = f"end the grid at {path.t_min or 0.01 * path.t_max:g}"
+    inside = inside if sigma == 0 else f"start the grid at {0.999 * path.t_max:g}"
+    return (
+        f"a {source!r} prediction does not determine {target!r} at t={t:g} "
+        f"(alpha={alpha:g}, sigma={sigma:g}): keep the grid away from that end ({inside}), "
+        "or use a network of another kind"
+    )
 
 
 def convert(m: State, x: State, t: Time, path: Path, *, source: Kind, target: Kind) -> State:

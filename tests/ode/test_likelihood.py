@@ -337,3 +337,23 @@ def test_errors():
         log_prob(den, x, grid=[1.0, 0.5], t_min=0.1)
     with pytest.raises(ValueError, match="uint8"):
         bits_per_dim(den, jnp.zeros((2, 3)), key)
+
+
+def test_a_batch_of_densities():
+    """One number for each sample, along any axis; a whole array is one sample."""
+    denoiser, x = (
+        js.models.gaussian_mixture(np.zeros((1, 3)), 0.5, js.VP()),
+        jax.random.normal(jax.random.key(3), (4, 3)),
+    )
+    alone = jnp.stack([log_prob(denoiser, a) for a in x])
+    np.testing.assert_allclose(log_prob(denoiser, x, batch_axis=0), alone, rtol=1e-5)
+    np.testing.assert_allclose(log_prob(denoiser, x.T, batch_axis=-1), alone, rtol=1e-5)
+    np.testing.assert_allclose(log_prob(denoiser, x), alone.sum(), rtol=1e-5)
+    probes = {"trace": "hutchinson", "key": jax.random.key(1)}
+    again = [
+        log_prob(denoiser, a, trace="hutchinson", key=k)
+        for a, k in zip(x, jax.random.split(probes["key"], 4))
+    ]
+    np.testing.assert_allclose(log_prob(denoiser, x, batch_axis=0, **probes), jnp.stack(again), rtol=1e-5)
+    with pytest.raises(ValueError, match="batch_axis=2 must be an axis of every leaf of x"):
+        log_prob(denoiser, x, batch_axis=2)

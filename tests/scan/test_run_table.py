@@ -402,8 +402,16 @@ def test_any_prediction_serves_any_solver(x64, kind, name):
 def test_an_undetermined_conversion_is_named_not_nan():
     """A noise network says nothing about the data where alpha = 0."""
     net = js.Denoiser(Counted(), js.CondOT(), "noise")
-    with pytest.raises(ValueError, match="'noise' prediction does not determine"):
+    message = r"'noise' prediction does not determine 'data' at t=1 \(alpha=0, sigma=1\): .*start the grid at"
+    with pytest.raises(ValueError, match=message):
         js.sample(net, jnp.zeros(2), key=jax.random.key(0))
+    grid = [0.999, 0.5, 0.0]  # as the error says
+    assert np.isfinite(js.sample(net, x=jnp.zeros(2), grid=grid)).all()
+    clean = js.Denoiser(Counted(), js.CondOT(), "data")
+    with pytest.raises(
+        ValueError, match=r"'data' prediction does not determine 'noise' at t=0 .*end the grid at"
+    ):
+        clean(jnp.zeros(2), 0.0, "noise")
 
 
 def test_a_deterministic_sample_draws_nothing():

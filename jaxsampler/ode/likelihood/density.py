@@ -56,8 +56,12 @@ def log_prob(
     adjoint: Any = None,
     prior: str | Callable[[State], Scalar] = "path",
     jit: bool = True,
-) -> Float[Array, ""]:
-    """log p(x) in nats of one sample x, a pytree of D numbers, at t_min [Song et al. 2021b]; vmap a batch.
+    batch_axis: int | None = None,
+) -> Float[Array, "..."]:
+    """log p(x) in nats of one sample x, a pytree of D numbers, at t_min [Song et al. 2021b].
+
+    All of x is one sample, unless `batch_axis` says which axis counts samples: the density of a batch as a
+    whole would be the product of theirs.
 
     By default a table integrates; with a diffrax solver or step size controller, diffrax does, adaptively.
     Gradients flow to x, weights and mu.
@@ -75,13 +79,22 @@ def log_prob(
         adjoint: one of ours for a table, else one of diffrax's.
         prior: "path", N(mu, prior_std_at(t_max)^2) as samplers draw it, or a function x_T -> log p_T(x_T).
         jit: keep the compiled loop of a table, as in `run`.
+        batch_axis: axis of every leaf of x that counts samples. The network still gets one sample at a time
+            (`js.per_sample` makes such a network of one of batches); probes differ from sample to sample.
 
     Example:
         >>> denoiser = js.models.gaussian_mixture([[0.0, 0.0]], 1.0, js.VP())  # N(0, I) at all times
         >>> value = js.likelihood.log_prob(denoiser, jnp.array([1.0, 2.0]))
         >>> print(f"{value:.3f}", f"{-np.log(2 * np.pi) - 2.5:.3f}")
         -4.338 -4.338
+        >>> js.likelihood.log_prob(denoiser, jnp.zeros((3, 2)), batch_axis=0).shape
+        (3,)
     """
+    if batch_axis is not None:
+        options = {"trace": trace, "noise": noise, "probes": probes, "steps": steps, "grid": grid}
+        options |= {"t_max": t_max, "t_min": t_min, "solver": solver, "controller": controller}
+        options |= {"adjoint": adjoint, "prior": prior, "jit": jit}
+        return _each(functools.partial(log_prob, denoiser, **options), x, key, batch_axis)
     if isinstance(prior, str) and prior != "path":
         raise ValueError(f"prior must be 'path' or a function x_T -> log density, got {prior!r}")
     if grid is not None:
@@ -118,6 +131,16 @@ def log_prob(
         + _stretch(flow, x, high, low)
         + volume
     )
+
+
+def _each(density: Callable, x: State, key: Key | None, axis: int) -> Float[Array, " n"]:
+    """`density` of each sample along this axis, with keys of their own."""
+    sizes = {jnp.shape(a)[axis] if -jnp.ndim(a) <= axis < jnp.ndim(a) else None for a in jax.tree.leaves(x)}
+    if len(sizes) != 1 or None in sizes:
+        shapes = [jnp.shape(a) for a in jax.tree.leaves(x)]
+        raise ValueError(f"batch_axis={axis} must be an axis of every leaf of x, of one length; got {shapes}")
+    keys = None if key is None else jax.random.split(key, sizes.pop())
+    return jax.vmap(lambda x, key: density(x, key=key), (axis, None if key is None else 0))(x, keys)
 
 
 def _between(denoiser: Callable, t_max: Times | None, t_min: Times | None) -> tuple[Flow, Any, Any]:

@@ -95,7 +95,7 @@ def from_sigmas(path: Path, sigmas: Grid) -> Times:
         ValueError: a level is not on the path, or they do not decrease.
 
     Example:
-        >>> js.grids.from_sigmas(js.EDM(), [10.0, 1.0, 0.0]).tolist()
+        >>> js.grids.from_sigmas(js.EDM(), [10.0, 1.0, 0.0]).round(9).tolist()
         [10.0, 1.0, 0.0]
         >>> path = js.DiscreteVP.scaled_linear()
         >>> times = js.grids.from_sigmas(path, [14.6146, 3.0, 0.1])
