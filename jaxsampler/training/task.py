@@ -6,6 +6,7 @@ A module of this folder (`restore`, `generate`, `classify`) holds the parts as p
 end, its `TASK`. Commands and loaders know trainings by this protocol only.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +62,12 @@ def too_much(needs: float) -> str:
     return f"this training needs about {needed} of memory, of which this machine has {there},"
 
 
+def made(folder: Path) -> int:
+    """How many iterations the state in a folder has behind it."""
+    file = folder / "state.safetensors"
+    return int(checkpoint.read(file).get("step", 0)) if file.exists() else 0
+
+
 @dataclass(frozen=True)
 class Task(Generic[C, D, N]):
     """The parts of a training.
@@ -105,6 +112,7 @@ class Task(Generic[C, D, N]):
             raise ValueError(f"{too_much(needs)} for its weights: reduce widths, depth or embedding")
         network, batches = self.network(c, card), self.batches(c, train)
         with claimed(folder):
+            before = made(folder)
             fit(
                 network,
                 partial(self.loss, c),
@@ -117,6 +125,8 @@ class Task(Generic[C, D, N]):
                 card=card,
                 minutes=c.minutes,
             )
+            if before == c.steps:
+                print(f"{folder} holds this training, finished: nothing was trained", file=sys.stderr)
             self.publish(folder, target, test)
 
     def publish(self, folder: Path, out: Path, test: D) -> Card:

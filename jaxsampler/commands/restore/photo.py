@@ -28,6 +28,7 @@ from .tiles import Tiled
 # The member of MR Sampler that does best on training photos at 5 and 10 calls: `jaxsampler restore --choose`.
 CHOSEN: dict[str, Any] = {"name": "mr_sde", "order": 1}
 
+MOST_STEPS = 10_000
 CANVAS = 32  # sides are mirrored up to a multiple of this many pixels, so that few sizes are compiled
 
 
@@ -45,6 +46,8 @@ def table(net: RestorationNet | Tiled, solver: Step, steps: int) -> Table:
     """
     if steps < 1:
         raise ValueError(f"{solver.name} needs at least 1 step, got {steps}; 5 to 20 are usual")
+    if steps > MOST_STEPS:
+        raise ValueError(f"{steps} steps are more than {MOST_STEPS}; 5 to 20 are usual")
     path = net.path(jnp.zeros((1, 1, 3)))
     return tabulate(path, grids.log_snr(path, steps), solver)
 

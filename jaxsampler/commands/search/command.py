@@ -22,6 +22,7 @@ and within it.
 import dataclasses
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def search(c: Search, p: Problem, folder: Path, progress: bool = True) -> list[R
     others = [
         r for r in before if r not in known.values()
     ]  # of another config, or of methods not in this one
+    if progress and all(which in known for which in wanted):
+        print(f"{folder} holds all of these results already: nothing was searched", file=sys.stderr)
     for calls, method in wanted:
         if (calls, method) not in known:
             if method == HANDMADE:
