@@ -67,7 +67,7 @@ def small(**changes) -> generate.Generate:
     )
 
 
-def test_a_killed_training_ends_with_the_same_files(tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_same_files(tmp_path, monkeypatch, capsys):
     """Killed once there is a checkpoint, anywhere in a step or a write; one process imports JAX and trains:
     some seconds.
     """
@@ -106,6 +106,9 @@ def test_a_killed_training_ends_with_the_same_files(tmp_path, monkeypatch):
         "state.json",
         "state.safetensors",
     ]
+    assert "nothing was trained" not in capsys.readouterr().err
+    assert cli.main(command("whole")) == 0
+    assert "whole/edm holds this training, finished: nothing was trained" in capsys.readouterr().err
     card = checkpoint.read_card(tmp_path / "whole/edm.safetensors")
     assert card["sigma_data"] == pytest.approx(fashion.some().images.std(), abs=1e-4)
     assert "data" not in card
