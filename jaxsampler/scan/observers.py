@@ -1,5 +1,6 @@
 """What is seen of a run on the way: saved states, what calls say of x_0, faults, the intervals of rows."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from .protocol import Save
 
 def with_data(model: Any) -> Callable:
     """The model of a table's rows, returning beside the prediction what the call says of x_0 - mu."""
-    predict, denoiser = model.func, model.args[0]
+    denoiser = model.model
 
     def both(*args: Any) -> tuple[State, State]:
         said: list = []
@@ -27,7 +28,8 @@ def with_data(model: Any) -> Callable:
             said.append(denoiser.centred(denoiser.each(to_data, m, x, t)))
             return m
 
-        return predict(Denoiser(net, denoiser.path, denoiser.kind), *args), said[0]
+        noting = dataclasses.replace(model, model=Denoiser(net, denoiser.path, denoiser.kind))
+        return noting(*args), said[0]
 
     return both
 

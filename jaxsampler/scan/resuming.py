@@ -85,4 +85,5 @@ def _exchanged(stopped: Stopped, denoiser: Denoiser) -> tuple[Callable, Denoiser
         )
     if plain:
         return denoiser, stopped.denoiser
-    return eqx.Partial(stopped.model.func, denoiser), denoiser
+    model: Any = stopped.model
+    return dataclasses.replace(model, model=denoiser), denoiser

@@ -139,7 +139,7 @@ def _each(density: Callable, x: State, key: Key | None, axis: int) -> Float[Arra
     if len(sizes) != 1 or None in sizes:
         shapes = [jnp.shape(a) for a in jax.tree.leaves(x)]
         raise ValueError(f"batch_axis={axis} must be an axis of every leaf of x, of one length; got {shapes}")
-    keys = None if key is None else jax.random.split(key, sizes.pop())
+    keys = None if key is None else jax.random.split(key, jnp.shape(jax.tree.leaves(x)[0])[axis])
     return jax.vmap(lambda x, key: density(x, key=key), (axis, None if key is None else 0))(x, keys)
 
 
