@@ -94,7 +94,7 @@ def run_watched(
     watch: Watch,
 ) -> Any:
     """`run`, with all options of the scan in one."""
-    _check_tables(table)
+    check_tables(table)
     x = _float_state(x)
     denoiser = model if isinstance(model, Denoiser) else None
     dtype = wide(x)
@@ -110,7 +110,7 @@ def run_watched(
                 f"tables for {sorted(table)}, but the denoiser has one path: give js.Denoiser a dict of "
                 "paths with these names"
             )
-        known = lambda path, table: _unless((0, 1), _weights(denoiser.kind, path, table))
+        known = lambda path, table: _unless((0, 1), row_weights(denoiser.kind, path, table))
         pairs = each(denoiser.path, known, table)
     parts, structure = parts_of(table)
     spans = None
@@ -129,8 +129,8 @@ def run_watched(
         starts = [jnp.where(noisy, jnp.nan, part.start.astype(dtype)) for part in parts]
     return drive(
         TableSolver(starts, key, noise, structure),
-        _cast(rows_of(table, spans, pairs), dtype),
-        _Prediction(model),
+        cast_floats(rows_of(table, spans, pairs), dtype),
+        Prediction(model),
         x,
         key=key,
         watch=watch,
@@ -160,7 +160,7 @@ def _brownian_spans(parts: list[Table], denoiser: Denoiser) -> list:
     return [brownian_spans(part, path) for part, path in zip(parts, paths, strict=True)]
 
 
-def _check_tables(tables: Any) -> None:
+def check_tables(tables: Any) -> None:
     if not isinstance(tables, Table) and not (
         isinstance(tables, dict) and all(isinstance(v, Table) for v in tables.values())
     ):
@@ -186,7 +186,7 @@ def _check_tables(tables: Any) -> None:
         )
 
 
-def _cast(tree: PyTree, dtype: Any) -> PyTree:
+def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
     """The floats in this dtype."""
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
@@ -194,7 +194,7 @@ def _cast(tree: PyTree, dtype: Any) -> PyTree:
 _known_weights = Latest(256)
 
 
-def _weights(kind: str, path: Path, table: Table) -> Arr:
+def row_weights(kind: str, path: Path, table: Table) -> Arr:
     """The weights of x - mu and of the network's output in the prediction that each row wants.
 
     Raises:
@@ -217,7 +217,7 @@ def _weights(kind: str, path: Path, table: Table) -> Arr:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Prediction:
+class Prediction:
     """What a row wants of the network."""
 
     model: Callable

@@ -99,6 +99,16 @@ def contents(folder):
 # -- what comes out
 
 
+@pytest.mark.parametrize("solver", ["heun", "dpm_adaptive"])
+def test_the_next_process_finds_what_was_compiled(sample, compiled_again, solver):
+    folders = iter("ab")
+    anew, found = compiled_again(
+        lambda: sample("--n", 3, "--steps", 2, "--solver", solver, out=next(folders))
+    )
+    assert anew == 0
+    assert found > 2
+
+
 def grey(x):
     return np.round((np.clip(np.asarray(x), -1, 1) + 1) * 127.5).astype(int)
 

@@ -1,7 +1,7 @@
 """A comparison of solvers on photographs: PSNR, SSIM and time per solver and number of calls.
 
 All solvers start from the same x_T and see the same crops. Ten crops, one per task, are one batch. A solver
-with its number of calls is one table, and all tables of one shape share one compilation, whose time is kept
+with its number of calls is one table, and all tables share the compilation of the network, whose time is kept
 apart.
 """
 
@@ -20,8 +20,7 @@ from ... import data, solvers
 from ...data.photos import Photo
 from ...nn.unet import RestorationNet
 from ...tables import Step, Table, pad
-from ..compilations import waiting
-from .photo import restore, table
+from .photo import prepare, restore, table
 
 FAMILY: dict[str, Step] = {
     "mr_ode 1": solvers.mr_ode(order=1),
@@ -122,11 +121,10 @@ def ssim(image: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -
 
 
 class Bench:
-    """Run solvers on batches; compile once per number of calls and batch shape."""
+    """Run solvers on batches; the network is compiled once for a batch shape."""
 
     def __init__(self, net: RestorationNet, seed: int = 0):
-        self.net, self.key = net, jax.random.key(seed)
-        self.compiled, self.compile_seconds = {}, 0.0
+        self.net, self.key, self.compile_seconds = net, jax.random.key(seed), 0.0
 
     def table(self, solver: Step, calls: int) -> Table:
         """Tabulate with two registers, so that orders 1 and 2 share a compilation."""
@@ -134,16 +132,12 @@ class Bench:
 
     def run(self, batch: Batch, rows: Table) -> tuple[Float[np.ndarray, "n h w 3"], float]:
         """Return the restored images (not clipped, known pixels kept) and the seconds without compilation."""
-        rows = jax.tree.map(jnp.asarray, rows)
-        args = (self.net, rows, jnp.asarray(batch.degraded), jnp.arange(len(batch.degraded)), self.key)
-        shape = (rows.nfe, batch.degraded.shape)
-        if shape not in self.compiled:
-            began = time.perf_counter()
-            with waiting(f"the network for {rows.nfe} calls"):
-                self.compiled[shape] = restore.lower(*args).compile()
-            self.compile_seconds += time.perf_counter() - began
+        mu, task = jnp.asarray(batch.degraded), jnp.arange(len(batch.degraded))
         began = time.perf_counter()
-        out = np.array(self.compiled[shape](*args))
+        prepare(self.net, mu, task)
+        self.compile_seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        out = np.array(restore(self.net, rows, mu, task, self.key))
         seconds = time.perf_counter() - began
         holes = list(data.TASKS).index("uncompleted")
         known = batch.degraded[holes].any(-1, keepdims=True)

@@ -1,11 +1,10 @@
 """Restore a photograph: a diffusion reverts to the degraded image, and a few network calls lead back.
 
-`restore` is the whole method in one compiled function. The table (solver, grid, order) is an argument, so
-another solver of the same shape recompiles nothing. `Restorer` wraps it for photos of any size, with a mask
-if pixels are missing.
+`restore` is the whole method. Only the network's call is compiled at length, and for a size of image only:
+another solver, order or number of calls recompiles little, and the next process finds it in the compilation
+cache. `Restorer` wraps it for photos of any size, with a mask if pixels are missing.
 """
 
-from functools import partial
 from typing import Any, cast
 
 import equinox as eqx
@@ -13,17 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
 
 from ... import checkpoint, solvers
 from ...data import TASKS, task_name
 from ...nn.unet import RestorationNet
 from ...numerics import Key
-from ...paths import Denoiser, grids
+from ...paths import MeanReverting, grids
 from ...pretrained import samplers
-from ...scan import Direct, run
+from ...scan.by_rows import ByRows
 from ...tables import Step, Table, tabulate
 from ..compilations import waiting
-from .tiles import Tiled
+from .tiles import Tiled, fitting
 
 # The member of MR Sampler that does best on training photos at 5 and 10 calls: `jaxsampler restore --choose`.
 CHOSEN: dict[str, Any] = {"name": "mr_sde", "order": 1}
@@ -52,7 +52,6 @@ def table(net: RestorationNet | Tiled, solver: Step, steps: int) -> Table:
     return tabulate(path, grids.log_snr(path, steps), solver)
 
 
-@eqx.filter_jit
 def restore(
     net: RestorationNet | Tiled,
     table: Table,
@@ -60,22 +59,57 @@ def restore(
     task: Int[Array, " n"],
     key: Key,
     *,
-    progress: bool = False,
+    progress: str | None = None,
 ) -> Float[Array, "n h w 3"]:
     """Restore images `mu` degraded by `task`, an index of `data.TASKS`; values may leave [0, 1] a little.
 
-    x_T depends on `key` only.
+    x_T depends on `key` only. `progress` labels a bar that counts the network's calls, or its windows.
     """
     prior_key, noise_key = jax.random.split(key)
-    path = net.path(mu)
-    denoiser = Denoiser(partial(net, mu=mu, task=task), path, "data")
-    return run(denoiser, table, path.prior(prior_key, mu), key=noise_key, progress=progress, adjoint=Direct())
+    path, windows = net.path(mu), net.windows(*mu.shape[1:3]) if isinstance(net, Tiled) else []
+    rows = ByRows(table, path, "data", key=noise_key)
+    x, state = rows.begin(_start(path, prior_key, mu))
+    total, unit = table.nfe * max(len(windows), 1), "window" if windows else "call"
+    with tqdm(total=total, unit=unit, desc=progress, disable=progress is None) as bar:
+        for i, t in enumerate(rows.times):
+            out = jnp.zeros_like(x) if windows else None
+            for window in windows or [None]:
+                out = _look((net, x, t, mu, task, window), out)
+                if not bar.disable:
+                    jax.block_until_ready(out)
+                bar.update()
+            x, state = rows.advance(i, state, out)
+    return x
+
+
+def prepare(net: RestorationNet | Tiled, mu: Float[Array, "n h w 3"], task: Int[Array, " n"]) -> None:
+    """Compile the network for images of this size."""
+    windows = net.windows(*mu.shape[1:3]) if isinstance(net, Tiled) else []
+    seen = (net, mu, np.float32(0), mu, task, windows[0] if windows else None)
+    with waiting("the network for images of this size"):
+        _look.lower(seen, jnp.zeros_like(mu) if windows else None).compile()
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _look(seen: tuple, out: Float[Array, "n h w 3"] | None) -> Float[Array, "n h w 3"]:
+    """A call of the network: on the whole images, or on a window, whose share is added to `out`."""
+    net, x, t, mu, task, window = seen
+    if isinstance(net, Tiled) and out is not None:
+        return net.add(out, x, t, mu, task, window)
+    return (net.net if isinstance(net, Tiled) else net)(x, t, mu, task)
+
+
+@eqx.filter_jit
+def _start(path: MeanReverting, key: Key, mu: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    return path.prior(key, mu)
 
 
 class Restorer:
     """`restorer(image, task)` restores a photo of any size; equal arguments give equal bits.
 
     Args:
+        net: looks at the whole photo if half of the memory holds its call, else through windows; a `Tiled`
+            one as it says itself.
         solver: a step of `js.solvers`, by default the `chosen` one, or a table for the network's path.
         steps: of the solver (10); a table has its own.
         seed: of x_T and of the solver's noise.
@@ -90,7 +124,7 @@ class Restorer:
     ):
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2^32); got {seed}")
-        self.net, self.seed = net if isinstance(net, Tiled) else Tiled(net), seed
+        self.net, self.seed = net if isinstance(net, Tiled) else fitting(net), seed
         if isinstance(solver, Table):
             if steps is not None:
                 calls = f"{solver.nfe} network calls"
@@ -132,10 +166,10 @@ class Restorer:
         height, width, _ = image.shape
         mu = np.pad(mu, ((0, -height % CANVAS), (0, -width % CANVAS), (0, 0)), mode="symmetric")
         index = jnp.array([list(TASKS).index(task)])
-        with waiting("the network for photos of this size"):
-            out = restore(self.net, self.table, jnp.asarray(mu[None]), index, self.key, progress=progress)
+        mus, bar = jnp.asarray(mu[None]), task if progress else None
+        prepare(self.net, mus, index)
+        out = restore(self.net, self.table, mus, index, self.key, progress=bar)
         out = np.clip(np.asarray(out[0, :height, :width]), 0, 1)
-        jax.effects_barrier()  # the progress bar's last line
         return out if mask is None else np.where(mask[..., None], image, out)
 
 

@@ -63,6 +63,19 @@ def test_a_photo_with_defaults(here, restore, photo):
     assert sorted(os.listdir()) == ["photo.png", "photo_restored.png"]
 
 
+def test_the_next_process_finds_what_a_photo_compiled(here, restore, compiled_again):
+    """With the bar, which JAX would not keep in a program."""
+    denoiser, start = js.models.gaussian_mixture(jnp.ones((1, 2)), 0.1, js.VP()), jnp.ones((3, 2))
+    for progress, again in ((False, 0), (True, 1)):
+        bar = lambda progress=progress: js.sample(
+            denoiser, start, x=start, key=None, progress=progress, steps=3
+        )
+        assert compiled_again(bar)[0] == again
+    anew, found = compiled_again(lambda: restore("photo.png", "--task", "derain", "--solver", "mr_ode"))
+    assert anew == 0
+    assert found > 2
+
+
 def test_equal_seeds_write_equal_bytes_and_solvers_differ(here, restore):
     for name, *options in (
         ("a",),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsampler.commands.restore import Restorer, Tiled
-from jaxsampler.commands.restore.tiles import windows
+import jaxsampler as js
+from jaxsampler.commands.restore import Restorer, Tiled, photo, tiles
+from jaxsampler.commands.restore.tiles import CELL, sides, windows
 
 cells = st.integers(1, 400).map(lambda n: 8 * n)
 
@@ -68,3 +69,82 @@ def test_tiles_leave_no_seam_in_a_restored_photo(net):
     tiled = Restorer(Tiled(net, 160, 96), steps=3)(image, "derain")
     np.testing.assert_allclose(tiled, whole, atol=2e-5)
     assert whole.std() > 0.05
+
+
+@given(height=cells, width=cells, size=st.integers(20, 100), overlap=st.integers(1, 9))
+def test_windows_hold_no_more_than_they_may(height, width, size, overlap):
+    """And see no more pixels in all than squares of that size do."""
+    most, overlap = (8 * size) ** 2, 8 * overlap
+    if height * width <= most:
+        return
+    h, w = sides(height, width, most, overlap)
+    assert h * w <= most
+    assert h % CELL == w % CELL == 0
+    count = lambda n, side: 1 if n <= side else -(-(n - overlap) // (side - overlap))
+    seen = lambda h, w: count(height, h) * count(width, w) * h * w
+    assert seen(h, w) <= seen(min(8 * size, height), min(8 * size, width))
+
+
+def test_too_few_pixels_for_their_overlap():
+    with pytest.raises(ValueError, match="windows of 4096 pixels cannot overlap by 192"):
+        sides(1024, 768, 64**2, 192)
+
+
+def test_an_image_is_whole_unless_memory_asks(net):
+    """Memory is that of the device; 12 million pixels of the shipped network take 3 GB."""
+    shipped = jax.eval_shape(
+        lambda: eqx.tree_at(lambda n: n.unet.stem.weight, net, jnp.zeros((3, 3, 24, 48)))
+    )
+    gigabyte = 2**30
+    assert tiles.fitting(shipped, 8 * gigabyte).windows(3000, 4000) == []
+    assert len(tiles.fitting(shipped, gigabyte).windows(3000, 4000)) == 8
+    assert tiles.fitting(shipped, gigabyte).windows(768, 1024) == []
+    assert tiles.fitting(shipped, 0).size == 2 * 192  # some windows must do
+    assert tiles.available() > 2**28
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (24, 32, 48)])
+def test_a_call_takes_the_memory_it_is_said_to_take(widths):
+    """What XLA reserves for a call, against the bytes that decide between whole and windows."""
+    make = lambda key: js.nn.RestorationNet(
+        (0.1,) * 10, std=0.5, widths=widths, depth=1, embedding=8, key=key
+    )
+    net, x = jax.eval_shape(make, jax.random.key(0)), jax.ShapeDtypeStruct((1, 256, 320, 3), jnp.float32)
+    t, task = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    about = jax.jit(lambda net, x, t, mu, task: net(x, t, mu, task)).lower(net, x, t, x, task).compile()
+    reserved = about.memory_analysis().temp_size_in_bytes / (256 * 320 * widths[0])
+    assert 0.3 * tiles.NEEDED < reserved < tiles.NEEDED
+
+
+def test_each_window_moves_the_bar(net, capsys):
+    """Two calls through four windows."""
+    image = np.random.default_rng(0).random((200, 250, 3), np.float32)
+    tiled = Tiled(net, 184, 96)
+    count = len(tiled.windows(224, 256))
+    Restorer(tiled, steps=2)(image, "derain", progress=True)
+    said = capsys.readouterr().err
+    assert count > 1
+    assert f"{2 * count}/{2 * count}" in said
+    assert "rainy" in said
+    Restorer(tiled, steps=2)(image, "derain")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_network_is_called_once_for_each_window_of_a_row(net, monkeypatch):
+    """Nothing but the network sees windows, and a whole image is one call a row."""
+    look, calls = photo._look, []
+
+    def counted(seen, out):
+        calls.append(seen[1].shape if seen[5] is None else seen[5].down.shape + seen[5].across.shape)
+        return look(seen, out)
+
+    counted.lower = look.lower
+    monkeypatch.setattr(photo, "_look", counted)
+    image = np.zeros((96, 128, 3), np.float32)
+    for tiled, expected in (
+        (Tiled(net), [(1, 96, 128, 3)] * 3),
+        (Tiled(net, 96, 32), [(96, 80)] * 6),
+    ):
+        calls.clear()
+        Restorer(tiled, steps=3)(image, "derain")
+        assert calls == expected
