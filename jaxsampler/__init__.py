@@ -1,16 +1,12 @@
 """jaxsampler: sample from, steer and differentiate through diffusion and flow models. A sampler is data."""
 
-from . import guidance as guidance
-from . import ode as ode
+from typing import TYPE_CHECKING
+
 from . import paths as paths
 from . import scan as scan
 from . import solvers as solvers
 from . import tables as tables
 from .front_door import sample as sample
-from .ode import bridge as bridge
-from .ode import inversion as inversion
-from .ode import likelihood as likelihood
-from .ode.adjoint_dpm import AdjointDPM as AdjointDPM
 from .paths import exact as _exact
 from .paths import grids as grids
 from .paths.base import Path as Path
@@ -45,10 +41,25 @@ from .tables.table import pad as pad
 from .tables.table import stack as stack
 from .tables.tabulation import tabulate as tabulate
 
+if TYPE_CHECKING:  # at run time they are imported when they are first used
+    from . import data as data
+    from . import guidance as guidance
+    from . import nn as nn
+    from . import ode as ode
+    from . import pretrained as pretrained
+    from . import search as search
+    from . import training as training
+    from .ode import bridge as bridge
+    from .ode import inversion as inversion
+    from .ode import likelihood as likelihood
+    from .ode.adjoint_dpm import AdjointDPM as AdjointDPM
+
 __version__ = "0.1.0"
 
 models = _exact
-_LAZY = ("data", "nn", "pretrained", "search", "training")  # rooms that sampling does not need
+_LAZY = {name: f".{name}" for name in ("data", "guidance", "nn", "ode", "pretrained", "search", "training")}
+_LAZY |= {name: f".ode.{name}" for name in ("bridge", "inversion", "likelihood")}
+_LAZY |= {"AdjointDPM": ".ode"}
 _GROUND = (
     "checkpoint",
     "config",
@@ -65,20 +76,20 @@ _GROUND = (
 )
 
 # Nobody is promised these as js.NAME; `from jaxsampler.files import write` works all the same.
-for _name in _GROUND:
+for _name in (*_GROUND, "TYPE_CHECKING"):
     globals().pop(_name, None)
 
 
 def __getattr__(name: str):
-    """Import one of the rooms that sampling does not need, when it is first used."""
+    """Import what sampling does not need, when it is first used."""
     if name in _LAZY:
         import importlib
 
-        return importlib.import_module(f"{__name__}.{name}")
+        found = importlib.import_module(_LAZY[name], __name__)
+        return globals().setdefault(name, getattr(found, name) if name == "AdjointDPM" else found)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(
-        {n for n in globals() if not n.startswith("_") and n not in _GROUND} | {*_LAZY, "__version__"}
-    )
+    names = {n for n in globals() if not n.startswith("_") and n not in {*_GROUND, "TYPE_CHECKING"}}
+    return sorted(names | {*_LAZY, "__version__"})

@@ -3,6 +3,7 @@ module.
 """
 
 import ast
+import importlib
 import inspect
 import pkgutil
 import subprocess
@@ -146,12 +147,13 @@ PROMISED = {
 
 def test_what_is_promised():
     """After `import jaxsampler as js` the names are the promised ones; the ground cannot be reached by
-    accident.
+    accident. What sampling does not need is not there yet, nor are the packages that it needs.
     """
     code = (
-        "import jaxsampler as js; print(*sorted(dir(js))); print(*sorted(n for n in vars(js) if n[0] != '_'))"
+        "import jaxsampler as js; print(*sorted(dir(js))); print(*sorted(n for n in vars(js) if n[0] != '_'));"
+        "import sys; print(*(name for name in sys.modules))"
     )
-    listed, present = (
+    listed, present, loaded = (
         set(line.split())
         for line in subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -160,6 +162,22 @@ def test_what_is_promised():
     promised = {name for line in PROMISED for name in line.split()}
     assert listed == promised
     assert present <= promised
+    unused = {"diffrax", "optax", "chex", "scipy", "PIL", "matplotlib", "tqdm"}
+    assert not loaded & {*unused, *(f"jaxsampler.{name}" for name in ("ode", "guidance", *LEAVES))}
+
+
+@pytest.mark.parametrize("name", sorted(jaxsampler._LAZY))
+def test_what_is_imported_at_its_first_use(name):
+    """It is what its module defines, and found at once the next time; type checkers are told of it."""
+    found = getattr(jaxsampler, name)
+    module = importlib.import_module(f"jaxsampler{jaxsampler._LAZY[name]}")
+    assert found is (module if inspect.ismodule(found) else getattr(module, name))
+    assert vars(jaxsampler)[name] is found
+    assert name in dir(jaxsampler)
+    told = [
+        node for node in ast.parse(Path(jaxsampler.__file__).read_text()).body if isinstance(node, ast.If)
+    ]
+    assert name in {alias.asname for node in told[0].body for alias in getattr(node, "names", [])}
 
 
 def test_only_tables_of_contents_re_export():
