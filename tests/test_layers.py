@@ -150,8 +150,9 @@ def test_what_is_promised():
     accident. What sampling does not need is not there yet, nor are the packages that it needs.
     """
     code = (
-        "import jaxsampler as js; print(*sorted(dir(js))); print(*sorted(n for n in vars(js) if n[0] != '_'));"
-        "import sys; print(*(name for name in sys.modules))"
+        "import sys, jaxsampler as js; print(*sorted(dir(js)));"
+        "print(*sorted(n for n in vars(js) if n[0] != '_'));"
+        "print(*sys.modules)"
     )
     listed, present, loaded = (
         set(line.split())
