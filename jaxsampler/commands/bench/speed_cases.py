@@ -18,6 +18,7 @@ import numpy as np
 import jaxsampler as js
 
 COMPILED = []
+UNROLLED = ", no loop"  # ends the name of a case that does the work of another one outside loops
 TABULATED = """ddim heun edm dpm_2 dpm_3 dpm_2m dpmpp_2s dpmpp_3s dpmpp_2m dpmpp_3m unipc deis deis_rho lms
     ipndm pndm dpmpp_sde dpmpp_2m_sde dpmpp_3m_sde euler_ancestral mr_ode mr_sde rk_rho"""
 
@@ -73,6 +74,56 @@ def gradients() -> dict[str, Callable]:
         "gradient of restore": restoration,
         "NCHW network, sample": lambda: nchw("sample"),
         "NCHW network, gradient": lambda: nchw("gradient"),
+    }
+
+
+class ConvLast(eqx.Module):
+    """A network with channels last."""
+
+    kernels: list
+
+    def __init__(self, key, width: int = 32):
+        sizes, keys = [(3, width), (width, width), (width, 3)], jax.random.split(key, 3)
+        self.kernels = [
+            jax.random.normal(k, (3, 3, a, b)) / (9 * a) ** 0.5 for (a, b), k in zip(sizes, keys, strict=True)
+        ]
+
+    def __call__(self, x, t):
+        layout = ("NHWC", "HWIO", "NHWC")
+        for i, kernel in enumerate(self.kernels):
+            x = jax.lax.conv_general_dilated(
+                jax.nn.silu(x) if i else x, kernel, (1, 1), "SAME", None, None, layout
+            )
+        return x
+
+
+def loops() -> dict[str, Callable]:
+    """Ten calls of a network in a scan, and the same work with nothing in a loop."""
+    key, path, calls = jax.random.key(0), js.VP(), 10
+    grid = js.grids.log_snr(path, calls)
+
+    def scanned(net, x):
+        return js.sample(js.Denoiser(net, path, "noise"), x, x=x, key=None, grid=grid, adjoint=js.Direct())
+
+    def unrolled(net, x):
+        return js.loop(js.Denoiser(net, path, "noise"), path, grid, js.solvers.dpmpp_2m, x)
+
+    def forward(net, x, how):
+        program = eqx.filter_jit(how if how is scanned else lambda net, x: net(x, jnp.float32(0.5)))
+        return lambda: [program(net, x) for _ in range(1 if how is scanned else calls)]
+
+    def gradient(net, x, how):
+        program = eqx.filter_jit(eqx.filter_grad(lambda net, x: jnp.square(how(net, x)).mean()))
+        return lambda: program(net, x)
+
+    made = {"NCHW": (Conv(key), (8, 3, 32, 32)), "NHWC": (ConvLast(key), (8, 32, 32, 3))}
+    return {
+        f"{layout}, {work.__name__}{suffix}": lambda net=net, shape=shape, work=work, how=how: work(
+            net, jax.random.normal(key, shape), how
+        )
+        for layout, (net, shape) in made.items()
+        for work in (forward, gradient)
+        for suffix, how in (("", scanned), (UNROLLED, unrolled))
     }
 
 
@@ -144,7 +195,7 @@ def first_use() -> dict[str, Callable]:
 
 
 def cases() -> dict[str, Callable]:
-    return gradients() | eager() | tables() | small_states() | first_use()
+    return gradients() | loops() | eager() | tables() | small_states() | first_use()
 
 
 def main() -> None:

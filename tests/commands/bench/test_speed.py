@@ -25,6 +25,17 @@ def test_this_checkout_against_itself():
     assert speed.figure(results[0]).axes
 
 
+def test_what_a_loop_costs_is_told_of_both_checkouts():
+    """The median over the turns of a case over its work without a loop."""
+    seconds = {
+        "NCHW, forward": [(6.0, 1.2), (9.0, 1.1), (3.0, 5.0)],
+        "NCHW, forward, no loop": [(2.0, 1.0)] * 3,
+    }
+    text = speed.markdown(speed.Speed("a machine", "abc", seconds, {}, {}))
+    assert "NCHW, forward: time in a loop/outside 1.20 (older 3.00)." in text
+    assert text.count("in a loop/outside") == 1
+
+
 def test_a_folder_without_the_library_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no checkout of jaxsampler"):
         speed.measure(tmp_path)
