@@ -22,6 +22,7 @@ from ...paths import MeanReverting, grids
 from ...pretrained import samplers
 from ...scan.by_rows import ByRows
 from ...tables import Step, Table, tabulate
+from ...threefry import elementwise
 from ..compilations import waiting
 from .tiles import Tiled, fitting
 
@@ -101,7 +102,7 @@ def _look(seen: tuple, out: Float[Array, "n h w 3"] | None) -> Float[Array, "n h
 
 @eqx.filter_jit
 def _start(path: MeanReverting, key: Key, mu: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-    return path.prior(key, mu)
+    return path.prior(elementwise(key), mu)
 
 
 class Restorer:
