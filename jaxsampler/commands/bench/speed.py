@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import data
 from . import speed_cases
 from .timing import device
 
@@ -29,12 +30,16 @@ except ModuleNotFoundError:  # as it was called once
     from jaxsampler.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+PHOTO = "photo.png"  # stands for the path of a small photo
 PROCESSES = {  # what a new Python runs: (code, arguments, whether compiled programs may be there)
     "import jaxsampler": ("import jaxsampler", (), True),
     "import jax, equinox": ("import jax, equinox", (), True),
     "sample --n 64, nothing compiled": (COMMAND, ("sample", "--n", "64"), False),
     "sample --n 64, again": (COMMAND, ("sample", "--n", "64"), True),
     "restore, nothing compiled": (COMMAND, ("restore",), False),
+    "restore, again": (COMMAND, ("restore",), True),
+    "restore PHOTO, nothing compiled": (COMMAND, ("restore", PHOTO, "--task", "derain"), False),
+    "restore PHOTO, again": (COMMAND, ("restore", PHOTO, "--task", "derain"), True),
 }
 
 
@@ -75,6 +80,8 @@ class _Checkout:
     def run(self, name: str, scratch: Path) -> float:
         """Seconds of CPU time of a Python of its own; its bytecode is compiled before."""
         code, arguments, warm = PROCESSES[name]
+        result = "out.png" if PHOTO in arguments else "out"
+        arguments = [str(_photo(scratch)) if part == PHOTO else part for part in arguments]
         home = scratch / self.root.name
         if not warm:
             shutil.rmtree(home / "cache", ignore_errors=True)
@@ -82,7 +89,7 @@ class _Checkout:
         env |= {"XDG_CACHE_HOME": str(home / "cache"), "PYTHONPYCACHEPREFIX": str(home / "bytecode")}
         env["PYTHONDONTWRITEBYTECODE"] = ""
         with tempfile.TemporaryDirectory() as out:
-            where = ("--out", str(Path(out) / "out")) if arguments else ()
+            where = ("--out", str(Path(out) / result)) if arguments else ()
             command = [sys.executable, "-c", code, *arguments, *where]
             before = os.times()
             subprocess.run(command, env=env, cwd=self.root, check=True, capture_output=True)
@@ -93,6 +100,14 @@ class _Checkout:
         if self.process.stdin:
             self.process.stdin.close()
         self.process.wait()
+
+
+def _photo(folder: Path) -> Path:
+    """A photo of 256 x 192 pixels in this folder."""
+    if not (file := folder / PHOTO).exists():
+        pixels = data.held_out_photos()[0].image[:192, :256]
+        data.save_image(file, pixels, data.Form())
+    return file
 
 
 def measure(against: Path, rounds: int = 5, only: str = "") -> Speed:
