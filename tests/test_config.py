@@ -117,6 +117,7 @@ class Bounded:
         ("a.b.c.d = 1", "unknown key 'a'"),
         ("widths = [[[8]]]", "key 'widths' must be an integer; got [[8]]"),
     ],
+    ids=lambda text: text[:30],
 )
 def test_a_value_out_of_its_range_is_named(tmp_path, text, message):
     (tmp_path / "c.toml").write_text(text)

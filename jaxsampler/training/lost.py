@@ -46,7 +46,7 @@ class Watch:
             for name in sorted(found, reverse=True):  # the loss before its gradient
                 if not np.isfinite(found[name]):
                     self.stop(at, name, float(found[name]))
-            if self.newest is not None and at > self.newest.made:
+            if self.newest is not None:  # kept when all numbers before it had been seen
                 self.last, self.newest = self.newest, None
                 if self.best is None or self.last.loss < self.best.loss:
                     self.best = self.last

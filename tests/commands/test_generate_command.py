@@ -436,7 +436,7 @@ def test_kept_batches_are_not_trusted(sample, weights):
     assert np.array_equal(sample(*USUAL, out="good"), np.concatenate([want[:3] * 0, want[3:]]))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 200_000, '{"settings": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 200_000, '{"settings": 3}'], ids=range(6))
 def test_a_foreign_card_in_the_folder_is_named(sample, text):
     Path("out").mkdir()
     Path("out/samples.json").write_text(text)
