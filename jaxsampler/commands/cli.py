@@ -234,8 +234,8 @@ def bench(
     from .bench import quality_report
     from .bench import report as bench_report
 
-    if rounds < 1:
-        raise ValueError(f"--rounds must be at least 1, got {rounds}")
+    if not 1 <= rounds <= 1000:
+        raise ValueError(f"--rounds must be at least 1 and at most 1000, got {rounds}")
     if against is not None and what != "speed":
         raise ValueError(f"--against is for bench speed: leave it out of bench {what}")
     if what == "quality":

@@ -152,6 +152,7 @@ bench speed --against no/such/place
 bench inversion --against .
 bench inversion --rounds 0
 bench inversion --rounds -3
+bench gradients --rounds 1000000000
 bench inversion --config s.toml
 bench inversion --out text.txt
 bench quality --config c.toml

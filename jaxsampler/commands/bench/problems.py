@@ -18,6 +18,7 @@ another photo.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -32,6 +33,7 @@ from tqdm import tqdm
 
 from ... import pretrained, solvers
 from ...data import fashion
+from ...files import memory
 from ...numerics import Arr, Grid, Key
 from ...paths import EDM, VP, CondOT, Denoiser, Path, grids
 from ...paths import exact as models
@@ -43,6 +45,7 @@ from ...tables import Table, tabulate
 
 Samples = Float[np.ndarray, "n ..."]
 IMAGES, CLASSES = 2000, len(fashion.CLASSES)  # photos of the empirical model; classes of the networks
+COPIES = 8  # start, samples and converged ones, in float32 and float64
 FINE = solvers.unipc(order=3)  # the nearest of five families to 800 steps, on every problem
 PATHS: dict[str, Path] = {
     "mixture": VP(),
@@ -111,6 +114,7 @@ class Problem:
 
     def start(self, n: int, seed: int = 0) -> Samples:
         """x_T [n, *shape], float32; sample i is the same for every n."""
+        affordable(n, self.shape)
         like = jax.ShapeDtypeStruct((n, *self.shape), jnp.float32)
         return np.asarray(self.denoiser.prior(jax.random.key(seed), like))
 
@@ -163,6 +167,13 @@ def problem(
     return PROBLEMS[name](_Sources(data, weights, photos))
 
 
+def affordable(n: int, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError if n samples do not fit into the memory, as often as they are copied."""
+    most = memory() // (COPIES * 4 * math.prod(shape))
+    if n > most:
+        raise ValueError(f"{n} samples of shape {list(shape)} do not fit into the memory: at most {most} do")
+
+
 def in_turn(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Order photos so that classes take turns: photo i is of class i mod 10 while every class lasts."""
     rank = np.zeros_like(labels)
@@ -209,6 +220,7 @@ def _mixture(sources: _Sources) -> Problem:
 
     def real(split: str, n: int) -> Samples:
         rng = np.random.default_rng(["train", "test"].index(split) + 1)
+        affordable(n, (d,))
         which = np.arange(n) % k
         return (means[which] + stds[which] * rng.standard_normal((n, d))).astype(np.float32)
 

@@ -180,3 +180,12 @@ def test_refused_in_one_line(make, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         make(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_samples_that_do_not_fit_into_the_memory_are_refused(mixture, monkeypatch):
+    """Before anything is drawn: the numbers of a config may fill any machine."""
+    monkeypatch.setattr(problems, "memory", lambda: 2**20)
+    for draw in (mixture.start, lambda n: mixture.real("test", n)):
+        assert len(draw(512)) == 512
+        with pytest.raises(ValueError, match=r"513 samples of shape \[64\] do not fit .*: at most 512 do"):
+            draw(513)
