@@ -223,7 +223,10 @@ def fit(
         count += 1
         logs = (k + 1) % log_every == 0 or k + 1 == steps
         saves = file is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps)
-        watch.see(k + 1, numbers, all_now=logs or saves)
+        early = k + 1 < log_every and (k + 1) & k == 0  # 1, 2, 4, ..: before the first line of the log
+        watch.see(k + 1, numbers, all_now=logs or saves or early)
+        if early:
+            watch.keep(k + 1, state, float(numbers["loss"]))
         if logs:
             means = {name: float(x) / count for name, x in sums.items()}
             sums, count = None, 0

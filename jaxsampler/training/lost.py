@@ -23,8 +23,8 @@ class Watch:
     """Stops a training whose loss or gradient is lost, and keeps what it was before.
 
     Numbers are looked at two iterations late, so that nothing waits for them, but all of them before any is
-    logged or a state saved. States are kept in memory when the loss is logged. One is good once the next
-    iteration, which evaluates it, is finite.
+    logged or a state saved. States are kept in memory when the loss is logged, and before that after 1, 2, 4,
+    .. iterations. One is good once the next iteration, which evaluates it, is finite.
 
     Args:
         file: where the last good state goes; the best one goes into best.safetensors beside it.

@@ -212,8 +212,8 @@ def test_a_lost_loss_stops_the_training_at_its_iteration(tmp_path):
         go(folder=tmp_path, log_every=3)
     assert f"{tmp_path}/state.safetensors is the last good state, after 6 iterations" in str(told.value)
     assert f"{tmp_path}/best.safetensors is that of the lowest loss" in str(told.value)
-    assert "after 3" in str(told.value)
-    for name, made in (("state", 6), ("best", 3)):
+    assert str(told.value).endswith("lowest loss, 1, after 1")
+    for name, made in (("state", 6), ("best", 1)):
         kept = checkpoint.read(tmp_path / f"{name}.safetensors")
         assert kept["step"] == made
         assert kept["model"] == pytest.approx(1.2**made, rel=1e-5)
@@ -225,6 +225,17 @@ def test_a_lost_loss_stops_the_training_at_its_iteration(tmp_path):
     assert checkpoint.read(tmp_path / "state.safetensors")["step"] == 6
     with pytest.raises(ValueError, match=r"^the loss of iteration 9 is nan.* look at the data$"):
         go()
+
+
+def test_a_loss_that_is_lost_before_the_first_line_of_the_log(tmp_path):
+    loss, data = falling(bad=6)
+    options = dict(steps=20, seed=0, folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="the loss of iteration 6 is nan"):
+        fit(jnp.float32(1.0), loss, data, optax.sgd(0.1), **options)
+    for name in ("state", "best"):
+        kept = checkpoint.read(tmp_path / f"{name}.safetensors")
+        assert kept["step"] == 4
+        assert kept["model"] == pytest.approx(0.8**4, rel=1e-5)
 
 
 @pytest.mark.parametrize("minutes", [0.0, 5.0])
