@@ -116,6 +116,46 @@ def normal(key: Any, like: PyTree) -> PyTree:
     )
 
 
+def varying_like(tree: PyTree, x: PyTree) -> PyTree:
+    """The arrays, marked as differing between the devices of a `jax.shard_map` wherever x does.
+
+    Loops want the state that they start with marked like the one they end with.
+    """
+    axes = frozenset().union(*map(_varies_over, jax.tree.leaves(x)))
+    if not axes:
+        return tree
+
+    def mark(a: Any) -> Any:
+        missing = tuple(sorted(axes - _varies_over(jnp.asarray(a))))
+        return jax.lax.pcast(jnp.asarray(a), missing, to="varying") if missing else a
+
+    return jax.tree.map(mark, tree)
+
+
+def summed_like(cotangent: PyTree, primal: PyTree) -> PyTree:
+    """Cotangents, summed over the devices of a `jax.shard_map` that share the value they belong to."""
+
+    def leaf(ct: Any, value: Any) -> Any:
+        axes = tuple(sorted(_varies_over(ct) - _varies_over(value)))
+        return jax.lax.psum(ct, axes) if axes else ct
+
+    return jax.tree.map(leaf, cotangent, primal)
+
+
+def common(a: Any) -> Any:
+    """The least of a number over the devices of a `jax.shard_map`; itself elsewhere."""
+    axes = tuple(sorted(_varies_over(a)))
+    return jax.lax.pmin(a, axes) if axes else a
+
+
+def _varies_over(a: Any) -> frozenset:
+    """The axes of a `shard_map` over which an array differs."""
+    aval: Any = jax.typeof(a)
+    if hasattr(aval, "vma"):  # up to jax 0.9
+        return aval.vma
+    return frozenset() if aval.manual_axis_type is None else aval.manual_axis_type.varying
+
+
 def _beside(a: Any) -> dict:
     """Under `jax.set_mesh` with explicit axes, lay out what is drawn for `a` like it."""
     if not isinstance(a, jax.Array) or jax.sharding.get_abstract_mesh().empty:

@@ -164,12 +164,18 @@ def draw(tree):
     print(f"{len(drawn)} of {len(every)} mutations")
 
 
+def public(text):
+    """Names without a leading underscore, which functions lose when they move to a file of their own."""
+    return re.sub(r"\b_(?=[a-z])", "", text)
+
+
 def find(tree, m):
     """(file, expression) of a mutation in a checkout, None if it is gone."""
     found = []
     for place, node, occurrence in expressions(tree):
-        same, kept = place["function"] == m["function"], place["context"] == m["context"]
-        if (same or kept) and occurrence == m["occurrence"] and ast.unparse(node) == m["before"]:
+        same, kept = place["function"] == m["function"], public(place["context"]) == public(m["context"])
+        text = public(ast.unparse(node))
+        if (same or kept) and occurrence == m["occurrence"] and text == public(m["before"]):
             file = place["file"].split("/")[-1] == m["file"].split("/")[-1]
             found.append((same + kept, file, tree / place["file"], node))
     return max(found, key=lambda place: place[:2])[2:] if found else None
@@ -247,7 +253,8 @@ def run(tree, out, seconds, only):
                 continue
             path, began = place[0], time.monotonic()
             original, names = path.read_bytes(), tests(scratch, m, path)[far]
-            replace(*place, m["after"])
+            before, after = ast.unparse(place[1]), m["after"]
+            replace(*place, after if before == m["before"] else public(after))
             try:
                 failed = failures(scratch, names, 3 * seconds if far else seconds, "-x")
             finally:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..numerics import Arr, State, cast, is_traced, on_host, wide
+from ..numerics import Arr, State, cast, is_traced, on_host, summed_like, wide
 from ..paths import Denoiser, Path
 from ..paths.predictions import weights
 from ..scan import Direct
@@ -178,7 +178,7 @@ class AdjointDPM(eqx.Module):
             by_saved = jax.tree.map(lambda c: c.at[slots].set(0), ct_saved)
             by_state = (by_x, jax.tree.map(jnp.zeros_like, ct_state[1]))
             by_carry = cotangent._replace(state=by_state, saved=by_saved, fault=None)
-            return by_values, None, by_carry, by_entries, None
+            return summed_like(by_values, moving), None, by_carry, summed_like(by_entries, entries), None
 
         fold.defvjp(save, pull)
         return fold((leaves, hoisted, more), jax.tree.map(jnp.asarray, plan), carry, entries, scanned)

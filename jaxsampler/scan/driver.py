@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from ..convolutions import fast
 from ..eager import once
-from ..numerics import Key, State, is_traced, namespace
+from ..numerics import Key, State, common, is_traced, namespace, varying_like
 from ..paths import Denoiser
 from ..paths.predictions import match
 from .adjoints import RecursiveCheckpoint
@@ -150,8 +150,7 @@ def drive(
     args = adjoint, body, scanned, x, watch.per_step, _Part(saving, first, last, n)
     out, saved, fault = once(_loop, *args) if watch.jit else _loop(*args)
     if watch.check and (is_traced(fault) or fault < 2 * n):
-        number = jnp.clip(fault, 0, 2 * n - 1)
-        out = eqx.branched_error_if(out, fault < 2 * n, number, fault_messages(rows))
+        out = _unless_fault(out, fault, n, rows)
     if watch.stop is not None:
         carry = Carry(out, saved, fault)
         return Stopped(carry, solver, rows, model, key, denoiser, watch, observe, last)
@@ -159,6 +158,17 @@ def drive(
         return out
     start = rows.t[0] if hasattr(rows, "t") else np.nan
     return Trajectory(out, saved_times(points, slot, rows.end, start), saved)
+
+
+def _unless_fault(out: PyTree, fault: jax.Array, n: int, rows: Any) -> PyTree:
+    """`out`, or the error of the first fault, on whichever device it was."""
+    first = common(jnp.asarray(fault))
+    number = jnp.clip(first, 0, 2 * n - 1)
+    if first is fault or not is_traced(fault):
+        return eqx.branched_error_if(out, first < 2 * n, number, fault_messages(rows))
+    # devices of a `shard_map` differ in `out`, not in the error: a zero that waits for it joins them
+    zero = eqx.branched_error_if(jnp.zeros(()), first < 2 * n, number, fault_messages(rows))
+    return jax.tree.map(lambda a: a + zero.astype(a.dtype), out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,4 +223,5 @@ def _start(body: _Iteration, scanned: Scanned, x: State, part: _Part) -> Carry:
         if 0 in points and not body.data:
             write = lambda buffer, a: jax.lax.dynamic_update_index_in_dim(buffer, a, points.index(0), 0)
             saved = jax.tree.map(write, saved, state[0])
-    return Carry(state, saved, jnp.asarray(2 * part.rows, jnp.int32))
+    state, fault = varying_like((state, jnp.asarray(2 * part.rows, jnp.int32)), x)
+    return Carry(state, saved, fault)

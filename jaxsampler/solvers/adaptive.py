@@ -29,7 +29,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from ..numerics import Grid, Key, Scalar, State, is_traced, on_host, wide
+from ..numerics import Grid, Key, Scalar, State, is_traced, on_host, varying_like, wide
 from ..paths import Denoiser, Path
 from .exponential import checked_form, dpm_1, dpmpp_1
 from .factories import factory
@@ -132,7 +132,7 @@ class DPMAdaptive(eqx.Module):
 
     A `js.Solver`; `js.sample` returns an `Adaptive`. The grid `[t_max, t_end]` is enough; steps land on inner
     points of a grid, for `save` and hooks. An interval to sigma = 0 or from alpha = 0 is one first-order
-    step.
+    step. Inside `jax.shard_map` it needs check_vma=False: the loop is equinox's.
 
     Options:
         order: 2 (12) or 3 (23), the calls of a trial.
@@ -209,9 +209,10 @@ class DPMAdaptive(eqx.Module):
         number, zero = (lambda v: jnp.asarray(v, dtype)), jnp.zeros((), jnp.int32)
         previous = jax.tree.map(lambda a: a.astype(dtype), x) if self.published else None
         errors = None if self.pid is None else (number(0.0), number(0.0))
-        return x, _Control(
+        control = _Control(
             number(rows.t[0]), number(self.h_init), previous, errors, jnp.asarray(True), zero, zero, zero
         )
+        return x, varying_like(control, x)
 
     def step(self, model: Denoiser, state: tuple, row: Rows, key: Key | None = None) -> tuple:
         """Integrate to the end of one interval."""

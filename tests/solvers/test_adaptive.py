@@ -311,3 +311,20 @@ def test_user_errors():
         S.dpm_adaptive(form="midpoint")
     with pytest.raises(ValueError, match="nothing to adapt"):
         js.sample(gaussian(js.EDM())[0], X, key=None, solver=S.dpm_adaptive(), grid=[80.0, 0.0], x=X)
+
+
+@pytest.mark.parametrize(("order", "kind"), [(2, "noise"), (2, "data")])
+def test_a_trial_is_taken_if_its_error_is_at_most_one(order, kind):
+    """E of the first trial by steps of fixed size: it is taken at E = 0.95, not at 1.05."""
+    denoiser, h = mixture(VP)[0], 0.8
+    low, high = {"noise": (S.dpm_1, S.dpm_2), "data": (S.dpmpp_1, S.dpmpp_2s)}[kind]
+    trial = [ENDS[0], float(VP.time(float(VP.lam(ENDS[0])) + h))]
+    x_low, x_high = (js.sample(denoiser, x=X, grid=trial, solver=step) for step in (low, high))
+    relative = np.abs(x_high - x_low) / np.maximum(np.abs(x_low), np.abs(X))
+    whole = float(np.sqrt((relative**2).mean()))  # E at rtol = 1, atol = 0
+    for E in (0.95, 1.05):
+        solver = S.dpm_adaptive(order=order, kind=kind, atol=0.0, rtol=whole / E, h_init=h, max_steps=1)
+        out = js.sample(denoiser, x=X, grid=list(ENDS), solver=solver)
+        assert (int(out.accepted), int(out.rejected)) == ((1, 0) if E < 1 else (0, 1))
+        np.testing.assert_allclose(out.t, trial[1] if E < 1 else trial[0], rtol=1e-12)
+        np.testing.assert_allclose(out.x, x_high if E < 1 else X, rtol=1e-10)

@@ -134,6 +134,8 @@ def solve(
 ) -> Solution:
     """Solve the flow from x at t_max to t_min with diffrax: the adaptive reference for every sampler.
 
+    Inside `jax.shard_map` it needs check_vma=False, because diffrax's loops do not say what differs there.
+
     Where sigma(t_min) = 0 and the network does not determine the slope there (as data networks do not in
     rho), the solver stops at the path's own t_min (or, if that does not help, at a hundredth of t_max) and
     one data prediction leads on, as at the end of a default grid.

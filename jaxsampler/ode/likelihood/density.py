@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...numerics import Grid, Key, Scalar, State, on_host, wide
+from ...numerics import Grid, Key, Scalar, State, on_host, varying_like, wide
 from ...paths import EDM, Denoiser, grids
 from ...scan import run
 from ...solvers import rk_rho
@@ -122,7 +122,7 @@ def log_prob(
         )
     if controller is None and (solver is None or isinstance(solver, Step)):
         table = _table(levels, _schedule(solver, len(levels) - 1))
-        y, volume = run(field, table, (y, jnp.zeros((), dtype)), adjoint=adjoint, jit=jit)
+        y, volume = run(field, table, (y, varying_like(jnp.zeros((), dtype), y)), adjoint=adjoint, jit=jit)
     else:
         y, volume = _adaptive(field, y, (bottom, top), solver, controller, adjoint)
     x_T = flow.leave(y, high)
@@ -210,7 +210,7 @@ def _adaptive(
             f"{type(solver).__name__} is stochastic (or for split fields): "
             "only the probability flow has a likelihood"
         )
-    zero = jnp.zeros((), wide(y))
+    zero = varying_like(jnp.zeros((), wide(y)), y)
     with lenient():
         solution: Any = diffrax.diffeqsolve(
             diffrax.ODETerm(field.slope),
