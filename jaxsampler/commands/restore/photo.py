@@ -75,9 +75,8 @@ def restore(
         for i, t in enumerate(rows.times):
             out = jnp.zeros_like(x) if windows else None
             for window in windows or [None]:
-                out = _look((net, x, t, mu, task, window), out)
-                if not bar.disable:
-                    jax.block_until_ready(out)
+                # calls that wait in a queue would hold their memory at the same time
+                out = jax.block_until_ready(_look((net, x, t, mu, task, window), out))
                 bar.update()
             x, state = rows.advance(i, state, out)
     return x
