@@ -18,9 +18,8 @@ import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse
-from safetensors.numpy import save as serialise
 
-from .files import from_json, read_some, write
+from .files import from_json, read_some, write, write_arrays
 
 T = TypeVar("T")
 ARRAY = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -47,7 +46,7 @@ def save(path: str | Path, tree: PyTree, card: Card | None = None) -> None:
     """Write the array leaves of `tree` to `path`, and `card` as JSON beside it (suffix .json)."""
     if card is not None:
         write(Path(path).with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
-    write(path, serialise({name: np.asarray(leaf) for name, leaf in named(tree).items()}))
+    write_arrays(path, named(tree))
 
 
 def load(path: str | Path, like: T) -> T:

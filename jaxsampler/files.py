@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 try:
     import fcntl
 except ModuleNotFoundError:  # not on this system: folders are not claimed
@@ -46,6 +48,31 @@ def write(path: str | Path, data: bytes, *, parents: bool = True) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def write_arrays(path: str | Path, arrays: dict[str, Any], header: dict[str, str] | None = None) -> None:
+    """Write arrays as one safetensors file.
+
+    safetensors writes the memory of an array as it lies, so a transposed one would come back as other
+    numbers: all are made contiguous, and what will be written is read back before it replaces anything.
+
+    Raises:
+        ValueError: an array does not come back as it is.
+        OSError: as `write`.
+    """
+    from safetensors.numpy import load, save
+
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    data = save(whole, header)
+    again = load(data)
+    for name, array in whole.items():
+        other = again[name]
+        if (other.dtype, other.shape, other.tobytes()) != (array.dtype, array.shape, array.tobytes()):
+            raise ValueError(
+                f"cannot write {path}: its array {name!r} does not come back from safetensors as it is; "
+                "nothing is written"
+            )
+    write(path, data)
 
 
 def writable(folder: Path) -> Path:

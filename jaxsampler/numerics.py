@@ -84,6 +84,28 @@ def _phi_slope(k: int, primals: tuple, tangents: tuple) -> tuple:
     return value, (value - k * _traced_phi(k + 1, z)) * dz
 
 
+def root(x: Any) -> Any:
+    """sqrt(x), with the derivative 0 where x = 0: what is at its end there does not move."""
+    xp = namespace(x)
+    return xp.sqrt(x) if xp is np else xp.where(x == 0, 0.0, xp.sqrt(xp.where(x == 0, 1.0, x)))
+
+
+def hypotenuse(square: Any, b: Any) -> Any:
+    """sqrt(square + b^2) for b >= 0, with the derivatives of b where both are 0."""
+    xp = namespace(square, b)
+    total = square + b**2
+    return xp.where(total == 0, b, xp.sqrt(xp.where(total == 0, 1.0, total)))
+
+
+def power(x: Any, p: Any) -> Any:
+    """x^p for x >= 0, with finite derivatives: at x = 0 those of x for p = 1, else 0."""
+    xp = namespace(x, p)
+    if xp is np:
+        return x**p
+    base = xp.where(x == 0, 1.0, x)
+    return xp.where(x == 0, xp.where(p == 0, 1.0, xp.where(p == 1, x, 0.0)), base**p)
+
+
 def cast(a: Scalar, like: Arr) -> jax.Array:
     """The scalar `a` in the dtype of `like`, so that strict promotion never widens or refuses a state."""
     return jnp.asarray(a).astype(like.dtype)

@@ -35,7 +35,7 @@ from ..scan.adjoints import as_arrays, explicit, floats
 from ..scan.driver import drive
 from ..scan.protocol import Body, Carry, Scanned, Watch
 from ..scan.table_solver import Columns, TableSolver, rows_of
-from ..solvers import rk_rho
+from ..solvers import dpm_1, dpmpp_1, rk_rho
 from ..tables import Step, Table, step
 from ..tables.scheduling import schedule
 from ..tables.tabulation import assemble
@@ -237,9 +237,28 @@ def rising_table(solver: Step, path: Path, grid: np.ndarray, kind: str) -> Table
     steps = schedule(solver, len(grid) - 1, to_zero=False, from_noise=False)
     with on_host():
         clean = bool(np.asarray(path.sigma(rising[0])) == 0)
-    if clean and "data" in (kind, solver.kind):  # the data say nothing of the noise there
+        pure = bool(np.asarray(path.alpha(rising[-1])) == 0)
+    if clean and not _noise_is_known(path, rising[0], kind):
         steps[0] = _out_of_clean_data
+    elif clean and solver.kind == "data":  # the data there say nothing of the noise, but the network does
+        steps[0] = dpm_1
+    if (
+        pure and solver.kind in ("data", "noise") and len(steps) > 1
+    ):  # an infinite step in lam has a first-order part only
+        steps[-1] = dpmpp_1 if solver.kind == "data" else dpm_1
     return assemble(path, rising, steps)
+
+
+def _noise_is_known(path: Path, t: float, kind: str) -> bool:
+    """Whether a network of this kind tells the noise at t, where sigma = 0: data do not, nor a score."""
+    if kind in ("data", "score"):
+        return False
+    with on_host():
+        try:
+            weights(path, t, kind, "noise")
+        except ValueError:  # a velocity where sigma' is infinite
+            return False
+    return True
 
 
 def _integrate(table: Table, field: Callable, state: State, per_step: PyTree, hook: Callable | None) -> State:

@@ -1,6 +1,7 @@
 """Closed-form denoisers: exact predictions of known data distributions, for tests, examples and studies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..numerics import Arr, Scalar, Time, cast
+from ..numerics import Arr, Scalar, Time, cast, is_traced
 from .base import Path
 from .predictions import Denoiser
 
@@ -42,8 +43,11 @@ def gaussian_mixture(
 
     Args:
         means: [k, d].
-        stds: a number, [k], or [k, d] (per axis).
+        stds: a number, [k], or [k, d] (per axis); 0 is a point.
         weights: [k]; equal if None.
+
+    Raises:
+        ValueError: means are not finite, stds negative or weights not positive, as far as they are known.
 
     Example:
         >>> denoiser = js.models.gaussian_mixture([[-1.0], [1.0]], 0.1, js.CondOT())
@@ -58,10 +62,20 @@ def gaussian_mixture(
             raise ValueError(
                 f"{name} must have one entry for each of the {k} means; got shape {np.shape(value)}"
             )
+    _refuse("means", means, np.isfinite, "finite")
+    _refuse("stds", stds, lambda v: np.isfinite(v) & (v >= 0), "finite, 0 or more")
+    if weights is not None:
+        _refuse("weights", weights, lambda v: np.isfinite(v) & (v > 0), "positive: leave a component out")
     stds = jnp.asarray(stds, means.dtype)
     stds = stds if stds.ndim == 2 else jnp.broadcast_to(stds, (k,))[:, None]
     weights = jnp.full((k,), 1 / k, means.dtype) if weights is None else jnp.asarray(weights, means.dtype)
     return Denoiser(_Mixture(means, stds, weights / weights.sum(), path), path, "data")
+
+
+def _refuse(name: str, values: Any, right: Callable, what: str) -> None:
+    """ValueError if numbers that are known are not right."""
+    if not is_traced(values) and not np.all(right(np.asarray(values, np.float64))):
+        raise ValueError(f"{name}={np.asarray(values).tolist()}: {name} must be {what}")
 
 
 CHUNK, NEAR = 1000, 8  # images at a time, and how many of them are measured exactly

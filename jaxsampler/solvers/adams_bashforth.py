@@ -14,9 +14,10 @@ panel between the knots of a tabulated schedule. The released code sums 10^4 lef
 References: Zhang & Chen 2023 (DEIS); Crowson 2022 (k-diffusion).
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from ..tables.authoring import ramp, variants
 from .exponential import Times, Value, dpm_1, taylor
 
 RECTANGLES = 10_000
+MOST = 10.0  # to which the sizes of the weights of a step into sigma = 0 may add up
 
 
 @functools.cache
@@ -108,6 +110,12 @@ def deis_rho(order: int = 4, published: bool = False) -> Step:
 
         x_s = DDIM(x_t, sum_j c_j eps_j),    c_j the mean over the step of the j-th Lagrange polynomial in rho
 
+    A step into sigma = 0 that is long against those before it extrapolates: with many steps its c_j grow like
+    their number to the power of order - 1 (8,800 at 1,000 Karras steps of EDM) and multiply the rounding of
+    the network's outputs. Where their sizes add up to more than 10, from some 100 steps on, this one step is
+    of order 2. It gives up accuracy that rounding would have taken: its error is of third order in the last
+    rho, 2e-3 on EDM.
+
     Options:
         order: 1 to 4, the number of outputs used.
         published: integrate by the released code's Riemann sums.
@@ -118,23 +126,45 @@ def deis_rho(order: int = 4, published: bool = False) -> Step:
                [ 0.0444, -0.8444]])
     """
 
-    def formula(path, ts, x, past, model, z):
+    u, w = gauss(2)
+    if published:
+        u, w = np.arange(RECTANGLES) / RECTANGLES, np.ones(RECTANGLES) / RECTANGLES
+
+    def averages(nodes: list, new: Scalar) -> list:
+        """c_j of the outputs at these rho."""
+        at = nodes[0] + (new - nodes[0]) * over(u, new)
+        return [(over(w, new) * lagrange(nodes, j, at)).sum(0) for j in range(len(nodes))]
+
+    def update(path: Path, ts: Times, x: Value, past: Sequence, model: Callable, bounded: bool) -> Value:
         eps = [model(x, ts[-2]), *past]
         new, *nodes = [path.rho(ts[-1 - j]) for j in range(len(eps) + 1)]
-        u, w = (
-            (np.arange(RECTANGLES) / RECTANGLES, np.ones(RECTANGLES) / RECTANGLES) if published else gauss(2)
-        )
-        u, w = over(u, new), over(w, new)
-        return ddim_of_average(path, ts, x, eps, nodes, nodes[0] + (new - nodes[0]) * u, w)
+        c = averages(nodes, new)
+        if bounded:
+            xp = namespace(*c)
+            low = [*averages(nodes[:2], new), *[0.0] * (len(eps) - 2)]
+            large = sum(xp.abs(v) for v in c) > MOST
+            c = [xp.where(large, a, b) for a, b in zip(low, c, strict=True)]
+        return taylor(path, ts[-2], ts[-1], x, [sum(v * e for v, e in zip(c, eps, strict=True))], "noise")
 
-    return ramp("deis_rho", formula, order, kind="noise")
+    def formula(path, ts, x, past, model, z):
+        return update(path, ts, x, past, model, bounded=False)
+
+    def into_zero(path, ts, x, past, model, z):
+        return update(path, ts, x, past, model, bounded=True)
+
+    steps = ramp("deis_rho", formula, order, kind="noise").family
+    last = lambda p: Step(into_zero, "deis_rho", kind="noise", order=p, past=p - 1) if p > 2 else None
+    family: list[Step] = []
+    for p, member in enumerate(steps, 1):
+        family.append(dataclasses.replace(member, start=tuple(family), to_zero=last(p)))
+    return family[-1]
 
 
 @variants
 def lms(order: int = 4) -> Step:
     """Linear multistep method of k-diffusion [Crowson 2022].
 
-    It is Adams-Bashforth in rho with exact integrals, which is `deis_rho`.
+    It is Adams-Bashforth in rho with exact integrals, which is `deis_rho`, its last step included.
 
     Options:
         order: 1 to 4, the number of outputs used.

@@ -10,7 +10,7 @@ References: Song et al. 2021a (DDIM, eq. 12, 16); Ho et al. 2020 (DDPM, eq. 6, 7
 posterior sampling).
 """
 
-from ..numerics import Scalar, Time, namespace
+from ..numerics import Scalar, Time, hypotenuse, namespace, root
 from ..paths import Path
 from ..tables import Step, step
 from ..tables.authoring import variants
@@ -33,11 +33,13 @@ def unrescaled(path: Path, ts: Times, published: bool) -> tuple[Time, Time]:
 
 def _ddim(path, ts, x, past, model, z, eta: Scalar = 0.0):
     t, s = ts[-2:]
-    xp = namespace(path.sigma(s), eta)
-    sd = eta * path.sigma(s) / path.sigma(t) * xp.sqrt(xp.maximum(variance(path, t, s), 0.0))
+    ratio = path.alpha(t) / path.alpha(s) * (path.sigma(s) / path.sigma(t))
     m = model(x, t)
-    x = path.alpha(s) * m + xp.sqrt(path.sigma(s) ** 2 - sd**2) / path.sigma(t) * (x - path.alpha(t) * m)
-    return x if isinstance(z, tuple) else x + sd * z
+    kept = (
+        path.sigma(s) / path.sigma(t) * hypotenuse(1 - eta**2, eta * ratio)
+    )  # sqrt(sigma_s^2 - d^2)/sigma_t
+    x = path.alpha(s) * m + kept * (x - path.alpha(t) * m)
+    return x if isinstance(z, tuple) else x + eta * path.sigma(s) * root(1 - ratio**2) * z
 
 
 @variants
@@ -87,9 +89,10 @@ def ddpm(path, ts, x, past, model, z, *, variance_type: str = "fixed_small"):
     t, s = ts[-2:]
     v, shrink = variance(path, t, s), (path.sigma(s) / path.sigma(t)) ** 2
     mean = path.alpha(t) / path.alpha(s) * shrink * x + path.alpha(s) * v / path.sigma(t) ** 2 * model(x, t)
-    xp = namespace(v)
+    if variance_type == "fixed_small":
+        return mean + path.sigma(s) / path.sigma(t) * root(v) * z
     last = path.sigma(s) == 0  # no noise enters clean data, whatever the variance type
-    return mean + xp.where(last, 0.0, xp.sqrt(v * (shrink if variance_type == "fixed_small" else 1.0))) * z
+    return mean + namespace(v).where(last, 0.0, root(v)) * z
 
 
 @step(kind="data", order=1, noises=1)
@@ -111,4 +114,4 @@ def posterior(path, ts, x, past, model, z, *, published: bool = False):
     t, s = unrescaled(path, ts, published)
     v, kept = variance(path, t, s), path.alpha(t) / path.alpha(s)
     mean = (kept * path.sigma(s) ** 2 * x + path.alpha(s) * v * model(x, t)) / path.sigma(t) ** 2
-    return mean + path.sigma(s) / path.sigma(t) * namespace(v).sqrt(v) * z
+    return mean + path.sigma(s) / path.sigma(t) * root(v) * z

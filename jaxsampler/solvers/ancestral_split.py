@@ -16,7 +16,7 @@ For eta = 1, down = rho_s^2/rho_t, and the midpoint in lam between t and `down` 
 References: Song et al. 2021a, eq. 16 (eta); Crowson 2022, k-diffusion (the samplers).
 """
 
-from ..numerics import Scalar, Time, namespace
+from ..numerics import Scalar, Time, hypotenuse, namespace, root
 from ..paths import Path
 from ..tables import step
 from .exponential import Value, dpm_1, dpmpp_1
@@ -24,16 +24,17 @@ from .exponential import Value, dpm_1, dpmpp_1
 
 def split(path: Path, t: Time, s: Time, eta: Scalar) -> tuple[Scalar, Scalar]:
     """Return (down, up): the level that the ODE leads to, and the deviation of the noise back up to rho_s."""
-    ratio = path.rho(s) / path.rho(t)
+    ratio = path.rho(s) * (path.alpha(t) / path.sigma(t))  # rho_t may be infinite
     xp = namespace(ratio, eta)
-    up = xp.minimum(eta * xp.sqrt(1 - ratio**2), 1.0)  # in units of rho_s: there is no room for more noise
-    down = xp.sqrt(xp.maximum((1 - eta**2) + (eta * ratio) ** 2, 0.0))  # 1 - up^2 without cancellation
+    up = xp.minimum(eta * root(1 - ratio**2), 1.0)  # in units of rho_s: there is no room for more noise
+    rest = xp.maximum(1 - eta**2, -((eta * ratio) ** 2))
+    down = hypotenuse(rest, eta * ratio)  # 1 - up^2 without cancellation
     return path.rho(s) * down, path.rho(s) * up
 
 
 def _level(path: Path, t: Time, x: Value, x0: Value, level: Scalar) -> Value:
     """y at `level` by one DDIM step from x at t; finite out of alpha_t = 0."""
-    return level / path.sigma(t) * x + (1 - level / path.rho(t)) * x0
+    return level / path.sigma(t) * x + (1 - level * path.alpha(t) / path.sigma(t)) * x0
 
 
 def _between(path: Path, t: Time, level: Scalar, r: Scalar) -> tuple[Scalar, Time]:

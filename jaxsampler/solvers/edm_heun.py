@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics import Scalar, Time, namespace
+from ..numerics import Scalar, Time, namespace, on_host, root
 from ..paths import EDM, Path
 from ..spelling import nearest
 from ..tables import Step
@@ -201,14 +201,14 @@ def churn(
         rho = path.rho(t)
         xp = namespace(rho, s_churn, s_min, s_max)
         churned, gamma = (s_min <= rho) & (rho <= s_max), xp.minimum(s_churn / n, math.sqrt(2) - 1)
-        if not isinstance(path, EDM):
-            end = path.rho(path.t_max)
-            churned, gamma = churned & (rho < end), xp.minimum(gamma, end / rho - 1)
-        gamma = xp.where(
-            churned, gamma, 1.0
-        )  # any positive number: the unused square root stays differentiable
+        with on_host():
+            end = math.inf if isinstance(path, EDM) else float(path.rho(path.t_max))
+        churned = churned & (rho < end)
+        # any positive numbers where there is no churn: what is not used stays differentiable
+        rho = xp.where(churned, rho, 1.0)
+        gamma = xp.where(churned, gamma if math.isinf(end) else xp.minimum(gamma, end / rho - 1), 1.0)
         raised = xp.where(churned, path.time(-xp.log((1 + gamma) * rho)), t)
-        y = x / path.alpha(t) + xp.where(churned, s_noise * rho * xp.sqrt(gamma * (2 + gamma)), 0.0) * z
+        y = x / path.alpha(t) + xp.where(churned, s_noise * rho * root(gamma * (2 + gamma)), 0.0) * z
         return solver.formula(path, [raised, s], path.alpha(raised) * y, past, model, ())
 
     options = (s_churn, s_min, s_max, s_noise)

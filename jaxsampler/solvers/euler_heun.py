@@ -9,7 +9,7 @@ IR-SDE steps one training index per call whatever the grid, and subtracts the no
 References: Song et al. 2021b, eq. 6, 13 (reverse SDE, probability flow); Maruyama 1955.
 """
 
-from ..numerics import Scalar, namespace
+from ..numerics import Scalar, root
 from ..tables import step
 from .ancestral import unrescaled
 
@@ -87,5 +87,5 @@ def euler_maruyama(path, ts, x, past, model, z, *, published: bool = False):
     t, s = unrescaled(path, ts, published)
     f = path.alpha_dot(t) / path.alpha(t)
     g2_over_sigma = 2 * (path.sigma_dot(t) - f * path.sigma(t))
-    noise = namespace(t).sqrt(g2_over_sigma * path.sigma(t) * (t - s)) * z
+    noise = root(g2_over_sigma * path.sigma(t) * (t - s)) * z
     return x + (s - t) * (f * x + g2_over_sigma * model(x, t)) + (-noise if published else noise)

@@ -17,7 +17,7 @@ References: Lu et al. 2022a (DPM-Solver), 2022b (DPM-Solver++); Li et al. 2025 (
 
 from collections.abc import Callable, Sequence
 
-from ..numerics import Arr, Scalar, Time, namespace, phi
+from ..numerics import Arr, Scalar, Time, phi
 from ..paths import Path
 from ..tables import Step, step
 from ..tables.authoring import variants
@@ -31,12 +31,13 @@ def taylor(path: Path, t: Time, s: Time, x: Value, derivatives: Sequence[Value],
     """Solve exactly from t to s, the network being the polynomial in lam with derivatives [F, F', F''] at t.
 
     It is written in ratios, not exponentials: finite into sigma_s = 0 (first order) and, for data, out of
-    alpha_t = 0.
+    alpha_t = 0, derivatives too.
     """
     h = path.lam(s) - path.lam(t)
     F, *higher = derivatives
     if kind == "data":
-        x = path.sigma(s) / path.sigma(t) * x - path.alpha(s) * namespace(h).expm1(-h) * F
+        ratio = path.sigma(s) / path.sigma(t)
+        x = ratio * x + (path.alpha(s) - ratio * path.alpha(t)) * F
         return x + sum(path.alpha(s) * h ** (k + 1) * phi(k + 1, -h) * d for k, d in enumerate(higher, 1))
     ratio = path.alpha(s) / path.alpha(t)
     x = ratio * x + (path.sigma(s) - ratio * path.sigma(t)) * F

@@ -15,7 +15,7 @@ order) and h < 0.54 (second order) only.
 References: Lu et al. 2022b (SDE-DPM-Solver++); Li et al. 2025 (MR Sampler).
 """
 
-from ..numerics import Scalar, namespace, phi
+from ..numerics import Scalar, namespace, phi, power, root
 from ..paths import Path
 from ..tables import Step, step
 from ..tables.authoring import variants
@@ -25,10 +25,10 @@ from .exponential import Times, Value, checked_form, dpm_1, pick, published_mr_s
 def _data(path: Path, ts: Times, x: Value, F: Value, z: Value, eta: Scalar) -> tuple[Value, Scalar, Scalar]:
     """First order; also h and (1 + eta) h for the terms that follow."""
     t, s = ts[-2:]
-    h, ratio = path.lam(s) - path.lam(t), path.rho(s) / path.rho(t)
-    xp = namespace(h, eta)
-    mean = path.sigma(s) / path.sigma(t) * ratio**eta * x - path.alpha(s) * xp.expm1(-(1 + eta) * h) * F
-    return mean + path.sigma(s) * xp.sqrt(1 - ratio ** (2 * eta)) * z, h, (1 + eta) * h
+    h, shrink = path.lam(s) - path.lam(t), path.sigma(s) / path.sigma(t)
+    ratio = shrink * (path.alpha(t) / path.alpha(s))
+    mean = shrink * power(ratio, eta) * x + path.alpha(s) * (1 - power(ratio, 1 + eta)) * F
+    return mean + path.sigma(s) * root(1 - power(ratio, 2 * eta)) * z, h, (1 + eta) * h
 
 
 @step(kind="data", order=1, noises=1)
@@ -108,9 +108,7 @@ def _noise(path: Path, ts: Times, x: Value, F: Value, z: Value) -> Value:
     t, s = ts[-2:]
     ratio = path.alpha(s) / path.alpha(t)
     grown = ratio * path.sigma(t)  # sigma_s e^h
-    return (
-        ratio * x - 2 * (grown - path.sigma(s)) * F + namespace(grown).sqrt(grown**2 - path.sigma(s) ** 2) * z
-    )
+    return ratio * x - 2 * (grown - path.sigma(s)) * F + root(grown**2 - path.sigma(s) ** 2) * z
 
 
 @step(kind="noise", order=1, noises=1, to_zero=dpm_1)

@@ -21,7 +21,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from ..files import from_json, write
+from ..files import from_json, write_arrays
 from ..numerics import Arr, Grid, on_host
 from ..paths import Path
 
@@ -125,16 +125,9 @@ class Statistics(eqx.Module):
 
     def save(self, path: str | FilePath) -> None:
         """Write one safetensors file, whole or not at all; its metadata hold path, lam and origin as JSON."""
-        from safetensors.numpy import save
-
         card = {"lam": self.ends, "mark": self.mark, "about": self.about}
-        write(
-            path,
-            save(
-                {name: np.ascontiguousarray(getattr(self, name)) for name in "lsb"},
-                metadata={"statistics": json.dumps(card)},
-            ),
-        )
+        arrays = {name: getattr(self, name) for name in "lsb"}
+        write_arrays(path, arrays, {"statistics": json.dumps(card)})
 
     @staticmethod
     def load(path: str | FilePath) -> "Statistics":

@@ -14,7 +14,7 @@ class Remembered:
 
     @property
     def __class__(self):  # isinstance sees the path: a step may ask what it runs on
-        return type(self._path)
+        return self._path.__class__
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._path, name)

@@ -6,7 +6,10 @@ from .steps import Step
 
 
 def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[Step]:
-    """One step per interval: the rules of a step spelled out, or a list of steps taken literally."""
+    """One step per interval: the rules of a step spelled out, or a list of steps taken literally.
+
+    Out of alpha = 0 a listed step gives way to its own step for that, as it cannot start there.
+    """
     if isinstance(solver, Step):
         family = solver.family
         if solver.rule is not None:
@@ -22,6 +25,8 @@ def schedule(solver: Any, n: int, *, to_zero: bool, from_noise: bool) -> list[St
         steps = list(solver)
         if len(steps) != n:
             raise ValueError(f"a schedule needs one step per interval: {len(steps)} steps for {n} intervals")
+        if from_noise and steps[0].from_noise is not None:  # the step itself cannot leave alpha = 0
+            steps[0] = steps[0].from_noise
     else:
         raise TypeError(
             f"solver must be a step, a list of steps or a js.Solver, got {solver!r}; see js.solvers.by_name"

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..files import from_json, write
+from ..files import from_json, write_arrays
 from ..numerics import Arr, Scalar, is_traced, namespace
 
 MOST_DRAWS = 16  # of noise for each row: steps need one or two
@@ -105,8 +105,6 @@ class Table(eqx.Module):
             TypeError: a value of `about` cannot be encoded as JSON.
             OSError: the file cannot be written; there is none then.
         """
-        from safetensors.numpy import save
-
         for name, value in about.items():
             try:
                 json.dumps(value)
@@ -115,8 +113,8 @@ class Table(eqx.Module):
                     f"cannot save {name}={value!r} about a table: {e}; give strings, numbers, lists or dicts"
                 ) from None
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {name: np.asarray(a, order="C") for name, a in given.items() if a is not None}
-        write(path, save(arrays, {"about": json.dumps(about)}))
+        arrays = {name: a for name, a in given.items() if a is not None}
+        write_arrays(path, arrays, {"about": json.dumps(about)})
 
     @staticmethod
     def load(path: str | Path) -> "Table":

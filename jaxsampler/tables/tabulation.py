@@ -21,6 +21,7 @@ from .rows import Row, Rows, Value
 from .scheduling import schedule
 from .steps import Step
 from .table import Table
+from .tamed import Tamed
 
 
 def tabulate(
@@ -35,8 +36,10 @@ def tabulate(
 
     Args:
         path: the schedule.
-        grid: n+1 decreasing times. A traced grid gives a traced, differentiable table.
-        solver: a step, or a list with one step per interval, taken literally.
+        grid: n+1 decreasing times. A traced grid gives a traced, differentiable table. Its derivatives are
+            finite: one that does not exist (sigma of VP at t = 0, lam at alpha = 0) counts as 0.
+        solver: a step, or a list with one step per interval, taken literally (but for a first one that
+            cannot leave alpha = 0, such as `dpmpp_2s`: its own step for that takes its place).
         to_zero: whether the last interval takes the solver's step into sigma = 0. None looks it up; of a
             traced grid it takes the answer to be no, so say True if the grid ends there, else the samples are
             NaN.
@@ -54,7 +57,8 @@ def tabulate(
     grid = grids.checked(path, grid)
     if is_traced(grid):
         steps = schedule(solver, len(grid) - 1, to_zero=bool(to_zero), from_noise=bool(from_noise))
-        return _table(path, Rows(path, grid, steps), grid)
+        tamed: Any = Tamed(path)
+        return _table(tamed, Rows(tamed, grid, steps), grid)
     steps = [step for step in _listed(solver) if isinstance(step, Step)]
     if is_traced([step.given for step in steps]) or not all(step.ours for step in steps):
         return _concrete(path, grid, solver, to_zero, from_noise)  # a user's step may read what changes
@@ -88,7 +92,8 @@ def tabulate_points(path: Path, grid: Any, steps: Sequence[Step]) -> Table:
     """`tabulate` for a traced grid and steps that read single times only, `ts[-2]` and the like: less to
     compile.
     """
-    known: Any = Remembered(path)
+    tamed: Any = Tamed(path)
+    known: Any = Remembered(tamed)
     return _table(known, Rows(known, Points(grid), steps), grid)
 
 
@@ -104,11 +109,18 @@ def assemble(path: Any, grid: Arr, steps: Sequence[Step]) -> Table:
         bad = ~np.all(finite, axis=0)
         if np.any(bad):
             t = table.t[int(np.argmax(bad))]
+            last = steps[-1].to_zero
+            into_zero = last is not None and float(path.sigma(grid[-1])) == 0
             raise ValueError(
                 f"the coefficients of row {int(np.argmax(bad))} (model call at t={t:g}, "
                 f"alpha={float(path.alpha(t)):.3g}, sigma={float(path.sigma(t)):.3g}) are not finite: "
-                "this solver cannot use that end of the path; keep the grid away from it, or use a data-kind "
-                "solver"
+                + (
+                    f"{steps[-1].name} cannot step into sigma = 0, and a list of steps is taken literally; "
+                    f"end it with {last.name}"
+                    if into_zero and last is not None
+                    else "this solver cannot use that end of the path; keep the grid away from it, or use a "
+                    "data-kind solver"
+                )
             )
     return table
 
