@@ -157,6 +157,10 @@ class McCallumFoster(_InRho):
         grid, c = _rho_rows(path, grid)
         return Rows(grid[:-1], grid[1:], c)
 
+    def growth(self, rows: Rows) -> np.ndarray:
+        """By how much the inverse of each row amplifies rounding."""
+        return np.full(len(rows.t), 1 / self.coupling)
+
     def init(self, x: State, rows: Rows) -> tuple:
         """Both states start at x."""
         return x, x

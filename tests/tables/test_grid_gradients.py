@@ -11,34 +11,27 @@ import jaxsampler as js
 
 pytestmark = pytest.mark.usefixtures("x64")
 S = js.solvers
-OT = [1.0, 0.6, 0.3, 0.1, 0.0]
+OT = [1.0, 0.6, 0.3, 0.0]
 SOLVERS = {
     "ddim": S.ddim,
     "ddim eta": S.ddim(eta=0.5),
     "ddim eta 1": S.ddim(eta=1.0),
     "ddpm": S.ddpm,
-    "posterior": S.posterior,
     "euler": S.euler,
     "heun": S.heun,
     "euler_ancestral": S.euler_ancestral,
-    "euler_ancestral 0": S.euler_ancestral(eta=0.0),
     "dpmpp_2s_ancestral": S.dpmpp_2s_ancestral,
     "dpmpp_2s_ancestral 0.5": S.dpmpp_2s_ancestral(eta=0.5),
     "dpmpp_sde": S.dpmpp_sde,
     "dpmpp_sde 0": S.dpmpp_sde(eta=0.0),
     "dpmpp_2s": S.dpmpp_2s,
-    "dpmpp_3s": S.dpmpp_3s,
     "dpmpp_sde_1": S.dpmpp_sde_1,
     "dpmpp_sde_1 0": S.dpmpp_sde_1(eta=0.0),
     "dpmpp_2m": S.dpmpp_2m,
     "dpmpp_3m": S.dpmpp_3m,
-    "dpmpp_2m_sde": S.dpmpp_2m_sde,
     "dpmpp_2m_sde 0": S.dpmpp_2m_sde(eta=0.0),
-    "dpmpp_3m_sde": S.dpmpp_3m_sde,
-    "unipc": S.unipc,
-    "unipc vary": S.unipc(variant="vary"),
+    "unipc": S.unipc(order=2),
     "churn": S.edm(s_churn=1.0),
-    "no churn": S.edm(s_churn=1.0, s_max=0.0),
 }
 READ_THE_FIRST_LAM = ("dpmpp_2m", "dpmpp_3m", "unipc", "dpmpp_2m_sde", "dpmpp_3m_sde")
 # there alpha = 0: 1/(lam_1 - lam_0) has an infinite slope
@@ -81,10 +74,10 @@ def test_from_pure_noise_into_clean_data(name):
     np.testing.assert_allclose(reverse[there], wanted[there], rtol=1e-4, atol=1e-4 * np.abs(wanted[1:]).max())
 
 
-@pytest.mark.parametrize("name", ["ddim", "ddim eta 1", "ddpm", "dpmpp_2m", "dpmpp_sde_1 0", "unipc"])
+@pytest.mark.parametrize("name", ["ddim", "ddim eta 1", "ddpm", "dpmpp_2m", "dpmpp_sde_1 0"])
 def test_where_sigma_itself_has_no_slope(name):
     """VP at t = 0, where sigma grows like sqrt(t): the other times are right, and the last is finite."""
-    grid = [1.0, 0.5, 0.2, 0.05, 0.0]
+    grid = [1.0, 0.5, 0.2, 0.0]
     reverse, forward, wanted = slopes(js.VP(), grid, SOLVERS[name], to_zero=True, from_noise=False)
     assert np.isfinite(reverse).all()
     np.testing.assert_allclose(forward, reverse, rtol=1e-8, atol=1e-8)
@@ -110,7 +103,6 @@ def test_a_sample_moves_with_its_grid():
             return t**self.power
 
     grid = jnp.array([0.9, 0.5, 0.1])
-    weight = lambda p: js.tabulate(Bent(p), grid, S.ddim).A[0]  # sigma_s/sigma_t = (5/9)^p
-    traced = lambda p: jax.jit(lambda p, g: js.tabulate(Bent(p), g, S.ddim).A[0])(p, grid)
-    for f in (weight, traced):
-        np.testing.assert_allclose(jax.grad(f)(jnp.float64(2.0)), (5 / 9) ** 2 * np.log(5 / 9), rtol=1e-10)
+    weight = lambda p, g: js.tabulate(Bent(p), g, S.ddim).A[0]  # sigma_s/sigma_t = (5/9)^p
+    slope = jax.jit(jax.grad(weight))(jnp.float64(2.0), grid)
+    np.testing.assert_allclose(slope, (5 / 9) ** 2 * np.log(5 / 9), rtol=1e-10)
