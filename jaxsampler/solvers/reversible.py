@@ -8,11 +8,11 @@ b eps(x, t); rho = sigma/alpha.
     obelm    x' = (..) x_prev + (..) x + (..) eps(x), second order, no parameter
 
 The solvers of dy/drho = eps, y = x/alpha, are in `reversible_rho.py`. The inverse amplifies rounding: by 1/g per step or more for bdia, by 1/p^2 for edict, and for obelm by the
-square of the ratio of two steps in rho, all in all (d_first/d_last)^2 in y = x/alpha, and 7e5 in x
-for 24 steps in lam on VP. A network that contracts (clusters of data, where x says what the noise is) damps this; one
-that does not shows it in float32. `js.Reversible()` keeps states against it; `js.inversion.invert` cannot,
-and wants float64 or equal steps in rho. bdia with g < 0.9 loses all digits on long grids, and warns of it. A
-last interval into sigma = 0 is a DDIM step.
+square of the ratio of two steps in rho, all in all (d_first/d_last)^2 in y = x/alpha, and 7e5 in x for 24
+steps in lam on VP. A network that contracts (clusters of data, where x says what the noise is) damps this;
+one that does not shows it in float32. `js.Reversible()` keeps states against it; `js.inversion.invert`
+cannot, and wants float64 or equal steps in rho. bdia with g < 0.9 loses all digits on long grids, and warns
+of it. A last interval into sigma = 0 is a DDIM step.
 """
 
 import math
