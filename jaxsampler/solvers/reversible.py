@@ -7,7 +7,9 @@ b eps(x, t); rho = sigma/alpha.
     bdia     x' = g x_prev + (..) x + (..) eps(x): DDIM forth, minus g times DDIM back
     obelm    x' = (..) x_prev + (..) x + (..) eps(x), second order, no parameter
 
-The solvers of dy/drho = eps, y = x/alpha, are in `reversible_rho.py`. The inverse amplifies rounding: by 1/g per step or more for bdia, by 1/p^2 for edict, and for obelm by the
+The solvers of dy/drho = eps, y = x/alpha, are in `reversible_rho.py`.
+
+The inverse amplifies rounding: by 1/g per step or more for bdia, by 1/p^2 for edict, and for obelm by the
 square of the ratio of two steps in rho, all in all (d_first/d_last)^2 in y = x/alpha, and 7e5 in x for 24
 steps in lam on VP. A network that contracts (clusters of data, where x says what the noise is) damps this;
 one that does not shows it in float32. `js.Reversible()` keeps states against it; `js.inversion.invert`
