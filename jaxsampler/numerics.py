@@ -94,7 +94,8 @@ def hypotenuse(square: Any, b: Any) -> Any:
     """sqrt(square + b^2) for b >= 0, with the derivatives of b where both are 0."""
     xp = namespace(square, b)
     total = square + b**2
-    return xp.where(total == 0, b, xp.sqrt(xp.where(total == 0, 1.0, total)))
+    at_zero = xp.where(square == 0, b, 0.0 * b)
+    return xp.where(total == 0, at_zero, xp.sqrt(xp.where(total == 0, 1.0, total)))
 
 
 def power(x: Any, p: Any) -> Any:

@@ -64,6 +64,7 @@ class _Iteration:
         model = model if entry is None else with_entry(model, entry)
         model = noting(model, said) if self.data else model
         model = observed(model, outputs_finite) if self.check and self.observe else model
+        state = self.solver.lifted(state, row) if hasattr(self.solver, "lifted") else state
         state = self.solver.step(model, state, row, key)
         if self.check:
             outputs = jnp.stack(outputs_finite).all() if outputs_finite else jnp.asarray(True)
@@ -156,7 +157,8 @@ def drive(
         return Stopped(carry, solver, rows, model, key, denoiser, watch, observe, last)
     if saved is None:
         return out
-    start = rows.t[0] if hasattr(rows, "t") else np.nan
+    begin = getattr(rows, "begin", None)
+    start = begin[0] if begin is not None else rows.t[0] if hasattr(rows, "t") else np.nan
     return Trajectory(out, saved_times(points, slot, rows.end, start), saved)
 
 

@@ -22,7 +22,7 @@ from .brownian import Brownian
 from .brownian import spans as brownian_spans
 from .driver import drive
 from .protocol import Adjoint, Save, StepEnd, Watch
-from .table_solver import TableSolver, parts_of, rows_of
+from .table_solver import TableSolver, parts_of, rows_of, seen
 
 
 def run(
@@ -123,13 +123,18 @@ def run_watched(
         noise = [Brownian(jax.random.fold_in(key, p)) for p in range(len(parts))]
     elif not (is_traced(table) or any(part.draws for part in parts) or _needs_key(watch)):
         key = None  # nothing to draw
+    draws: list | None = None
+    if watch.hook is None and watch.save is None and watch.stop is None:  # nobody sees the ends of intervals
+        parts = [dataclasses.replace(part, lift=None) for part in parts]
+    else:
+        parts, draws = (list(a) for a in zip(*map(seen, parts), strict=True))
     starts: list = [_unless((1, 0), part.start.astype(dtype)) for part in parts]
     if key is None and noise is None and is_traced(table):
         noisy = jnp.stack([(part.C != 0).any() | (part.start[1] != 0) for part in parts]).any()
         starts = [jnp.where(noisy, jnp.nan, part.start.astype(dtype)) for part in parts]
     return drive(
         TableSolver(starts, key, noise, structure),
-        cast_floats(rows_of(table, spans, pairs), dtype),
+        cast_floats(rows_of(structure.unflatten(parts), spans, pairs, draws), dtype),
         Prediction(model),
         x,
         key=key,

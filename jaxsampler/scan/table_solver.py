@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from ..numerics import Arr, Key, Scalar, State, axpy, cast, normal
+from ..numerics import Arr, Key, Scalar, State, axpy, cast, namespace, normal
 from ..tables import Table
 from ..threefry import elementwise
 
@@ -30,6 +31,8 @@ class Columns(NamedTuple):
     slot: Arr
     keep: Arr
     draw: Arr
+    lift: Arr | None
+    lift_draw: Arr | None = None
 
 
 class Rows(NamedTuple):
@@ -38,6 +41,7 @@ class Rows(NamedTuple):
     Attributes:
         tables: those of all parts.
         spans: the angles between which draws are increments of a Brownian path.
+        begin: the time of x_T; None if it is that of the first call.
         asked: the weights that make the prediction that the row wants from a network's, None where that is
             its own.
         t, end: times of the first part.
@@ -50,14 +54,31 @@ class Rows(NamedTuple):
     t: Arr
     end: Arr
     when: Any
+    begin: Arr | None = None
 
 
-def rows_of(tables: Table | dict[str, Table], spans: list | None, asked: Any = None) -> Rows:
-    """The rows of one table, or of one for each part of the state."""
+def rows_of(
+    tables: Table | dict[str, Table], spans: list | None, asked: Any = None, draws: list | None = None
+) -> Rows:
+    """The rows of one table, or of one for each part of the state; `draws` are those of `seen`."""
     parts, structure = parts_of(tables)
-    columns = [Columns(*(getattr(part, name) for name in Columns._fields)) for part in parts]
+    named = Columns._fields[:-1]
+    columns = [
+        Columns(*(getattr(part, name) for name in named), None if draws is None else draws[p])
+        for p, part in enumerate(parts)
+    ]
+    known = parts[0].lift is not None and parts[0].begin is not None
+    begin = namespace(parts[0].t).full_like(parts[0].t, parts[0].begin) if known else None
     when = structure.unflatten([part.end for part in parts])
-    return Rows(columns, spans, asked, parts[0].t, parts[0].end, when)
+    return Rows(
+        columns,
+        spans,
+        asked,
+        parts[0].t,
+        parts[0].end,
+        when,
+        begin,
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -113,6 +134,16 @@ class TableSolver:
             new.append(registers)
         return self.structure.unflatten(parts), new
 
+    def lifted(self, state: tuple, row: Rows) -> tuple:
+        """The state at the row's call, of that at the end of the interval before: churn, for instance."""
+        x, memory = state
+        parts = self.structure.flatten_up_to(x)
+        for p, table in enumerate(row.tables):
+            if table.lift is not None:
+                moved = _moved(table.lift, parts[p], memory[p])
+                parts[p] = _add_noise(moved, table.lift[1], self.draw(p, table.lift_draw, None, parts[p]))
+        return self.structure.unflatten(parts), memory
+
     def final(self, state: tuple) -> State:
         """The state after the last row."""
         return state[0]
@@ -130,6 +161,38 @@ def _advance(row: Columns, x: State, memory: State, m: State) -> tuple[State, St
 
     memory = jax.tree.map(write, memory, x, m)
     return jax.tree.map(update, x, memory), memory
+
+
+def seen(table: Table) -> tuple[Table, Arr | None]:
+    """The table whose rows end where their intervals do, and the draws of what then leads to the next call.
+
+    The lift of a row, and the start before the first one, are made at the beginning of the next row.
+    """
+    if table.lift is None:
+        return table, None
+    xp, (scale, noise), rest = namespace(table.lift), table.lift[:, :2].T, table.lift[:, 2:]
+    regs = rest.shape[1]
+    first = xp.concatenate([xp.asarray(table.start, table.lift.dtype), xp.zeros(regs, table.lift.dtype)])
+    own = dataclasses.replace(
+        table,
+        A=table.A / scale,
+        B=(table.B - rest) / scale[:, None],
+        C=(table.C - noise) / scale,
+        start=xp.asarray([1.0, 0.0], table.lift.dtype),
+        lift=xp.concatenate([first[None], table.lift[:-1]]),
+    )
+    return own, np.append(np.int32(0), table.draw[:-1]).astype(np.int32)
+
+
+def _moved(lift: Arr, x: State, memory: State) -> State:
+    """The scaled state and the registers, without noise."""
+
+    def leaf(a, registers):
+        return sum(
+            (cast(lift[2 + r], a) * registers[r] for r in range(registers.shape[0])), cast(lift[0], a) * a
+        )
+
+    return jax.tree.map(leaf, x, memory)
 
 
 def parts_of(tables: Table | dict[str, Table]) -> tuple[list[Table], Any]:

@@ -88,7 +88,19 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
         end=new_end,
         start=np.asarray(table.start, np.float64) * before[0] * priors,
         begin=None if table.begin is None else to_begin,
+        lift=None if table.lift is None else _lift(table, source, target, before, after),
     )
+
+
+def _lift(
+    table: Table, source: Path, target: Path, before: np.ndarray, after: np.ndarray
+) -> Float[np.ndarray, "nfe more"]:
+    """Return the moves to the next call, from the units at the end of the interval to those of the call."""
+    end, lift = np.asarray(table.end, np.float64), np.asarray(table.lift, np.float64)
+    at_end = _same_level(source, target, end)[1]
+    scale = np.where(np.isnan(end), 1.0, after / at_end)
+    state, noise = lift[:, :1] * scale[:, None], lift[:, 1:2] * after[:, None]
+    return np.concatenate([state, noise, lift[:, 2:] * after[:, None] / _units(table, before)], 1)
 
 
 def _same_level(source: Path, target: Path, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ from .steps import Step
 from .units import UnitRun, basis_size, checked_run, unit_run
 
 Value = tuple[str, int]  # ("m" or "x", the row that makes it)
+STATE, NOISE = ("state", -1), ("noise", -1)  # those at hand
 
 
 class Combination(dict):
@@ -114,6 +115,8 @@ class Rows:
         rows: one for each network call.
         start: scale of x_T and weight of draw 0 before the first row.
         last_use: the last row that reads each value.
+        lifts: what leads from the end of an interval to the first call of the next one, by the row that does.
+        lifted: whether there are such moves.
     """
 
     def __init__(self, path: Any, grid: Any, steps: Sequence[Step]):
@@ -122,6 +125,8 @@ class Rows:
         self._known = {} if self._traced else intervals.runs(path, grid, steps)
         self.rows: list[Row] = []
         self.start: list = [1.0, 0.0]
+        self.lifts: dict[int, Combination] = {}  # of the state (None) and of values
+        self.lifted = False
         self.last_use: dict[Value, int] = {}
         self._first: list[int] = []  # row of the first call of each interval
         self._origins: list[
@@ -203,12 +208,15 @@ class Rows:
         if entry is interval.basis[0]:
             return
         noise = entry[interval.z_at] if step.noises else 0.0
+        self.lifted = True
         if not self.rows:
             self.start = [entry[0], noise]
             return
         last = self.rows[-1]
         last.A, last.C = entry[0] * last.A, entry[0] * last.C + noise
         last.B = entry[0] * last.B + interval.registers(entry, 0)
+        moved = Combination({STATE: entry[0], NOISE: noise}) + interval.registers(entry, 0)
+        self.lifts[len(self.rows) - 1] = moved
         if interval.before:
             if last.noisy:
                 raise ValueError(

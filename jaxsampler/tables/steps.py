@@ -72,8 +72,7 @@ class Step:
         assumed: for the first interval only, (path, t, kind) -> c: the output is taken to be c x, in any
             kind, without a call.
         noises: draws per step. They enter at its last updates, in order.
-        churn: the first draw enters before the first call; saved states and hooks then see the state after
-            it.
+        churn: the first draw enters before the first call; saved states and hooks see the state before it.
         start: the steps of the first intervals, lowest order first; they serve `lower_order_final` too.
         to_zero: the step into sigma = 0.
         from_noise: the step out of alpha = 0.

@@ -43,6 +43,9 @@ class Table(eqx.Module):
         draw: which standard normal draw the row adds.
         start: x_T is scaled by start[0] and gets start[1] times draw 0 before the first call.
         begin: the time of x_T, the first of the grid; None if it is not known.
+        lift: what a row does to the state at the end of an interval before it arrives at the next call, as
+            churn does: its scale, and the weights of the row's draw and of the registers. A, B and C contain
+            it; saved states and hooks see the state without. None: no row does.
 
     Example:
         >>> js.tabulate(js.VP(), js.grids.log_snr(js.VP(), 5), js.solvers.dpmpp_2m)
@@ -60,6 +63,7 @@ class Table(eqx.Module):
     draw: Int[Arr, "*b nfe"]
     start: Float[Arr, "*b 2"]
     begin: Float[Arr, "*b"] | None = None
+    lift: Float[Arr, "*b nfe more"] | None = None
 
     def __repr__(self) -> str:
         if not all(isinstance(a, Arr) for a in (self.t, self.B, self.end, self.C)):
@@ -156,6 +160,7 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
             "form": (*many, nfe, 2),
             "start": (*many, 2),
             "begin": (*many,),
+            "lift": (*many, nfe, arrays["B"].shape[-1] + 2),
         }
         want = want.get(name, (*many, nfe))
         if array.dtype.kind != kind or array.shape != want:
@@ -207,7 +212,16 @@ def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Tab
         draw=rows(table.draw),
         start=table.start,
         begin=table.begin,
+        lift=None if table.lift is None else _padded_lift(table.lift, more, regs - table.regs),
     )
+
+
+def _padded_lift(lift: Arr, nfe: int, regs: int) -> Arr:
+    """With this many more rows that do nothing, and unused registers."""
+    xp = namespace(lift)
+    wider = xp.pad(lift, [(0, 0), (0, regs)])
+    none = xp.zeros_like(wider[:1]).repeat(nfe, 0)
+    return xp.concatenate([wider, none + xp.asarray(np.eye(1, wider.shape[1]), wider.dtype)])
 
 
 def stack(tables: Sequence[Table]) -> Table:
@@ -225,4 +239,7 @@ def stack(tables: Sequence[Table]) -> Table:
     padded = [pad(t, nfe=nfe, regs=regs) for t in tables]
     if any(t.begin is None for t in tables):
         padded = [dataclasses.replace(t, begin=None) for t in padded]
+    if any(t.lift is not None for t in tables):
+        none = np.zeros((nfe, regs + 2)) + np.eye(1, regs + 2)
+        padded = [t if t.lift is not None else dataclasses.replace(t, lift=none) for t in padded]
     return jax.tree.map(lambda *a: namespace(*a).stack(a), *padded)

@@ -17,7 +17,7 @@ from ..numerics import Arr, Grid, is_traced, namespace, on_host
 from ..paths import Path, grids
 from ..paths.predictions import linear_form
 from .remembered import Points, Remembered
-from .rows import Row, Rows, Value
+from .rows import NOISE, STATE, Row, Rows, Value
 from .scheduling import schedule
 from .steps import Step
 from .table import Table
@@ -152,6 +152,7 @@ def _table(path: Path, built: Rows, grid: Any) -> Table:
     """Assign registers and assemble the columns."""
     rows, nfe = built.rows, len(built.rows)
     registers = _Registers(built.last_use)
+    lifts: list[dict[int, Any]] = []
     slot, keep = np.zeros(nfe, np.int32), np.zeros(nfe, np.int32)
     weights_at: list[dict[int, Any]] = []
     for r, row in enumerate(rows):
@@ -159,17 +160,29 @@ def _table(path: Path, built: Rows, grid: Any) -> Table:
         kept = ("x", r) in built.last_use  # kept first, then overwritten by the output
         keep[r] = registers.allocate(("x", r), r) if kept else slot[r]
         weights_at.append({registers.of[value]: b for value, b in row.B.items()})
+        moved = built.lifts.get(r, {})
+        lifts.append({registers.of[value]: w for value, w in moved.items() if value not in (STATE, NOISE)})
 
     def column(values: Sequence) -> Any:
         xp = namespace(*values) if is_traced(values) else np
         dtype = jnp.result_type(float) if xp is jnp and not is_traced(grid) else grid.dtype
         return xp.stack([xp.asarray(v, dtype) for v in values])
 
+    def per_register(weights: list) -> Any:
+        return column([column([w.get(k, 0.0) for k in range(len(registers.holder))]) for w in weights])
+
     t = column([row.t for row in rows])
+    lift = None
+    if built.lifted:
+        moves = [built.lifts.get(r, {}) for r in range(nfe)]
+        scale, noise = (
+            column([moved.get(v, none) for moved in moves]) for v, none in ((STATE, 1.0), (NOISE, 0.0))
+        )
+        lift = namespace(scale, t).concatenate([scale[:, None], noise[:, None], per_register(lifts)], axis=1)
     return Table(
         t=t,
         A=column([row.A for row in rows]),
-        B=column([column([w.get(k, 0.0) for k in range(len(registers.holder))]) for w in weights_at]),
+        B=per_register(weights_at),
         C=column([row.C for row in rows]),
         form=_forms(path, t, rows),
         end=column([row.end for row in rows]),
@@ -178,6 +191,7 @@ def _table(path: Path, built: Rows, grid: Any) -> Table:
         draw=np.array([row.draw for row in rows], np.int32),
         start=column(built.start),
         begin=namespace(t).asarray(grid[0], t.dtype),
+        lift=lift,
     )
 
 
