@@ -117,9 +117,21 @@ def wide(x: PyTree) -> Any:
     return max([jnp.dtype(jnp.float32), *[a.dtype for a in jax.tree.leaves(x)]], key=lambda d: d.itemsize)
 
 
+def widened(a: Arr) -> jax.Array:
+    """`a` in float32 at least: half precision stores states, but sums with large weights overflow in it."""
+    a = jnp.asarray(a)
+    return a.astype(jnp.float32) if a.dtype.itemsize < 4 else a
+
+
 def axpy(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
-    """a x + b y, leaf by leaf, in the dtype of x."""
-    return jax.tree.map(lambda u, v: cast(a, u) * u + cast(b, u) * v.astype(u.dtype), x, y)
+    """a x + b y, leaf by leaf, in the dtype of x (summed in float32 at least)."""
+
+    def leaf(u, v):
+        wider = widened(u)
+        total = cast(a, wider) * wider + cast(b, wider) * v.astype(wider.dtype)
+        return total.astype(u.dtype)
+
+    return jax.tree.map(leaf, x, y)
 
 
 def normal(key: Any, like: PyTree) -> PyTree:

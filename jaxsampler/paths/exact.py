@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..numerics import Arr, Scalar, Time, cast, is_traced
+from ..numerics import Arr, Scalar, Time, cast, is_traced, widened
 from .base import Path
 from .predictions import Denoiser
 
@@ -23,6 +23,8 @@ class _Mixture(eqx.Module):
     path: Path
 
     def __call__(self, x: Float[Array, "*batch d"], t: Time) -> Float[Array, "*batch d"]:
+        if x.dtype.itemsize < 4:  # squares of large sigma overflow in half precision
+            return self(widened(x), t).astype(x.dtype)
         if x.ndim > 1:
             return jax.vmap(lambda y: self(y, t))(x)
         y = self.path.centred(x)
@@ -89,6 +91,8 @@ class _Empirical(eqx.Module):
     path: Path
 
     def __call__(self, x: Float[Array, "..."], t: Time) -> Float[Array, "..."]:
+        if x.dtype.itemsize < 4:
+            return self(widened(x), t).astype(x.dtype)
         shape = self.images.shape[1:]
         if x.shape[x.ndim - len(shape) :] != shape:
             raise ValueError(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..numerics import Arr, Key, Scalar, State, axpy, cast, namespace, normal
+from ..numerics import Arr, Key, Scalar, State, axpy, cast, namespace, normal, widened
 from ..tables import Table
 from ..threefry import elementwise
 
@@ -157,7 +157,7 @@ def _advance(row: Columns, x: State, memory: State, m: State) -> tuple[State, St
         return jax.lax.dynamic_update_index_in_dim(registers, b, row.slot, 0)
 
     def update(a, registers):
-        return sum((cast(row.B[r], a) * registers[r] for r in range(row.B.shape[-1])), cast(row.A, a) * a)
+        return _combined(row.A, row.B, a, registers)
 
     memory = jax.tree.map(write, memory, x, m)
     return jax.tree.map(update, x, memory), memory
@@ -188,11 +188,16 @@ def _moved(lift: Arr, x: State, memory: State) -> State:
     """The scaled state and the registers, without noise."""
 
     def leaf(a, registers):
-        return sum(
-            (cast(lift[2 + r], a) * registers[r] for r in range(registers.shape[0])), cast(lift[0], a) * a
-        )
+        return _combined(lift[0], lift[2:], a, registers)
 
     return jax.tree.map(leaf, x, memory)
+
+
+def _combined(scale: Scalar, weights: Arr, a: Arr, registers: Arr) -> Arr:
+    """scale a + sum_r weights_r registers_r in the dtype of a, summed in float32 at least."""
+    wider = widened(a)
+    terms = (cast(weights[r], wider) * registers[r].astype(wider.dtype) for r in range(registers.shape[0]))
+    return sum(terms, cast(scale, wider) * wider).astype(a.dtype)
 
 
 def parts_of(tables: Table | dict[str, Table]) -> tuple[list[Table], Any]:
@@ -204,6 +209,10 @@ def _add_noise(x: State, weight: Scalar, z: State | None) -> State:
     """x + weight z; a draw that is missing (NaN) counts only if its weight is not zero."""
     if z is None:
         return x
-    return jax.tree.map(
-        lambda a, b: a + cast(weight, a) * jnp.where(jnp.isnan(b) & (weight == 0), 0, b), x, z
-    )
+
+    def leaf(a, b):
+        wider = widened(a)
+        drawn = jnp.where(jnp.isnan(b) & (weight == 0), 0, b).astype(wider.dtype)
+        return (wider + cast(weight, wider) * drawn).astype(a.dtype)
+
+    return jax.tree.map(leaf, x, z)
