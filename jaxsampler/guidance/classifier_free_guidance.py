@@ -41,6 +41,8 @@ class _Guided(eqx.Module):
 def classifier_free(cond: Callable, uncond: Callable, w: Scalar | None = None) -> Callable:
     """Guide by eps_u + w (eps_c - eps_u) [Ho & Salimans 2022, eq. 6]; the result is of the kind of `cond`.
 
+    Name the two, `cond=` and `uncond=`: swapped, they guide away from the condition, and nothing tells.
+
     Args:
         cond: a Denoiser, or a callable (x, t) for a callable.
         uncond: the same without the condition: a Denoiser of any kind on the path of `cond`, or a callable of
@@ -51,7 +53,7 @@ def classifier_free(cond: Callable, uncond: Callable, w: Scalar | None = None) -
     Example:
         >>> cond = js.Denoiser(lambda x, t: 0 * x + 1.0, js.VP(), "noise")
         >>> uncond = js.Denoiser(lambda x, t: 0 * x - 1.0, js.VP(), "noise")
-        >>> guided = js.guidance.classifier_free(cond, uncond, w=3.0)
+        >>> guided = js.guidance.classifier_free(cond=cond, uncond=uncond, w=3.0)
         >>> guided(jnp.zeros(1), 0.5, "noise").tolist()  # -1 + 3 (1 + 1)
         [5.0]
     """

@@ -52,7 +52,11 @@ def observed(model: Callable, finite: list) -> Callable:
 
     def watched(*args):
         m = model(*args)
-        finite.append(all_finite(m))
+        fine = all_finite(m)
+        weights = jax.tree.leaves(args[2]) if len(args) > 2 else []
+        for weight in weights:  # of the conversion to what the row wants: not the network's fault
+            fine = fine | ~jnp.isfinite(weight).all()
+        finite.append(fine)
         return m
 
     return watched
@@ -164,5 +168,9 @@ def fault_messages(rows: Any) -> list[str]:
     return [
         f"{w}: {what}"
         for w in where
-        for what in ("the network returned a non-finite value", "the state became non-finite")
+        for what in (
+            "the network returned a non-finite value",
+            "the state became non-finite; where alpha = 0 a noise or score network, and where sigma = 0 a "
+            "data network, may not tell what the solver wants",
+        )
     ]

@@ -21,6 +21,7 @@ from ..tables import Table
 from .brownian import Brownian
 from .brownian import spans as brownian_spans
 from .driver import drive
+from .other_paths import check_path
 from .protocol import Adjoint, Save, StepEnd, Watch
 from .table_solver import TableSolver, parts_of, rows_of, seen
 
@@ -110,6 +111,7 @@ def run_watched(
                 f"tables for {sorted(table)}, but the denoiser has one path: give js.Denoiser a dict of "
                 "paths with these names"
             )
+        each(denoiser.path, check_path, table)
         known = lambda path, table: _unless((0, 1), row_weights(denoiser.kind, path, table))
         pairs = each(denoiser.path, known, table)
     parts, structure = parts_of(table)

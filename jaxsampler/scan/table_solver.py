@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from ..numerics import Arr, Key, Scalar, State, axpy, cast, namespace, normal, widened
@@ -181,7 +180,8 @@ def seen(table: Table) -> tuple[Table, Arr | None]:
         start=xp.asarray([1.0, 0.0], table.lift.dtype),
         lift=xp.concatenate([first[None], table.lift[:-1]]),
     )
-    return own, np.append(np.int32(0), table.draw[:-1]).astype(np.int32)
+    draws = namespace(table.draw)
+    return own, draws.concatenate([draws.zeros_like(table.draw[:1]), table.draw[:-1]])
 
 
 def _moved(lift: Arr, x: State, memory: State) -> State:

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from ..numerics import is_traced, on_host
 from ..paths import Path
 from ..tables import Table
+from ..tables.tabulation import mark_of
 
 
 def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[str, Path]) -> Table:
@@ -88,6 +89,7 @@ def transfer(table: Table, source: Path | dict[str, Path], target: Path | dict[s
         end=new_end,
         start=np.asarray(table.start, np.float64) * before[0] * priors,
         begin=None if table.begin is None else to_begin,
+        made_on=None if table.made_on is None else mark_of(target),
         lift=None if table.lift is None else _lift(table, source, target, before, after),
     )
 

@@ -58,6 +58,7 @@ def from_unrolled(
         draw=np.zeros(len(t), np.int32),
         start=base.start * A[0],
         begin=base.begin,
+        made_on=base.made_on,
     )
 
 

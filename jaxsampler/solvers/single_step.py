@@ -172,7 +172,8 @@ def singlestep(
 
     Steps of `order` come first, then lower ones for the calls that are left. Order 3 ends with orders (2, 1),
     (1) or (2) as nfe mod 3 is 0, 1 or 2; order 2 ends with a first-order step if nfe is odd. A last step of
-    first order costs an error h^2 once, so the whole has order 2 at most (`singlestep_fixed` keeps 3). On
+    first order costs an error h^2 once, so the whole has order 2 at most (`singlestep_fixed` keeps 3). Out of
+    alpha = 0 the first step gives way to one of first order, with one call. On
     `js.EDM` with `log_snr` and kind="noise" this is k-diffusion's `dpm_fast`.
 
     Args:

@@ -46,6 +46,8 @@ class Table(eqx.Module):
         lift: what a row does to the state at the end of an interval before it arrives at the next call, as
             churn does: its scale, and the weights of the row's draw and of the registers. A, B and C contain
             it; saved states and hooks see the state without. None: no row does.
+        made_on: (t, alpha, sigma) at some times of the path that the table was made on, by which `run` tells
+            another path; None if it is not known.
 
     Example:
         >>> js.tabulate(js.VP(), js.grids.log_snr(js.VP(), 5), js.solvers.dpmpp_2m)
@@ -64,6 +66,7 @@ class Table(eqx.Module):
     start: Float[Arr, "*b 2"]
     begin: Float[Arr, "*b"] | None = None
     lift: Float[Arr, "*b nfe more"] | None = None
+    made_on: Float[Arr, "*b times 3"] | None = None
 
     def __repr__(self) -> str:
         if not all(isinstance(a, Arr) for a in (self.t, self.B, self.end, self.C)):
@@ -160,6 +163,7 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
             "form": (*many, nfe, 2),
             "start": (*many, 2),
             "begin": (*many,),
+            "made_on": (*many, *np.shape(arrays.get("made_on"))[-2:-1], 3),
             "lift": (*many, nfe, arrays["B"].shape[-1] + 2),
         }
         want = want.get(name, (*many, nfe))
@@ -212,6 +216,7 @@ def pad(table: Table, *, nfe: int | None = None, regs: int | None = None) -> Tab
         draw=rows(table.draw),
         start=table.start,
         begin=table.begin,
+        made_on=table.made_on,
         lift=None if table.lift is None else _padded_lift(table.lift, more, regs - table.regs),
     )
 
@@ -237,8 +242,9 @@ def stack(tables: Sequence[Table]) -> Table:
         raise ValueError("no tables to stack")
     nfe, regs = max(t.nfe for t in tables), max(t.regs for t in tables)
     padded = [pad(t, nfe=nfe, regs=regs) for t in tables]
-    if any(t.begin is None for t in tables):
-        padded = [dataclasses.replace(t, begin=None) for t in padded]
+    for name in ("begin", "made_on"):
+        if any(getattr(t, name) is None for t in tables):
+            padded = [dataclasses.replace(t, **{name: None}) for t in padded]
     if any(t.lift is not None for t in tables):
         none = np.zeros((nfe, regs + 2)) + np.eye(1, regs + 2)
         padded = [t if t.lift is not None else dataclasses.replace(t, lift=none) for t in padded]

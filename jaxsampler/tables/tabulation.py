@@ -5,6 +5,7 @@ hand.
 columns.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,12 +81,33 @@ def _concrete(path: Path, grid: Arr, solver: Any, to_zero: bool | None, from_noi
         zero = bool(np.asarray(path.sigma(grid[-1])) == 0) if to_zero is None else to_zero
         pure = bool(np.asarray(path.alpha(grid[0])) == 0) if from_noise is None else from_noise
     steps = schedule(solver, n, to_zero=zero, from_noise=pure)
+    _warn_of_near_times(path, grid, steps)
     known: Any = Remembered(path)
     if is_traced(
         [step.given for step in steps]
     ):  # an option such as eta: its arithmetic is staged, that of the path is not
         return _table(known, Rows(known, grid, steps), grid)
     return assemble(known, grid, steps)
+
+
+NEAR = 1e-4  # of the interval before or after, in lam
+
+
+def _warn_of_near_times(path: Path, grid: Arr, steps: Sequence[Step]) -> None:
+    """Warn if a multistep solver divides by a step that is tiny against those around it."""
+    with on_host():
+        h = np.diff(np.asarray(path.lam(grid), np.float64)) if len(grid) > 2 else np.empty(0)
+    around = np.maximum(np.append(h[1:], 0.0), np.append(0.0, h[:-1]))
+    tiny = np.isfinite(h) & np.isfinite(around) & (h < NEAR * around)
+    reads = [i for i in np.flatnonzero(tiny) if any(step.past for step in steps[i : i + 4])]
+    if reads:
+        i = int(reads[0])
+        warnings.warn(
+            f"grid[{i}]={grid[i]:.9g} and grid[{i + 1}]={grid[i + 1]:.9g} are nearly equal: {steps[-1].name} "
+            "divides differences of outputs by this step, so their rounding is multiplied by "
+            f"{around[i] / max(h[i], 1e-300):.1g}; drop one of the two times, or take a solver of one step",
+            stacklevel=5,
+        )
 
 
 def tabulate_points(path: Path, grid: Any, steps: Sequence[Step]) -> Table:
@@ -123,6 +145,18 @@ def assemble(path: Any, grid: Arr, steps: Sequence[Step]) -> Table:
                 )
             )
     return table
+
+
+SHARES = (0.15, 0.4, 0.65, 0.9)  # of t_max, where a path is told from others
+
+
+def mark_of(path: Path) -> Arr | None:
+    """(t, alpha, sigma) at some times of a path; None if it depends on traced values."""
+    if is_traced(getattr(path, "_path", path)):
+        return None
+    with on_host():
+        rows = [(t, path.alpha(t), path.sigma(t)) for t in (share * path.t_max for share in SHARES)]
+        return np.asarray(rows, np.float64)
 
 
 class _Registers:
@@ -192,6 +226,7 @@ def _table(path: Path, built: Rows, grid: Any) -> Table:
         start=column(built.start),
         begin=namespace(t).asarray(grid[0], t.dtype),
         lift=lift,
+        made_on=None if is_traced(grid) else mark_of(path),
     )
 
 

@@ -71,7 +71,7 @@ def draw(
     def one(number, label):
         d = denoiser if label is None else denoiser.bind(label=label)
         if guidance is not None:
-            d = cast(Denoiser, classifier_free(d, denoiser, guidance))
+            d = cast(Denoiser, classifier_free(cond=d, uncond=denoiser, w=guidance))
         like, own = jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.fold_in(key, number)
         x = sample(
             d, like, key=own, solver=solver, grid=None if grid is None else np.array(grid), adjoint=Direct()
