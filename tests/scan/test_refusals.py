@@ -1,5 +1,7 @@
 """What can be known of a table before it runs, and whom `check` blames."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ def test_a_table_of_another_path_is_refused(made, run, tmp_path):
     """Also when it comes from a file, or was corrected since; a stack of tables says nothing."""
     table, x = table_of(made), jnp.ones(3)
     table.save(tmp_path / "t.safetensors")
-    corrected = jax.tree.map(lambda a: a + 1e-3 if a.dtype == np.float64 and a.shape == (2,) else a, table)
+    corrected = dataclasses.replace(table, t=table.t * 0.999)
     for one in (table, js.Table.load(tmp_path / "t.safetensors"), corrected):
         with pytest.raises(ValueError, match=r"made on (another path|a path)"):
             js.run(gaussian(run)[0], one, x)
@@ -73,10 +75,11 @@ def test_half_precision_over_a_wide_range():
     grid = js.grids.append_zero(js.grids.karras(path, 12))
     run = jax.jit(lambda table, x: js.run(denoiser, table, x, key=jax.random.key(0), adjoint=js.Direct()))
     x = 4000.0 * jnp.linspace(-1.5, 1.5, 16)[:, None]
-    for name in ("dpmpp_2m", "dpm_3", "edm", "unipc", "dpmpp_2s_ancestral", "euler", "ddpm"):
+    for name in ("dpmpp_2m", "dpm_3", "edm", "unipc", "euler", "dpmpp_2s_ancestral", "ddpm"):
         table = js.pad(js.tabulate(path, grid, S.by_name(name)), nfe=40, regs=8)
         half, single = run(table, x.astype(jnp.float16)), run(table, x)
         assert half.dtype == jnp.float16
-        np.testing.assert_allclose(
-            half.astype(jnp.float32), single, atol=0.02 * float(jnp.abs(single).max()) + 0.02
-        )
+        assert jnp.isfinite(half).all()
+        if not S.by_name(name).stochastic:  # draws of another precision are other draws
+            wide = float(jnp.abs(single).max())
+            np.testing.assert_allclose(half.astype(jnp.float32), single, atol=0.02 * wide + 0.02)
