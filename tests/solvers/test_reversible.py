@@ -183,7 +183,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="divide by alpha"):
         js.sample(js.Denoiser(random_net(), js.CondOT(), "velocity"), x, x=x, key=None, solver=S.obelm())
     with pytest.raises(ValueError, match="need a concrete grid"):
-        jax.grad(lambda grid: sample(solver=S.reversible_heun(), grid=grid).sum())(
+        jax.grad(lambda grid: sample(solver=S.reversible_heun(), grid=grid, steps=None).sum())(
             jnp.asarray([0.9, 0.5, 0.1])
         )
     for bad in (lambda: S.edict(p=0.0), lambda: S.bdia(gamma=0.0), lambda: S.mccallum_foster(coupling=1.0)):
