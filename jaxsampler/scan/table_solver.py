@@ -61,13 +61,12 @@ def rows_of(
 ) -> Rows:
     """The rows of one table, or of one for each part of the state; `draws` are those of `seen`."""
     parts, structure = parts_of(tables)
-    named = Columns._fields[:-1]
-    columns = [
-        Columns(*(getattr(part, name) for name in named), None if draws is None else draws[p])
-        for p, part in enumerate(parts)
-    ]
-    known = parts[0].lift is not None and parts[0].begin is not None
-    begin = namespace(parts[0].t).full_like(parts[0].t, parts[0].begin) if known else None
+    columns = []
+    for p, part in enumerate(parts):
+        known = {name: getattr(part, name) for name in Columns._fields[:-1]}
+        columns.append(Columns(**known, lift_draw=None if draws is None else draws[p]))
+    t, start = parts[0].t, parts[0].begin
+    begin = None if start is None or parts[0].lift is None else namespace(t).full_like(t, start)
     when = structure.unflatten([part.end for part in parts])
     return Rows(
         columns,
@@ -139,8 +138,9 @@ class TableSolver:
         parts = self.structure.flatten_up_to(x)
         for p, table in enumerate(row.tables):
             if table.lift is not None:
+                drawn: Any = table.lift_draw
                 moved = _moved(table.lift, parts[p], memory[p])
-                parts[p] = _add_noise(moved, table.lift[1], self.draw(p, table.lift_draw, None, parts[p]))
+                parts[p] = _add_noise(moved, table.lift[1], self.draw(p, drawn, None, parts[p]))
         return self.structure.unflatten(parts), memory
 
     def final(self, state: tuple) -> State:

@@ -163,7 +163,7 @@ def _read(path: str | Path) -> tuple[Table, dict[str, Any]]:
             "form": (*many, nfe, 2),
             "start": (*many, 2),
             "begin": (*many,),
-            "made_on": (*many, *np.shape(arrays.get("made_on"))[-2:-1], 3),
+            "made_on": (*many, *(arrays["made_on"].shape[-2:-1] if "made_on" in arrays else ()), 3),
             "lift": (*many, nfe, arrays["B"].shape[-1] + 2),
         }
         want = want.get(name, (*many, nfe))

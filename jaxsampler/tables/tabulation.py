@@ -99,9 +99,9 @@ def _warn_of_near_times(path: Path, grid: Arr, steps: Sequence[Step]) -> None:
         h = np.diff(np.asarray(path.lam(grid), np.float64)) if len(grid) > 2 else np.empty(0)
     around = np.maximum(np.append(h[1:], 0.0), np.append(0.0, h[:-1]))
     tiny = np.isfinite(h) & np.isfinite(around) & (h < NEAR * around)
-    reads = [i for i in np.flatnonzero(tiny) if any(step.past for step in steps[i : i + 4])]
+    reads = [i for i in np.flatnonzero(tiny).tolist() if any(step.past for step in steps[i : i + 4])]
     if reads:
-        i = int(reads[0])
+        i = reads[0]
         warnings.warn(
             f"grid[{i}]={grid[i]:.9g} and grid[{i + 1}]={grid[i + 1]:.9g} are nearly equal: {steps[-1].name} "
             "divides differences of outputs by this step, so their rounding is multiplied by "
