@@ -100,13 +100,15 @@ class ConvLast(eqx.Module):
 def loops() -> dict[str, Callable]:
     """Ten calls of a network in a scan, and the same work with nothing in a loop."""
     key, path, calls = jax.random.key(0), js.VP(), 10
-    grid = js.grids.log_snr(path, calls)
+    table = js.tabulate(path, js.grids.log_snr(path, calls), js.solvers.ddim)
 
     def scanned(net, x):
-        return js.sample(js.Denoiser(net, path, "noise"), x, x=x, key=None, grid=grid, adjoint=js.Direct())
+        return js.run(net, table, x, adjoint=js.Direct())
 
     def unrolled(net, x):
-        return js.loop(js.Denoiser(net, path, "noise"), path, grid, js.solvers.dpmpp_2m, x)
+        for t, a, b in zip(table.t, table.A, table.B[:, 0], strict=True):
+            x = float(a) * x + float(b) * net(x, jnp.float32(t))
+        return x
 
     def forward(net, x, how):
         program = eqx.filter_jit(how if how is scanned else lambda net, x: net(x, jnp.float32(0.5)))
