@@ -15,10 +15,11 @@ import re
 import secrets
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 
@@ -26,8 +27,10 @@ from . import files
 from .rollcall import Member
 
 PATIENCE = 300.0  # seconds for all processes to come
+WORD = 5.0  # seconds of waiting for them before a word
 NEWS = 10.0  # seconds in which a failed collective turns out to be another process's death
 AGAIN = "run it again, with any number of processes, to go on"
+T = TypeVar("T")
 TPU_PORT = 8476
 
 _member: Member | None = None
@@ -128,7 +131,13 @@ def join(
     global _member
     if (here := place(coordinator, process, processes)) is None:
         return
-    _member = Member(here.process, here.processes, (here.host, here.port), gone=_stop, patience=PATIENCE)
+    word = threading.Timer(WORD, print, ["waiting for the other processes .."], {"file": sys.stderr})
+    word.daemon = True
+    word.start()
+    try:
+        _member = Member(here.process, here.processes, (here.host, here.port), gone=_stop, patience=PATIENCE)
+    finally:
+        word.cancel()
     agree({name: str(value) for name, value in asked.items()})
     os.environ["no_grpc_proxy"] = local = "127.0.0.1"  # noqa: SIM112 the name that gRPC reads
     jax.config.update("jax_check_proxy_envs", False)  # the tunnel begins here, no proxy is in its way
@@ -198,6 +207,27 @@ def agree(settings: dict[str, Any]) -> None:
             raise ValueError(f"process {i} has another {', '.join(other)} than process 0: {fix}")
 
 
+def after_first(work: Callable[[], T]) -> T:
+    """Let process 0 do something, then all others, which find done what needs doing once."""
+    if number() > 0:
+        gather()
+    result = work()
+    if number() == 0:
+        gather()
+    return result
+
+
+@contextlib.contextmanager
+def first_to_fail() -> Iterator[None]:
+    """What fails in all processes is said by process 0, which has time to write what it keeps."""
+    try:
+        yield
+    except ValueError:
+        if number() > 0:
+            time.sleep(NEWS)
+        raise
+
+
 @contextlib.contextmanager
 def claimed(folder: str | Path, of: str = "") -> Iterator[Path]:
     """`files.claimed` by process 0 for all, which must see the same folder."""
@@ -260,7 +290,8 @@ def finish() -> None:
 
 def _stop(why: str) -> None:
     with _speech:
-        print(f"jaxsampler: {why}; {AGAIN}", file=sys.stderr)
+        below = "" if number() else "\n"  # the progress bar, which process 0 shows
+        print(f"{below}jaxsampler: {why}; {AGAIN}", file=sys.stderr)
         _exit(2)
 
 

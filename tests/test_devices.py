@@ -18,7 +18,7 @@ from places import ROOT
 SAMPLERS = ("multistep", "brownian")
 
 
-def worker(devices, *arguments):
+def worker(devices, *arguments, file="devices_worker.py"):
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
@@ -29,7 +29,7 @@ def worker(devices, *arguments):
         "JAX_PLATFORMS": "cpu",
     }
     env = os.environ | cache | flags | {"PYTHONPATH": paths}
-    command = [sys.executable, str(ROOT / "tests" / "devices_worker.py"), *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "tests" / file), *map(str, arguments)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

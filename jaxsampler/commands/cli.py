@@ -48,6 +48,9 @@ def restore(
     choose: Flag[bool] = False,
     weights: Path | None = None,
     no_cache: Flag[bool] = False,
+    coordinator: str | None = None,
+    process: int | None = None,
+    processes: int | None = None,
 ) -> None:
     """Restore a damaged photo or a folder of them; without arguments, ten held-out examples, with numbers.
 
@@ -68,7 +71,15 @@ def restore(
         choose: Compare the members of MR Sampler on training photos.
         weights: Another network: a .safetensors file with its .json card, as `jaxsampler train` writes.
         no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
+        coordinator: With --batch, HOST:PORT of process 0, to run as several processes; not needed under SLURM
+            or on a TPU pod.
+        process: The number of this process, from 0.
+        processes: How many there are.
     """
+    if batch is not None:
+        join(command="restore", **locals())
+    elif (coordinator, process, processes) != (None, None, None):
+        raise ValueError("--coordinator, --process and --processes are for --batch: leave them out")
     from ..files import claimed
     from . import compilations
     from .restore import command
@@ -181,6 +192,9 @@ def train(
     out: str | None = None,
     data: str | None = None,
     no_cache: Flag[bool] = False,
+    coordinator: str | None = None,
+    process: int | None = None,
+    processes: int | None = None,
 ) -> None:
     """Train a network as a TOML config says; an interrupted training goes on where it stopped.
 
@@ -192,12 +206,17 @@ def train(
         data: The folder with the files of Fashion-MNIST, if the config does not name it; without either they
             are downloaded.
         no_cache: Compile anew, and do not keep what is compiled in the user's cache folder.
+        coordinator: HOST:PORT of process 0, to run as several processes; not needed under SLURM or on a TPU
+            pod.
+        process: The number of this process, from 0.
+        processes: How many there are.
     """
+    join(command="train", **locals())
     from . import compilations
     from .train import main
 
     compilations.keep(not no_cache)
-    print(main(config, out, data))
+    report(main(config, out, data))
 
 
 @app.command

@@ -5,7 +5,7 @@ import io
 from dataclasses import fields
 from pathlib import Path
 
-from .. import config
+from .. import config, processes
 from ..files import write
 from ..spelling import nearest
 from ..training import classify, generate, restore
@@ -42,8 +42,10 @@ def main(file: str, out: str | None = None, data: str | None = None) -> Path:
         c = config.build(values, task.config)
     except ValueError as e:
         raise ValueError(f"config {file}: {e}") from None
+    processes.agree({key: repr(value) for key, value in values.items()})
     task.train(c, target)
-    plot(target.with_suffix("") / "log.csv")
+    if processes.number() == 0:
+        plot(target.with_suffix("") / "log.csv")
     return target
 
 

@@ -10,7 +10,8 @@ of iterations. `power` gives the profile whose memory is always the same fractio
 [Karras et al. 2024, section 3.1].
 
 With several devices every batch is spread over them by its leading axis, if their number divides it; the
-weights are on all. The loss is that of the whole batch either way.
+weights are on all. The loss is that of the whole batch either way. Devices of several processes are one such
+set: each process prepares the same batch and uses its rows, and the first writes the files.
 """
 
 import csv
@@ -29,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 from tqdm import tqdm
 
-from .. import checkpoint
+from .. import checkpoint, processes
 from ..convolutions import fast
 from ..files import write
 from ..numerics import Key
@@ -41,6 +42,9 @@ Profile = Callable[[Float[Array, ""]], Float[Array, ""]]  # iteration k -> d
 Batch = PyTree[np.ndarray | Array | float | int]
 Data = Callable[[int], Batch]  # iteration k -> batch
 Numbers = dict[str, Float[Array, ""]]
+
+
+SAVING = 1800.0  # seconds that a checkpoint may take
 
 
 class State(eqx.Module, Generic[M]):
@@ -179,7 +183,8 @@ def fit(
         steps: iterations of the optimiser.
         decay: of the running average: a number, or a profile such as `power(0.05)`.
         accumulate: compute the gradient in this many parts of the batch.
-        folder: save the state here, log the losses in log.csv, and go on from a state found here.
+        folder: save the state here, log the losses in log.csv, and go on from a state found here. Several
+            processes must share it.
         card: describes the run; a state with another card is refused.
         minutes: between two checkpoints; 0: after every iteration.
         log_every: a line of the log is a mean over this many iterations.
@@ -204,7 +209,10 @@ def fit(
     settings = card or {}
     state = state if file is None else checkpoint.resume(file, state, settings)
     first = int(state.step)
-    log = None if folder is None else Log(Path(folder) / "log.csv", first)
+    processes.agree({"number of iterations made": first})
+    leads = jax.process_index() == 0
+    file = file if leads else None
+    log = None if folder is None or not leads else Log(Path(folder) / "log.csv", first)
     fixed = (loss, optimiser, decay if callable(decay) else warmed(decay), jax.random.key(seed), accumulate)
     state, place = spread(state)
     saved, sums, count = time.monotonic(), None, 0
@@ -213,7 +221,7 @@ def fit(
         prefetch(data, first, steps),
         total=steps,
         initial=first,
-        disable=not progress,
+        disable=not (progress and leads),
         unit="iteration",
         mininterval=1,
     )
@@ -222,9 +230,11 @@ def fit(
         sums = numbers if sums is None else jax.tree.map(jnp.add, sums, numbers)
         count += 1
         logs = (k + 1) % log_every == 0 or k + 1 == steps
-        saves = file is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps)
+        saves = folder is not None and (time.monotonic() - saved >= 60 * minutes or k + 1 == steps)
+        saves = processes.from_first(saves)
         early = k + 1 < log_every and (k + 1) & k == 0  # 1, 2, 4, ..: before the first line of the log
-        watch.see(k + 1, numbers, all_now=logs or saves or early)
+        with processes.first_to_fail():
+            watch.see(k + 1, numbers, all_now=logs or saves or early)
         if early:
             watch.keep(k + 1, state, float(numbers["loss"]))
         if logs:
@@ -234,28 +244,36 @@ def fit(
             if log is not None:
                 log.add(k + 1, means)
             watch.keep(k + 1, state, means["loss"])
-        if file is not None and saves:
-            checkpoint.save(file, state, settings)
+        if saves:
+            if file is not None:
+                checkpoint.save(file, state, settings)
+            processes.gather(seconds=SAVING)  # who waits in a collective instead may be taken for lost
             saved, watch.saved = time.monotonic(), k + 1
     return state
 
 
 def spread(state: State[M]) -> tuple[State[M], Callable[[Batch], Batch]]:
-    """Put the state on all local devices; return it with the function that spreads a batch over them."""
-    devices = jax.local_devices()
+    """Put the state on all devices; return it with the function that spreads a batch over them."""
+    devices = jax.devices()
     if len(devices) == 1:
         return state, lambda batch: batch
     mesh = Mesh(np.array(devices), ("batch",))
     everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
 
+    def put(x, where):
+        if jax.process_count() == 1:
+            return jax.device_put(x, where)
+        whole = np.asarray(x)  # of which this process's devices take their parts
+        return jax.make_array_from_callback(whole.shape, where, lambda part: whole[part])
+
     def place(batch: Batch) -> Batch:
         def one(x):
             even = np.ndim(x) > 0 and np.shape(x)[0] % len(devices) == 0
-            return jax.device_put(x, split if even else everywhere)
+            return put(x, split if even else everywhere)
 
         return jax.tree.map(one, batch)
 
-    return jax.tree.map(lambda x: jax.device_put(x, everywhere) if eqx.is_array(x) else x, state), place
+    return jax.tree.map(lambda x: put(x, everywhere) if eqx.is_array(x) else x, state), place
 
 
 def prefetch(data: Data, first: int, stop: int, ahead: int = 3) -> Iterator[tuple[int, Batch]]:

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import checkpoint, config
+from .. import checkpoint, config, processes
 from ..checkpoint import Card
-from ..files import claimed, memory
+from ..files import memory
 from ..numerics import Key
 from .fitting import Profile, fit, start
 from .optimisers import Rates, muon
@@ -105,13 +105,14 @@ class Task(Generic[C, D, N]):
         goes on from there.
         """
         affordable(c)
-        train, test = self.data(c)
+        train, test = processes.after_first(lambda: self.data(c))  # which may download them
         card, folder = self.card(c, train), target.with_suffix("")
         size = 4 * sum(a.size for a in jax.tree.leaves(eqx.filter_eval_shape(self.network, c, card)))
         if (needs := 5 * size) > memory():  # weights, their average, two moments, a gradient
             raise ValueError(f"{too_much(needs)} for its weights: reduce widths, depth or embedding")
         network, batches = self.network(c, card), self.batches(c, train)
-        with claimed(folder):
+        processes.agree(card)
+        with processes.claimed(folder):
             before = made(folder)
             fit(
                 network,
@@ -125,9 +126,10 @@ class Task(Generic[C, D, N]):
                 card=card,
                 minutes=c.minutes,
             )
-            if before == c.steps:
-                print(f"{folder} holds this training, finished: nothing was trained", file=sys.stderr)
-            self.publish(folder, target, test)
+            if processes.number() == 0:
+                if before == c.steps:
+                    print(f"{folder} holds this training, finished: nothing was trained", file=sys.stderr)
+                self.publish(folder, target, test)
 
     def publish(self, folder: Path, out: Path, test: D) -> Card:
         """Write the averaged weights of the checkpoint in `folder` to `out`, judged, with their card.

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import data, pretrained, solvers
+from ... import data, pretrained, processes, solvers
 from ...data.image_files import SUFFIXES, encoded, not_kept
-from ...files import claimed, writable, write
+from ...files import writable, write
 from ...nn.unet import RestorationNet
 from ...pretrained import samplers
 from ...tables import Step
@@ -93,13 +93,14 @@ def free(target: Path, content: bytes) -> Path:
 
 def folder(restorer: Restorer, source: Path, task: str, mask: Path | None, out: Path) -> list[str]:
     """Restore a folder into another; return a line for each photo that failed."""
-    with claimed(out):
+    with processes.claimed(out):
         outcome = restore_folder(restorer, source, out, task, mask)
     done, skipped, failed = (len(x) for x in (outcome.done, outcome.skipped, outcome.failed))
     for what, names in outcome.lost.items():
         others = f" and {len(names) - 1} others" if len(names) > 1 else ""
         print(f"not kept of {names[0]}{others}: {what}", file=sys.stderr)
-    print(f"{done} restored into {out}, {skipped} were there already, {failed} failed")
+    if processes.number() == 0:
+        print(f"{done} restored into {out}, {skipped} were there already, {failed} failed")
     return outcome.failed
 
 

@@ -4,6 +4,9 @@ A restored photo is written whole (temporary file, then renamed), so a file that
 that was killed goes on where it stopped. A hidden file (`MARK`) holds the settings that restored the photos;
 a run with other settings does not take them for its own. Outputs are PNG, which is lossless, so known pixels
 stay exact. A photo that cannot be read is reported and the others go on.
+
+Several processes take the missing photos in turn. The first writes the hidden file, before all of them begin,
+and reports.
 """
 
 import json
@@ -12,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 from tqdm import tqdm
 
-from ... import checkpoint
+from ... import checkpoint, processes
 from ...data import load_image, save_image
 from ...data.image_files import SUFFIXES, not_kept
 from ...files import write
@@ -84,10 +88,19 @@ def restore_folder(
         checkpoint.expect(mark, settings)
     elif there := next((out for _, out in photos if out.exists()), None):
         raise ValueError(f"{there} exists, from an unknown run: choose another --out, or delete it")
-    for photo, out in tqdm(photos, unit="photo", desc=task):
-        if out.exists():
-            outcome.skipped.append(out)
-            continue
+    processes.agree({**settings, "photos": [photo.name for photo, _ in photos]})
+    joined, leads = not processes.alone(), processes.number() == 0
+    if joined and leads:
+        write_mark(mark, settings)
+    there = processes.from_first([i for i, (_, out) in enumerate(photos) if out.exists()])
+    outcome.skipped = [photos[i][1] for i in there]
+    todo = [photo for i, photo in enumerate(photos) if i not in {*there}]
+    todo = todo[processes.number() :: processes.count()]
+    title = f"{task}, process 0 of {processes.count()}" if joined else task
+    before = 0 if joined else len(there)
+    for photo, out in tqdm(
+        todo, unit="photo", desc=title, initial=before, total=before + len(todo), disable=not leads
+    ):
         for name in (MARK, out.name):
             for stale in target.glob(f".{escape(name)}.*.part"):  # of a run that was killed
                 stale.unlink(missing_ok=True)
@@ -101,10 +114,32 @@ def restore_folder(
         for what in not_kept(out, form):
             outcome.lost.setdefault(what, []).append(photo.name)
         if not mark.exists():  # once there is something to keep
-            write(mark, (json.dumps(settings, indent=2) + "\n").encode())
+            write_mark(mark, settings)
         save_image(out, restored, form)
         outcome.done.append(out)
-    return outcome
+    return outcome if processes.alone() else of_all(outcome, mark)
+
+
+def write_mark(mark: Path, settings: dict[str, Any]) -> None:
+    """Note the settings beside the photos that they restore."""
+    write(mark, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def of_all(outcome: Outcome, mark: Path) -> Outcome:
+    """The outcome of all processes, for the first; the others have nothing to tell."""
+    done = [str(out) for out in outcome.done]
+    parts = processes.gather({"done": done, "failed": outcome.failed, "lost": outcome.lost})
+    if processes.number() > 0:
+        return Outcome(outcome.done, outcome.skipped)
+    total = Outcome(skipped=outcome.skipped)
+    for part in parts:
+        total.done += map(Path, part["done"])
+        total.failed += part["failed"]
+        for what, names in part["lost"].items():
+            total.lost[what] = sorted(total.lost.get(what, []) + names)
+    if not total.done and not total.skipped:
+        mark.unlink()
+    return Outcome(sorted(total.done), total.skipped, sorted(total.failed), total.lost)
 
 
 def _mask_of(photo: Path, mask: Path) -> Path:
