@@ -354,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # who read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 141 if alone() else stop(141, "nobody reads the output any more")
     except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         return stop(2, explain(error))
     except KeyboardInterrupt:
