@@ -9,7 +9,9 @@ so is its adjoint. With a = dL/dy the augmented system, integrated from data bac
 
 ends in the gradients with respect to x_T (a/alpha_T) and all w that the network depends on: weights,
 conditioning, entries per interval. It has the form of the flow itself, so a noise-kind table of ours
-integrates it: the whole state is (y, a, a_w) times alpha. The way forward stores nothing but the sample.
+integrates it: the state is (y, a) times alpha. Nothing depends on a_w: it is a sum over the calls, whose
+weights follow from the table (`shares`), so it needs no registers. The way forward stores nothing but the
+sample.
 The gradient is that of the continuous flow: it differs from the gradient of the discrete sampler by the
 errors of both solvers, and converges at the lower of their two orders.
 
@@ -18,8 +20,9 @@ then Euler's, with the slope at its noisy end; its error is of second order in t
 time.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -35,7 +38,7 @@ from ..scan.adjoints import as_arrays, explicit, floats
 from ..scan.driver import drive
 from ..scan.protocol import Body, Carry, Scanned, Watch
 from ..scan.table_solver import Columns, TableSolver, rows_of
-from ..solvers import dpm_1, dpmpp_1, rk_rho
+from ..solvers import dpm_1, dpm_2m, dpmpp_1, rk_rho
 from ..tables import Step, Table, step
 from ..tables.scheduling import schedule
 from ..tables.tabulation import assemble
@@ -57,8 +60,8 @@ class AdjointDPM(eqx.Module):
     none either, so they are refused.
 
     Args:
-        solver: a noise-kind step for the backward system, on the times of the forward grid; Heun in rho by
-            default.
+        solver: a noise-kind step for the backward system, on the times of the forward grid; by default
+            `dpm_2m`, of second order with one call (and one derivative of it) for each interval.
 
     Example:
         >>> denoiser = js.models.gaussian_mixture(jnp.array([[1.0]]), 0.5, js.VP())
@@ -87,7 +90,8 @@ class AdjointDPM(eqx.Module):
         grid = np.concatenate([np.asarray(table.t, np.float64)[:1], ends])
         starts = np.concatenate([[0], np.flatnonzero(scanned.is_end)[:-1] + 1])
         plan = _Plan(
-            table=rising_table(rk_rho() if self.solver is None else self.solver, path, grid, denoiser.kind),
+            table=(rising := rising_table(self.solver or dpm_2m, path, grid, denoiser.kind)),
+            shares=shares(rising),
             grid=grid,
             scales=np.asarray([path.alpha(t) for t in (grid[0], grid[-1])], np.float64),
             starts=starts,
@@ -141,16 +145,8 @@ class AdjointDPM(eqx.Module):
 
                 m, pull_back = jax.vjp(eps, moving, state["x"], entry)
                 by_values, by_x, by_entry = pull_back(a)
-                return {
-                    "x": m,
-                    "a": jax.tree.map(lambda g, s: -s * g, by_x, scale),
-                    "w": jax.tree.map(lambda total, g: (-g).astype(total.dtype), state["w"], by_values),
-                    "c": jax.tree.map(
-                        lambda total, g: jnp.zeros_like(total).at[i].set(-g.astype(total.dtype)),
-                        state["c"],
-                        by_entry,
-                    ),
-                }
+                slopes = {"x": m, "a": jax.tree.map(lambda g, s: -s * g, by_x, scale)}
+                return slopes, (by_values, by_entry, i)
 
             def inject(end):  # cotangents of saved states enter where these were
                 scale = jax.tree.map(lambda a: cast(path.alpha(end.t), a), x)
@@ -167,12 +163,12 @@ class AdjointDPM(eqx.Module):
             begin = jax.tree.map(lambda s, c: s**2 * c, low, ct_x)
             if ct_saved is not None:
                 begin = jax.tree.map(lambda b, s, c: b + s**2 * c[slots[-1]], begin, low, ct_saved)
-            state = {"x": x, "a": begin, "w": total[0], "c": total[1]}
             numbers = np.arange(len(starts), dtype=np.int32)[::-1]
             per_step = (jax.tree.map(lambda a: a[::-1], entries), numbers)
-            out = _integrate(plan.table, field, state, per_step, None if ct_saved is None else inject)
+            hook = None if ct_saved is None else inject
+            out, sums = _integrate(plan, field, {"x": x, "a": begin}, total, per_step, hook)
             unit = lambda g, v: (g / cast(top, g)).astype(v.dtype)
-            by_values, by_entries = jax.tree.map(unit, (out["w"], out["c"]), (moving, entries))
+            by_values, by_entries = jax.tree.map(unit, sums, (moving, entries))
             by_x = jax.tree.map(lambda g, s: g / s**2, out["a"], high)
             # states that were written over get nothing; a saved start passes through
             by_saved = jax.tree.map(lambda c: c.at[slots].set(0), ct_saved)
@@ -188,6 +184,7 @@ class _Plan(eqx.Module):
     """What is known of the grid before the loop is compiled."""
 
     table: Table  # backwards
+    shares: Arr  # what each of its rows adds to the state at its end
     grid: Arr  # its times, falling
     scales: Arr  # alpha at its ends
     starts: Arr  # first row of each interval
@@ -261,10 +258,66 @@ def _noise_is_known(path: Path, t: float, kind: str) -> bool:
     return True
 
 
-def _integrate(table: Table, field: Callable, state: State, per_step: PyTree, hook: Callable | None) -> State:
+def shares(table: Table) -> np.ndarray:
+    """The weight of each row's output in the state after the last row.
+
+    Example:
+        >>> table = js.tabulate(js.CondOT(), [1.0, 0.5, 0.0], js.solvers.euler)
+        >>> js.ode.adjoint_dpm.shares(table).tolist()  # dx/dt times the steps
+        [-0.5, -0.5]
+    """
+    of_x, of_register, found = 1.0, np.zeros(table.regs), np.zeros(table.nfe)
+    for n in range(table.nfe)[::-1]:  # the transpose of the recurrence
+        of_register, of_x = of_register + of_x * table.B[n], of_x * table.A[n]
+        found[n], of_register[table.slot[n]] = of_register[table.slot[n]], 0.0
+        of_x, of_register[table.keep[n]] = of_x + of_register[table.keep[n]], 0.0
+    return found
+
+
+class _Row(NamedTuple):
+    """A row of the table and its share."""
+
+    row: Any
+    share: Arr
+    t: Arr
+    end: Arr
+    when: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Backward:
+    """The four functions of the augmented system: a table for the state, and a sum over its calls for a_w."""
+
+    table: TableSolver
+    total: PyTree
+
+    def init(self, x: State, rows: _Row) -> tuple:
+        """Nothing summed."""
+        return (*self.table.init(x, rows.row), self.total)
+
+    def step(self, model: Callable, state: tuple, row: _Row, key: Any = None) -> tuple:
+        """A row of the table, and what its call adds to the sums."""
+        *inner, (by_values, by_entries) = state
+        slopes, (new, new_entry, i) = model(state[0], row.t, None)
+        inner = self.table.step(lambda *_: slopes, tuple(inner), row.row)
+        less = lambda total, g: total - cast(row.share, total) * g.astype(total.dtype)
+        at = lambda total, g: total.at[i].add(-cast(row.share, total) * g.astype(total.dtype))
+        return (*inner, (jax.tree.map(less, by_values, new), jax.tree.map(at, by_entries, new_entry)))
+
+    def final(self, state: tuple) -> tuple[State, PyTree]:
+        """The state at the noise, and the sums."""
+        return state[0], state[-1]
+
+
+def _integrate(
+    plan: Any, field: Callable, state: State, total: PyTree, per_step: PyTree, hook: Callable | None
+) -> tuple[State, PyTree]:
     """Run the backward table; the state is a pytree on one path."""
     dtype = wide(state["x"])
-    rows = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
-    solver = TableSolver([rows.start], None, None, jax.tree.structure(0))
+    narrow = lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+    table, share = jax.tree.map(narrow, (plan.table, plan.shares))
+    rows = rows_of(table, None)
+    solver = _Backward(TableSolver([table.start], None, None, jax.tree.structure(0)), total)
     watch = Watch(adjoint=Direct(), hook=hook, per_step=per_step, jit=False)
-    return drive(solver, rows_of(rows, None), field, state, watch=watch)
+    return drive(solver, _Row(rows, share, rows.t, rows.end, rows.when), field, state, watch=watch)

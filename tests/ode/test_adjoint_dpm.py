@@ -12,7 +12,7 @@ import pytest
 from oracle import gaussian, mixture, random_net
 
 import jaxsampler as js
-from jaxsampler.ode.adjoint_dpm import rising_table
+from jaxsampler.ode.adjoint_dpm import rising_table, shares
 
 S = js.solvers
 VP = js.VP()
@@ -266,3 +266,29 @@ def test_refusals():
     for message, call in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("name", ["dpm_2m", "rk_rho", "deis_rho"])
+def test_shares_are_the_weights_of_the_calls(name):
+    """What each output adds to the end, by unit impulses through the recurrence."""
+    table = rising_table(S.by_name(name), VP, js.grids.log_snr(VP, 5, t_max=0.9, t_min=0.1), "noise")
+    response = lambda calls: plain(table, lambda x, t: next(calls))
+    want = [response(iter(row)) for row in np.eye(table.nfe)]
+    np.testing.assert_allclose(shares(table), want, rtol=1e-12)
+
+
+def plain(table, model):
+    """The recurrence of a table from x = 0, as it is written."""
+    x, memory = 0.0, np.zeros(table.regs)
+    for n in range(table.nfe):
+        m = model(x, table.t[n])
+        memory[table.keep[n]] = x
+        memory[table.slot[n]] = m
+        x = table.A[n] * x + table.B[n] @ memory
+    return x
+
+
+def test_less_memory_than_checkpointing_from_16_steps():
+    """One copy of the gradient of the weights beside the sum of them: no registers of either."""
+    for n, bound in ((16, 1.0), (256, 0.5)):
+        assert temp_bytes(js.AdjointDPM(), n) < bound * temp_bytes(js.RecursiveCheckpoint(), n)
