@@ -43,6 +43,13 @@ PROCESSES = {  # what a new Python runs: (code, arguments, whether compiled prog
 }
 
 
+PAIRS = {  # what the name of a case ends in that another one is compared with
+    speed_cases.UNROLLED: "time in a loop/outside",
+    speed_cases.BY_HAND: "time/that of a scan by hand",
+    speed_cases.IN_JIT: "time/that in jit and of its table",
+}
+
+
 @dataclasses.dataclass
 class Speed:
     """Seconds of CPU time, [older, newer] for each turn of a case."""
@@ -177,10 +184,11 @@ def markdown(result: Speed) -> str:
                 f"`tabulate`, {n} steps, {len(tabulated)} solvers, without its cache: older/newer median "
                 f"{np.median(tabulated):.1f}, least {min(tabulated):.1f}."
             )
-    for name in (n for n in result.seconds if n + speed_cases.UNROLLED in result.seconds):
-        pairs = zip(result.seconds[name], result.seconds[name + speed_cases.UNROLLED], strict=True)
-        sides = np.median([np.divide(loop, straight) for loop, straight in pairs], axis=0)
-        lines += ["", f"{name}: time in a loop/outside {sides[1]:.2f} (older {sides[0]:.2f})."]
+    for suffix, what in PAIRS.items():
+        for name in (n for n in result.seconds if n + suffix in result.seconds):
+            pairs = zip(result.seconds[name], result.seconds[name + suffix], strict=True)
+            sides = np.median([np.divide(one, other) for one, other in pairs], axis=0)
+            lines += ["", f"{name}: {what} {sides[1]:.2f} (older {sides[0]:.2f})."]
     worst = max(result.differences.items(), key=lambda item: item[1], default=("nothing", 0.0))
     lines += ["", f"Largest relative difference of values: {worst[1]:.1e} ({worst[0]})."]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,8 +20,10 @@ import jaxsampler as js
 
 COMPILED = []
 UNROLLED = ", no loop"  # ends the name of a case that does the work of another one outside loops
-TABULATED = """ddim heun edm dpm_2 dpm_3 dpm_2m dpmpp_2s dpmpp_3s dpmpp_2m dpmpp_3m unipc deis deis_rho lms
-    ipndm pndm dpmpp_sde dpmpp_2m_sde dpmpp_3m_sde euler_ancestral mr_ode mr_sde rk_rho"""
+SOLVERS = """ddim ddpm posterior euler euler_maruyama euler_ancestral heun edm rk_rho rf_solver dpm_1 dpm_2
+    dpm_3 dpm_2m dpm_3m dpm_2_ancestral dpmpp_1 dpmpp_2s dpmpp_3s dpmpp_2m dpmpp_3m dpmpp_sde_1 dpmpp_sde
+    dpmpp_2m_sde dpmpp_3m_sde dpmpp_2s_ancestral unipc deis deis_rho lms ipndm plms pndm mr_ode mr_sde"""
+BY_HAND, IN_JIT = ", by hand", ", in jit and tabulated"
 
 
 class Conv(eqx.Module):
@@ -145,6 +148,19 @@ def eager() -> dict[str, Callable]:
         "eager invert": lambda: js.inversion.invert(denoiser, x).x,
         "eager gradient": lambda: jax.grad(lambda x: draw(x).sum())(x),
     }
+    grid = js.grids.log_snr(path, 20)
+    inside = {
+        "eager run": lambda x: js.run(denoiser, table, x),
+        "eager log_prob": lambda x: js.likelihood.log_prob(denoiser, x[0]),
+        "eager invert": lambda x: js.inversion.invert(denoiser, x).x,
+        "eager gradient": jax.grad(lambda x: draw(x).sum()),
+    }
+
+    def in_jit(function):
+        program = jax.jit(function)
+        return lambda: (js.tabulate(path, grid, js.solvers.dpmpp_2m), program(x))[1]
+
+    calls |= {name + IN_JIT: in_jit(function) for name, function in inside.items()}
     return {name: lambda call=call: call for name, call in calls.items()}
 
 
@@ -161,34 +177,107 @@ def tables() -> dict[str, Callable]:
 
         return tabulate
 
-    names = [name for name in TABULATED.split() if hasattr(js.solvers, name)]
+    names = [name for name in SOLVERS.split() if hasattr(js.solvers, name)]
     return {
         f"tabulate {n}, {name}": lambda name=name, n=n: made(name, n) for n in (300, 1000) for name in names
     }
 
 
 def small_states() -> dict[str, Callable]:
-    """Jitted samples of cheap networks, where the rows themselves cost."""
-    path = js.VP()
+    """Jitted samples where the rows themselves cost, x donated, and scans by hand of as many calls."""
+    names = [name for name in SOLVERS.split() if hasattr(js.solvers, name)]
+    small = {f"64 x 2, {name}": (name, (64, 2), True) for name in names}
+    cases: dict[str, tuple[str, tuple[int, int], bool]] = small | {
+        "64 x 2, dpmpp_2m, a network of one operation": ("dpmpp_2m", (64, 2), False),
+        "1024 x 1024, dpmpp_2m": ("dpmpp_2m", (1024, 1024), False),
+    }
+    made = {
+        f"{case}{suffix}": lambda given=given, how=how: sampled(*given, how)
+        for case, given in cases.items()
+        for suffix, how in (("", by_table), (BY_HAND, by_hand))
+    }
+    return made | {"64 x 2, dpmpp_2m, the table an argument": with_table}
 
-    def sampled(shape, name):
-        x = jax.random.normal(jax.random.key(0), shape)
-        denoiser = js.Denoiser(lambda x, t: x * (1 - t).astype(x.dtype), path, "data")
-        program = jax.jit(lambda table, x: js.run(denoiser, table, x, adjoint=js.Direct()))
-        table = js.tabulate(path, js.grids.log_snr(path, 20), js.solvers.by_name(name))
-        table = jax.tree.map(jnp.asarray, table)
 
-        def many():
-            for _ in range(200 if x.size < 1000 else 5):
-                out = program(table, x)
-            return out
+def sampled(name: str, shape: tuple[int, int], mlp: bool, how: Callable) -> Callable:
+    """Many calls of a sampler, each of which starts where the last one ended.
 
-        return many
+    The network has 32 hidden units, or is one operation.
+    """
+    path, key = js.VP(), jax.random.key(0)
+    step: Any = js.solvers.by_name(name)
+    table = js.tabulate(path, js.grids.log_snr(path, 20), step)
+    w = jnp.linspace(-1, 1, 2 * 32, dtype=jnp.float32).reshape(2, 32)
+    net = lambda x, t: jnp.tanh(x @ w + t) @ w.T / 32 if mlp else x * (1 - t)
+    program = jax.jit(how(net, path, step.kind, table, key if table.draws else None), donate_argnums=0)
 
-    cases = [((64, 2), "dpmpp_2m"), ((64, 2), "ddim"), ((1024, 1024), "dpmpp_2m")]
+    def many():
+        x = jnp.ones(shape, jnp.float32)
+        for _ in range(200 if len(x) < 1000 else 5):
+            x = program(x)
+        return x
+
+    return many
+
+
+def by_table(net, path, kind, table, key):
+    return lambda x: js.run(js.Denoiser(net, path, kind), table, x, key=key, adjoint=js.Direct())
+
+
+def by_hand(net, path, kind, table, key):
+    """x <- a x + b m (+ c z): the least that a solver does; on large states, a multistep one."""
+    columns = [jnp.asarray(c, jnp.float32) for c in (table.t, table.A, *table.B.T[:2], table.C)]
+    numbers = jnp.arange(table.nfe)
+
+    def first_order(x, row):
+        (t, a, b, *_, c), i = row
+        x = a * x + b * net(x, t)
+        return (x if key is None else x + c * jax.random.normal(jax.random.fold_in(key, i), x.shape)), None
+
+    def multistep(carry, row):
+        (x, last), ((t, a, b, b_last, _), _) = carry, row
+        m = net(x, t)
+        return (a * x + b * m + b_last * last, m), None
+
+    def sample(x):
+        if x.size < 1000:
+            return jax.lax.scan(first_order, x, (columns, numbers))[0]
+        return jax.lax.scan(multistep, (x, jnp.zeros_like(x)), (columns, numbers))[0][0]
+
+    return sample
+
+
+def with_table():
+    """The table is an argument of the program, which then runs any table of its shape."""
+    path, x = js.VP(), jax.random.normal(jax.random.key(0), (64, 2))
+    denoiser = js.Denoiser(lambda x, t: x * (1 - t).astype(x.dtype), path, "data")
+    program = jax.jit(lambda table, x: js.run(denoiser, table, x, adjoint=js.Direct()))
+    table = js.tabulate(path, js.grids.log_snr(path, 20), js.solvers.dpmpp_2m)
+    table = jax.tree.map(jnp.asarray, table)
+    return lambda: [program(table, x) for _ in range(200)][-1]
+
+
+def adjoints() -> dict[str, Callable]:
+    """Gradients of a small network's samples by checkpoints and by the continuous adjoint."""
+
+    def slope(adjoint, n):
+        path, keys = js.VP(), jax.random.split(jax.random.key(0), 3)
+        weights = [jax.random.normal(keys[0], (16, 64)) / 4, jax.random.normal(keys[1], (64, 16)) / 8]
+        x, grid = jax.random.normal(keys[2], (64, 16)), js.grids.log_snr(path, n, t_max=0.9, t_min=0.01)
+
+        def loss(weights, x):
+            net = lambda x, t: jnp.tanh(x @ weights[0] + t) @ weights[1]
+            denoiser = js.Denoiser(net, path, "noise")
+            return jnp.square(js.sample(denoiser, x, x=x, key=None, grid=grid, adjoint=adjoint)).mean()
+
+        program = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        return lambda: program(weights, x)
+
+    routes = {"RecursiveCheckpoint": js.RecursiveCheckpoint(), "AdjointDPM": js.AdjointDPM()}
     return {
-        f"{shape[0]} x {shape[1]}, {name}": lambda shape=shape, name=name: sampled(shape, name)
-        for shape, name in cases
+        f"gradient, {name}, {n} rows": lambda how=how, n=n: slope(how, n)
+        for name, how in routes.items()
+        for n in (16, 64, 256)
     }
 
 
@@ -197,7 +286,7 @@ def first_use() -> dict[str, Callable]:
 
 
 def cases() -> dict[str, Callable]:
-    return gradients() | loops() | eager() | tables() | small_states() | first_use()
+    return gradients() | loops() | eager() | tables() | small_states() | adjoints() | first_use()
 
 
 def main() -> None:
