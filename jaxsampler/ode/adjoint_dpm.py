@@ -61,7 +61,9 @@ class AdjointDPM(eqx.Module):
 
     Args:
         solver: a noise-kind step for the backward system, on the times of the forward grid; by default
-            `dpm_2m`, of second order with one call (and one derivative of it) for each interval.
+            `dpm_2m`, of second order with one call (and one derivative of it) for each interval. Entries of
+            `per_step` and cotangents of saved states make the slope jump from one interval to the next, so
+            with these it is Heun in rho, which reads no past slopes.
 
     Example:
         >>> denoiser = js.models.gaussian_mixture(jnp.array([[1.0]]), 0.5, js.VP())
@@ -89,8 +91,11 @@ class AdjointDPM(eqx.Module):
         ends = np.asarray(table.end, np.float64)[scanned.is_end]
         grid = np.concatenate([np.asarray(table.t, np.float64)[:1], ends])
         starts = np.concatenate([[0], np.flatnonzero(scanned.is_end)[:-1] + 1])
+        jumps = scanned.entry is not None or bool(np.any(np.asarray(scanned.slot)))
+        solver = self.solver or (rk_rho() if jumps else dpm_2m)
+        rising = rising_table(solver, path, grid, denoiser.kind)
         plan = _Plan(
-            table=(rising := rising_table(self.solver or dpm_2m, path, grid, denoiser.kind)),
+            table=rising,
             shares=shares(rising),
             grid=grid,
             scales=np.asarray([path.alpha(t) for t in (grid[0], grid[-1])], np.float64),

@@ -12,8 +12,8 @@ network activations A:
                                                                       states kept against rounding, often 0
     LastK(k)                    k (A + d)                             1 per row; biased: exact only where k is
                                                                       all intervals
-    AdjointDPM()                2 d + g + A                           1 per row, then those of its own
-                                                                      backward solver; approximate
+    AdjointDPM()                4 d + 2 g + A                         1 per row, then 1 per interval
+                                                                      backwards; approximate
 
 where g is the size of the gradient with respect to the weights, of which each level holds one. The default c
 = sqrt(N) has two levels. The first three and `LastK` also work in forward mode; they trace the network once.

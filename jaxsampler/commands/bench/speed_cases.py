@@ -192,7 +192,7 @@ def small_states() -> dict[str, Callable]:
         "1024 x 1024, dpmpp_2m": ("dpmpp_2m", (1024, 1024), False),
     }
     made = {
-        f"{case}{suffix}": lambda given=given, how=how: sampled(*given, how)
+        f"{case}{suffix}": lambda given=given, how=how: sampled(given[0], given[1], given[2], how)
         for case, given in cases.items()
         for suffix, how in (("", by_table), (BY_HAND, by_hand))
     }
