@@ -12,7 +12,7 @@ network activations A:
                                                                       states kept against rounding, often 0
     LastK(k)                    k (A + d)                             1 per row; biased: exact only where k is
                                                                       all intervals
-    AdjointDPM()                4 d + 2 g + A                         1 per row, then 1 per interval
+    AdjointDPM()                8 d + 2 g + A                         1 per row, then 2 per interval
                                                                       backwards; approximate
 
 where g is the size of the gradient with respect to the weights, of which each level holds one. The default c
