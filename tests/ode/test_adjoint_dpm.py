@@ -289,6 +289,6 @@ def plain(table, model):
 
 
 def test_less_memory_than_checkpointing_from_16_steps():
-    """One copy of the gradient of the weights beside the sum of them: no registers of either."""
-    for n, bound in ((16, 1.0), (256, 0.5)):
+    """The sum for the weights has no registers; here the weights are 16 times the state, and most of it."""
+    for n, bound in ((16, 0.9), (256, 0.55)):
         assert temp_bytes(js.AdjointDPM(), n) < bound * temp_bytes(js.RecursiveCheckpoint(), n)
