@@ -152,7 +152,10 @@ SHARES = (0.15, 0.4, 0.65, 0.9)  # of t_max, where a path is told from others
 
 def mark_of(path: Path) -> Arr | None:
     """(t, alpha, sigma) at some times of a path; None if it depends on traced values."""
-    if is_traced(getattr(path, "_path", path)):
+    own: Any = path
+    while hasattr(own, "_path"):  # of what remembers or tames it
+        own = own._path
+    if is_traced(own):
         return None
     with on_host():
         rows = [(t, path.alpha(t), path.sigma(t)) for t in (share * path.t_max for share in SHARES)]
@@ -206,7 +209,7 @@ def _table(path: Path, built: Rows, grid: Any) -> Table:
         return column([column([w.get(k, 0.0) for k in range(len(registers.holder))]) for w in weights])
 
     t = column([row.t for row in rows])
-    lift = None
+    lift, mark = None, mark_of(path)
     if built.lifted:
         moves = [built.lifts.get(r, {}) for r in range(nfe)]
         scale, noise = (
@@ -226,7 +229,7 @@ def _table(path: Path, built: Rows, grid: Any) -> Table:
         start=column(built.start),
         begin=namespace(t).asarray(grid[0], t.dtype),
         lift=lift,
-        made_on=None if is_traced(grid) else mark_of(path),
+        made_on=None if mark is None else namespace(t).asarray(mark, t.dtype),
     )
 
 
