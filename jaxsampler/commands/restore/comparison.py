@@ -170,5 +170,5 @@ def _equal(a: Table, b: Table) -> bool:
     """Whether two tables hold the same numbers, to rounding."""
     return a.nfe == b.nfe and all(
         np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True)
-        for u, v in zip(vars(a).values(), vars(b).values())
+        for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
