@@ -104,3 +104,18 @@ def test_a_digest_is_of_all_numbers_and_their_layout():
     first, second, *rest = (checkpoint.digest(tree) for tree in same + other)
     assert first == second
     assert len({first, *rest}) == 1 + len(other)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "every other", "reversed", "a scalar view"])
+def test_arrays_that_do_not_lie_in_order_come_back_as_they_are(tmp_path, layout):
+    """safetensors writes memory as it lies: every writer makes its arrays contiguous."""
+    whole = np.arange(6.0).reshape(2, 3)
+    given = {
+        "transposed": whole.T,
+        "every other": whole[:, ::2],
+        "reversed": whole[::-1],
+        "a scalar view": whole[1, 1, ...],
+    }[layout]
+    checkpoint.save(tmp_path / "x.safetensors", {"a": given})
+    back = checkpoint.load(tmp_path / "x.safetensors", {"a": np.zeros(given.shape)})
+    np.testing.assert_array_equal(back["a"], given)

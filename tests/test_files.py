@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from places import ROOT
 
@@ -99,3 +100,20 @@ def test_json_nested_too_deeply_is_a_value_error():
     for text in ("[" * 200_000, '{"a":' * 200_000, b"\xff", "{", "1" * 5000):
         with pytest.raises(ValueError):
             from_json(text)
+
+
+def test_arrays_are_read_back_before_they_replace_anything(tmp_path, monkeypatch):
+    """A library that writes other numbers is found out, and the file of before stays."""
+    import safetensors.numpy
+
+    from jaxsampler.files import write_arrays
+
+    file, save = tmp_path / "x.safetensors", safetensors.numpy.save
+    write_arrays(file, {"a": np.arange(3.0)})
+    before = file.read_bytes()
+    monkeypatch.setattr(
+        safetensors.numpy, "save", lambda t, m=None: save({n: a + 1 for n, a in t.items()}, m)
+    )
+    with pytest.raises(ValueError, match="its array 'a' does not come back from safetensors as it is"):
+        write_arrays(file, {"a": np.arange(3.0)})
+    assert file.read_bytes() == before

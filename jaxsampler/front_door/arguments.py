@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..numerics import Grid, Key, Like, State, is_traced
+from ..numerics import Grid, Key, Like, State
 from ..paths import Denoiser
+from ..paths.grids import checks
 from ..solvers import by_name
 from ..spelling import nearest
 from ..tables import Table
@@ -103,20 +104,9 @@ def is_table(solver: Any) -> bool:
 
 def intervals(steps: Any, grid: Grid | dict | None, solver: Any) -> int:
     """The number of intervals of the default grid."""
-    if steps is None:
-        return len(solver) if isinstance(solver, list | tuple) else 20
-    if grid is not None:
-        raise ValueError(
-            f"steps={steps} beside grid=: the grid says how many intervals there are; leave out one of them"
-        )
-    if is_table(solver):
+    if steps is not None and is_table(solver):
         raise ValueError(f"steps={steps} beside a Table: the table has its rows already; leave out steps")
-    if is_traced(steps):
-        raise TypeError(
-            "steps is traced, but it decides the shape of the table: make it static, or pass a table as "
-            "argument"
-        )
-    return steps
+    return checks.intervals(steps, grid, len(solver) if isinstance(solver, list | tuple) else 20)
 
 
 def check_grid(grid: Any) -> None:

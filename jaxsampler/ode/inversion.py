@@ -25,6 +25,7 @@ from jaxtyping import PyTree
 from ..front_door import sample
 from ..numerics import Arr, Grid, Key, Real, State
 from ..paths import Denoiser, Path, grids
+from ..paths.grids.checks import intervals
 from ..scan import Adjoint, Solver, run
 from ..scan.driver import drive
 from ..scan.observers import with_entry
@@ -81,7 +82,7 @@ def invert(
     *,
     solver: Step | Solver = ddim,
     grid: Grid | None = None,
-    steps: int = 50,
+    steps: int | None = None,
     refine: int = 0,
     per_step: Entries = None,
     adjoint: Adjoint | None = None,
@@ -93,7 +94,7 @@ def invert(
     Args:
         solver: a deterministic step, or a reversible solver (edict, bdia, obelm, reversible_heun,
             mccallum_foster).
-        grid, steps: as in `sample`.
+        grid, steps: as in `sample`; by default 50 steps.
         refine: fixed-point iterations per step, for first-order steps, which are then DDIM's.
         per_step: entries of the grid's intervals, in the order of sampling.
         adjoint, progress, jit: as in `run`.
@@ -108,7 +109,8 @@ def invert(
     path = denoiser.path
     if not isinstance(path, Path):
         raise ValueError("inversion works on one path, not on a system")
-    grid = np.asarray(grids.checked(path, grids.default(path, steps) if grid is None else grid))
+    n = intervals(steps, grid, 50)
+    grid = np.asarray(grids.checked(path, grids.default(path, n) if grid is None else grid))
     flipped = jax.tree.map(lambda a: jnp.asarray(a)[::-1], per_step)
     options: dict = dict(adjoint=adjoint, progress=progress, per_step=flipped, jit=jit)
     reversible: Any = solver

@@ -173,3 +173,21 @@ def test_refusals():
     for kind, message, call in cases:
         with pytest.raises(kind, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    "solver", [js.solvers.ddim, js.solvers.euler, js.solvers.dpmpp_2m, js.solvers.heun], ids=repr
+)
+def test_a_constant_flow_is_inverted_exactly(solver):
+    """dx/dt = 2 from sigma = 0: a velocity network says the noise there, so the first step is exact."""
+    denoiser = js.Denoiser(lambda x, t: 2 + 0 * x, js.CondOT(), "velocity")
+    inverted = js.inversion.invert(denoiser, jnp.zeros(1), solver=solver, grid=[1.0, 0.5, 0.0])
+    np.testing.assert_allclose(inverted.x, 2.0, rtol=1e-6)
+
+
+def test_steps_beside_a_grid_are_refused():
+    denoiser = js.Denoiser(lambda x, t: 2 + 0 * x, js.CondOT(), "velocity")
+    with pytest.raises(ValueError, match="steps=7 beside grid="):
+        js.inversion.invert(denoiser, jnp.zeros(1), grid=[1.0, 0.5, 0.0], steps=7)
+    with pytest.raises(ValueError, match="steps=7 beside grid="):
+        js.likelihood.log_prob(denoiser, jnp.zeros(1), grid=[1.0, 0.5, 0.1], steps=7)

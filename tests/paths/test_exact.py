@@ -304,3 +304,21 @@ def test_empirical_ends_and_score():
 def test_empirical_refuses_what_is_no_image(images, x):
     with pytest.raises(ValueError, match=r"images must be an array|must be an image of shape"):
         js.models.empirical(jnp.zeros(images), js.VP())(jnp.zeros(x or (4,)), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        ("weights", [0.5, np.nan]),
+        ("weights", [1.5, -0.5]),
+        ("weights", [1.0, 0.0]),
+        ("stds", [0.1, -0.1]),
+        ("stds", [0.1, np.inf]),
+        ("means", [[0.0], [np.nan]]),
+    ],
+)
+def test_numbers_that_are_no_mixture_are_refused(what, value):
+    """They gave samples of another law, or NaN, without a word."""
+    given = {"means": [[0.0], [1.0]], "stds": 0.1, "weights": None} | {what: value}
+    with pytest.raises(ValueError, match=f"{what} must be (finite|positive)"):
+        js.models.gaussian_mixture(given["means"], given["stds"], js.VP(), given["weights"])

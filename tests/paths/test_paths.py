@@ -736,3 +736,13 @@ def test_paths_of_equal_ends_print_differently():
     same_ends = [js.DiscreteVP([0.9, mid, 0.1]) for mid in (0.5, 0.4)]
     lines = {repr(path) for path in (*same_ends, js.DiscreteVP.linear(), js.DiscreteVP.cosine())}
     assert len(lines) == 4
+
+
+@pytest.mark.parametrize("t", [1e-12, 2.4e-9, 1e-6, 1e-3, 0.5])
+def test_slopes_near_the_data(t):
+    """sigma' = (beta/2) alpha^2/sigma of VP, where sigma grows like sqrt(t): 3.2e3 at 2.4e-9."""
+    path = js.VP()
+    beta = 0.1 + (20.0 - 0.1) * t
+    log_alpha = -(0.1 * t + 19.9 * t**2 / 2) / 2
+    want = beta / 2 * math.exp(2 * log_alpha) / math.sqrt(-math.expm1(2 * log_alpha))
+    np.testing.assert_allclose(path.sigma_dot(t), want, rtol=1e-9)

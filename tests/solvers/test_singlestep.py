@@ -136,3 +136,19 @@ def test_user_errors():
             S.singlestep(VP, **options)
     with pytest.raises(ValueError, match="more than nfe=2"):
         S.singlestep_fixed(VP, 2, 3)
+
+
+def test_lists_of_steps_leave_alpha_0():
+    """A step in a list takes the way out of pure noise that it takes by itself."""
+    path, grid = js.CondOT(), [1.0, 0.7, 0.3, 0.0]
+    denoiser = js.models.gaussian_mixture([[1.0], [-1.0]], 0.3, path)
+    x = jnp.linspace(-2, 2, 5)[:, None]
+    for step in (js.solvers.dpmpp_2s, js.solvers.dpmpp_1):
+        alone = js.sample(denoiser, x=x, grid=grid, solver=step)
+        listed = js.sample(denoiser, x=x, grid=grid, solver=[step] * 3)
+        assert np.isfinite(listed).all()
+        np.testing.assert_allclose(listed, alone, atol=1e-6)
+    times, steps = js.solvers.singlestep(path, 24, kind="data", grid=js.grids.uniform)
+    split = js.sample(denoiser, x=x, grid=times, solver=steps)
+    many = js.sample(denoiser, x=x, steps=200, solver=js.solvers.heun)
+    np.testing.assert_allclose(split, many, atol=0.02)

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 
 from ...numerics import Grid, Key, Scalar, State, on_host, varying_like, wide
 from ...paths import EDM, Denoiser, grids
+from ...paths.grids.checks import intervals
 from ...scan import run
 from ...solvers import rk_rho
 from ...tables import Step, Table
@@ -53,7 +54,7 @@ def log_prob(
     trace: str = "exact",
     noise: State | str = "rademacher",
     probes: int | None = None,
-    steps: int = 64,
+    steps: int | None = None,
     grid: Grid | None = None,
     t_max: Times | None = None,
     t_min: Times | None = None,
@@ -78,7 +79,8 @@ def log_prob(
         noise: "rademacher", "gaussian" or your own probes [k, *x.shape] (for Hutch++ two thirds of `probes`:
             S, then z).
         probes: number of products with the Jacobian; by default 1, for Hutch++ 3.
-        steps: intervals of a `karras` grid (uniform in t where alpha(t_max) = 0, in lam for a system).
+        steps: intervals of a `karras` grid (uniform in t where alpha(t_max) = 0, in lam for a system), by
+            default 64.
         grid: your own decreasing times instead.
         t_max, t_min: by default the path's: 1e-3 to 1 on CondOT, whose samplers go on to t = 0.
         solver: any deterministic noise-kind step (default RK4, `rk_rho(tableau="4rk")`), or one of diffrax.
@@ -101,6 +103,7 @@ def log_prob(
         options |= {"t_max": t_max, "t_min": t_min, "solver": solver, "controller": controller}
         options |= {"adjoint": adjoint, "prior": prior, "jit": jit}
         return _each(functools.partial(log_prob, denoiser, **options), x, key, batch_axis)
+    n = intervals(steps, grid, 64)
     if isinstance(prior, str) and prior != "path":
         raise ValueError(f"prior must be 'path' or a function x_T -> log density, got {prior!r}")
     if grid is not None:
@@ -120,11 +123,9 @@ def log_prob(
     with on_host():
         bottom, top = (-float(flow.s(t)) for t in (low, high))
         if grid is None and flow.variable == "rho":
-            grid = grids.karras(denoiser.path, steps, t_max=high, t_min=low)
+            grid = grids.karras(denoiser.path, n, t_max=high, t_min=low)
         levels = (
-            np.linspace(bottom, top, steps + 1)
-            if grid is None
-            else -np.asarray(flow.s(grid), np.float64)[::-1]
+            np.linspace(bottom, top, n + 1) if grid is None else -np.asarray(flow.s(grid), np.float64)[::-1]
         )
     if controller is None and (solver is None or isinstance(solver, Step)):
         table = _table(levels, _schedule(solver, len(levels) - 1))

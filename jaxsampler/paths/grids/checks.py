@@ -1,6 +1,7 @@
 """What every grid has: a number of intervals, exact ends, times that decrease within the path."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,27 @@ def count(n: int) -> int:
     if not float(n).is_integer() or n < 1:
         raise ValueError(f"a grid needs a whole number of intervals, at least one; got n={n}")
     return int(n)
+
+
+def intervals(steps: int | None, grid: Any, default: int) -> int:
+    """The number of intervals of the default grid.
+
+    Raises:
+        ValueError: `steps` is given beside a grid, which says it already.
+        TypeError: it is traced.
+    """
+    if steps is None:
+        return default
+    if grid is not None:
+        raise ValueError(
+            f"steps={steps} beside grid=: the grid says how many intervals there are; leave out one of them"
+        )
+    if is_traced(steps):
+        raise TypeError(
+            "steps is traced, but it decides the shape of the table: make it static, or pass a table as "
+            "argument"
+        )
+    return steps
 
 
 def ends_of(path: Path, t_max: Real | None, t_min: Real | None) -> tuple[float, float]:
