@@ -188,15 +188,16 @@ def temp_bytes(adjoint, n, solver=None, width=128, batch=64):
 
 def test_memory_does_not_grow():
     """Slow (compiles eight gradients): 16 times the steps, less than 5% more memory; Direct grows with the
-    steps.
+    steps. The inverse of bdia would lose digits over 512 of them: two pairs of states are kept.
     """
-    for adjoint, solver in (
-        (js.AdjointDPM(), None),
-        (js.Reversible(), S.bdia()),
-        (js.Reversible(), S.reversible_heun()),
+    pair = 2 * 64 * 128 * 4
+    for adjoint, solver, kept in (
+        (js.AdjointDPM(), None, 0),
+        (js.Reversible(), S.bdia(), 2),
+        (js.Reversible(), S.reversible_heun(), 0),
     ):
         few, many = (temp_bytes(adjoint, n, solver) for n in (32, 512))
-        assert many < 1.05 * few
+        assert many < 1.05 * few if not kept else many - few < 1.05 * kept * pair
     direct = [temp_bytes(js.Direct(), n) for n in (32, 512)]
     assert direct[1] > 12 * direct[0]
     assert few < 0.2 * direct[0]

@@ -216,13 +216,17 @@ def test_choices():
 def test_the_first_call_is_of_use_with_less_noise():
     """From sigma = 80 the first output is the mean of the data and little more; with its scale free, it is
     asked where it knows more.
+
+    In the typical error, the mean of the log, the gain of this short run is 0.54 to 0.61 over seeds (0.88
+    after six times the iterations). In the RMSE, which a few noises decide, it lies between 0.5 and 0.85.
     """
     path = js.EDM()
     net = js.models.gaussian_mixture(
         np.array([[-1.2, 0.5], [0.9, 1.0], [0.3, -1.1]]), np.array([0.63, 0.84, 0.7]), path
     )
     (_, fixed), (table, free) = (
-        train(net, path, grid=js.grids.log_snr(path, 3), vary=vary) for vary in ("table", "table+scale")
+        train(net, path, grid=js.grids.log_snr(path, 3), vary=vary, loss="mean_log")
+        for vary in ("table", "table+scale")
     )
     assert free.best < 0.8 * fixed.best and free.numbers[0] == fixed.numbers[0] + 1
     assert 0.02 < table.start[0] < 0.2 and table.t[0] < 10  # 80 -> some 4

@@ -139,7 +139,7 @@ def test_networks_bind_a_class_to_each_sample(tmp_path):
         noise_std=1.0,
         dropout=0.1,
     )
-    card |= dict(lr=1e-3, warmup=1, weight_decay=0.0, clip=1.0, average=0.1, sigma_data=0.5)
+    card |= dict(lr=1e-3, warmup=0, weight_decay=0.0, clip=1.0, average=0.1, sigma_data=0.5)
     net = generate.TASK.from_card(card)
     net = jax.tree.map(
         lambda a: a + 0.1 if isinstance(a, jax.Array) else a, net
