@@ -30,12 +30,12 @@ C = TypeVar("C")
 class Range:
     """Numbers from `low` to `high`; without `low` itself if `above`, without `high` if `below`."""
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | int = -math.inf
+    high: float | int = math.inf
     above: bool = False
     below: bool = False
 
-    def fault(self, value: float) -> str | None:
+    def fault(self, value: float | int) -> str | None:
         """What a number that is not in the range must be; None if it is."""
         if isinstance(value, float) and not math.isfinite(value):
             return "must be a finite number"

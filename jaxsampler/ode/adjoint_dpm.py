@@ -292,7 +292,7 @@ class _Row(NamedTuple):
 class _Backward:
     """The four functions of the augmented system: a table for the state, and a sum over its calls for a_w."""
 
-    table: TableSolver
+    table: Any  # a `TableSolver`; JAX puts other things in the places of leaves, too
     total: PyTree
 
     def init(self, x: State, rows: _Row) -> tuple:

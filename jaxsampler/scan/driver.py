@@ -41,11 +41,11 @@ from .protocol import Carry, Scanned, StepEnd, Stopped, Trajectory, Watch, hook_
 class _Iteration:
     """The body of the scan: the solver's step and its observers."""
 
-    solver: Any
-    model: Callable
-    key: Key | None
-    denoiser: Denoiser | None
-    hook: Callable | None
+    solver: Any  # JAX puts other things in the places of leaves, too
+    model: Any
+    key: Any
+    denoiser: Any
+    hook: Any
     bar: Bar | None = dataclasses.field(metadata={"static": True})
     data: bool = dataclasses.field(metadata={"static": True})
     check: bool = dataclasses.field(metadata={"static": True})

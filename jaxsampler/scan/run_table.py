@@ -227,7 +227,7 @@ def row_weights(kind: str, path: Path, table: Table) -> Arr:
 class Prediction:
     """What a row wants of the network."""
 
-    model: Callable
+    model: Any  # a callable; JAX puts other things in its place, too
 
     def __call__(self, y: State, t: Time | dict, pair: PyTree, *extra: PyTree) -> State:
         """The prediction, at the centred state y."""

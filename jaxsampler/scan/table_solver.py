@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from ..numerics import Arr, Key, Scalar, State, axpy, cast, namespace, normal, widened
 from ..tables import Table
@@ -88,8 +87,8 @@ class TableSolver:
     A start of None leaves x_T as it is.
     """
 
-    starts: list[Float[Arr, " 2"] | None]
-    key: Key | None
+    starts: list  # of [2] or None; JAX puts other things in the places of leaves, too
+    key: Any
     noise: Any
     structure: Any = dataclasses.field(metadata={"static": True})
 

@@ -64,7 +64,7 @@ class Table(eqx.Module):
     keep: Int[Arr, "*b nfe"]
     draw: Int[Arr, "*b nfe"]
     start: Float[Arr, "*b 2"]
-    begin: Float[Arr, "*b"] | None = None
+    begin: Float[Arr, "*b"] | np.floating | None = None
     lift: Float[Arr, "*b nfe more"] | None = None
     made_on: Float[Arr, "*b times 3"] | None = None
 
