@@ -168,7 +168,8 @@ class Bench:
 
 def _equal(a: Table, b: Table) -> bool:
     """Whether two tables hold the same numbers, to rounding."""
-    return a.nfe == b.nfe and all(
+    alike = a.nfe == b.nfe and a.regs == b.regs and jax.tree.structure(a) == jax.tree.structure(b)
+    return alike and all(
         np.allclose(u, v, rtol=1e-9, atol=1e-12, equal_nan=True)
         for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
