@@ -334,6 +334,7 @@ def _wants_a_time_for_each(x, t):
         (lambda: sample((), key=KEYS), ValueError, "needs one leading axis of samples"),
         (lambda: sample((5, 2), key=KEYS.reshape(5, 1)), ValueError, r"array of keys of shape \[5, 1\]"),
         (lambda: sample((5, 2), key=KEYS, noise=jnp.zeros((6, 5, 2))), ValueError, "holds the draws of all"),
+        (lambda: sample((5, 2), batch_size=2, noise=jnp.zeros((6, 5, 2))), ValueError, "without batch_size="),
         (lambda: sample(jnp.zeros((5, 2), int)), TypeError, "samples are floating point"),
         (lambda: js.sample(jnp.zeros((5, 2)), DENOISER, key=KEY), TypeError, "denoiser and like are swapped"),
         (lambda: js.sample(js.Denoiser, (5, 2), key=KEY), TypeError, "must be a js.Denoiser.*, got Denoiser"),

@@ -105,6 +105,9 @@ def sample(
     watch = Watch(adjoint, save, progress, hook, check, per_step, jit, stop)
     run, first = _planned(denoiser, solver, grid, noise, watch)
 
+    if noise is not None and not isinstance(noise, str) and (keyed or batch_size is not None):
+        what = "a vector of keys" if keyed else "batch_size="
+        raise ValueError(f"noise= holds the draws of all samples together: give it without {what}")
     if key is None or not keyed:
         x, noise_key = start(denoiser, key, like, x, first, level, jit)
         return (
@@ -113,8 +116,6 @@ def sample(
     count = many.leading(like, f"key holds {len(key)} keys, one for each sample")
     if count != len(key):
         raise ValueError(f"key holds {len(key)} keys for {count} samples: give one for each, or a single key")
-    if noise is not None and not isinstance(noise, str):
-        raise ValueError("noise= holds the draws of all samples: give it without a vector of keys")
     single = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), like)
     begin = lambda key, x: start(denoiser, key, single, x, first, level, jit)
     x, keys = jax.vmap(begin, in_axes=(0, None if x is None else 0))(key, x)

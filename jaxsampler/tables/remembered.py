@@ -1,43 +1,33 @@
 """A path whose functions of one number are remembered: steps ask for the same few values again and again."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ..numerics import is_traced, on_host
-from ..paths import Path
+from .path_view import PathView
 
 
-class Remembered:
+class Remembered(PathView):
     """`path`, evaluated once at each number; of numbers known on the host, in float64."""
 
-    def __init__(self, path: Path):
-        self._path = path
-
-    @property
-    def __class__(self):  # isinstance sees the path: a step may ask what it runs on
-        return self._path.__class__
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._path, name)
-        if not callable(value):
-            return value
+    def _wrapped(self, name: str, function: Callable) -> Callable:
         known: dict = {}
 
         def remembered(*args):
             if is_traced(args):  # the same tracer is the same number, as long as it is alive
                 key = tuple(a if isinstance(a, str) else id(a) for a in args)
                 if key not in known:
-                    known[key] = value(*args), args
+                    known[key] = function(*args), args
                 return known[key][0]
             try:
                 key = tuple(a if isinstance(a, str) else float(a) for a in args)
             except TypeError:  # an array of times
-                return value(*args)
+                return function(*args)
             if key not in known:
                 with on_host():
-                    known[key] = value(*args)
+                    known[key] = function(*args)
             return known[key]
 
-        setattr(self, name, remembered)
         return remembered
 
 

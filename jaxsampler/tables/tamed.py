@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from ..numerics import is_traced
-from ..paths import Path
+from .path_view import PathView
 
 
-class Tamed:
+class Tamed(PathView):
     """`path`; its functions of a traced time have derivatives by it that are finite.
 
     Example:
@@ -27,26 +27,14 @@ class Tamed:
         [inf, 0.0]
     """
 
-    def __init__(self, path: Path):
-        self._path = path
-
-    @property
-    def __class__(self):  # isinstance sees the path: a step may ask what it runs on
-        return self._path.__class__
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._path, name)
-        if not callable(value):
-            return value
-
+    def _wrapped(self, name: str, function: Callable) -> Callable:
         def tamed(*args):
             if not is_traced(args) or not isinstance(args[-1], jax.Array):
-                return value(*args)
+                return function(*args)
             leaves, rest = eqx.partition(self._path, eqx.is_inexact_array)
             call = lambda leaves, t: getattr(eqx.combine(leaves, rest), name)(*args[:-1], t)
             return _tamed(call, leaves, args[-1])
 
-        setattr(self, name, tamed)
         return tamed
 
 
